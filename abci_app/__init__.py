@@ -1,0 +1,1 @@
+"""The Edgistry node: ABCI application, queues, HTTP API, engine supervisor."""

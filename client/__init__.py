@@ -1,0 +1,1 @@
+"""The `edgistry` command line."""

@@ -1,0 +1,1 @@
+"""Edgistry: a blockchain-backed registry and request broker for devices that sleep."""

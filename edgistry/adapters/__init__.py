@@ -1,0 +1,1 @@
+"""The world outside: storage, network, configuration files."""

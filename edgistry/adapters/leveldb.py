@@ -1,0 +1,69 @@
+"""``KeyValue`` on LevelDB.
+
+Rules kept here: a batch is written with ``transaction=True`` (without it plyvel writes the half
+that succeeded when the caller's loop raises); errors of the library become refusals that say what
+to do. This is the only module that imports plyvel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import plyvel
+
+from ..errors import CorruptDatabaseError, DatabaseLockedError, DirectoryError
+from ..kv import Change
+
+
+class LevelKeyValue:
+    """An open LevelDB database at ``path``; one process may hold it at a time.
+
+    Raises (on opening):
+        DatabaseLockedError: another process has it open.
+        CorruptDatabaseError: LevelDB finds its files damaged.
+        DirectoryError: the path cannot be created or written.
+    """
+
+    def __init__(self, path: Path, *, create: bool = True) -> None:
+        self.path = path
+        try:
+            # paranoid_checks: damage is reported at once instead of silently dropping entries.
+            self._db = plyvel.DB(
+                str(path),
+                create_if_missing=create,
+                paranoid_checks=True,
+                write_buffer_size=4 << 20,
+                lru_cache_size=8 << 20,
+                bloom_filter_bits=10,
+            )
+        except plyvel.CorruptionError as error:
+            raise CorruptDatabaseError(f"{path}: {error}") from None
+        except (plyvel.IOError, plyvel.Error) as error:
+            text = str(error)
+            if "lock" in text.lower():
+                raise DatabaseLockedError(f"{path} is open in another process") from None
+            if "corrupt" in text.lower():
+                raise CorruptDatabaseError(f"{path}: {text}") from None
+            raise DirectoryError(f"cannot open the database {path}: {text}") from None
+
+    def get(self, key: bytes) -> bytes | None:
+        value: bytes | None = self._db.get(key)
+        return value
+
+    def scan(
+        self, start: bytes, stop: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        with self._db.iterator(start=start, stop=stop, reverse=reverse) as entries:
+            yield from entries
+
+    def write(self, changes: Iterable[Change], *, sync: bool) -> None:
+        with self._db.write_batch(transaction=True, sync=sync) as batch:
+            for key, value in changes:
+                if value is None:
+                    batch.delete(key)
+                else:
+                    batch.put(key, value)
+
+    def close(self) -> None:
+        self._db.close()

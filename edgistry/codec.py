@@ -1,0 +1,134 @@
+"""Canonical MessagePack and strict JSON: how untrusted bytes become typed values.
+
+Rules kept here:
+
+* One encoding per value. ``decode`` re-encodes what it read and compares, so that bytes which
+  mean the same but are spelled differently (a longer integer form, say) are refused. Signatures
+  and hashes may therefore be taken over received bytes.
+* Types are strict: no extra elements, no missing ones, no conversions.
+* Any bytes give a value or ``MalformedError``; a size limit is checked before anything is read.
+
+This is the only module that imports msgspec. Not handled here: what the values mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
+
+import msgspec
+from msgspec import Meta, Raw, field
+
+from .errors import MalformedError, TooLargeError
+
+__all__ = [
+    "Document",
+    "Meta",
+    "Raw",
+    "Wire",
+    "decode",
+    "decode_json",
+    "encode",
+    "encode_json",
+    "field",
+    "json_schemas",
+    "to_builtins",
+]
+
+T = TypeVar("T")
+
+
+if TYPE_CHECKING:
+    # msgspec freezes the subclasses too; type checkers learn that only from this form.
+    @dataclass_transform(frozen_default=True, kw_only_default=True)
+    class Wire: ...
+
+    @dataclass_transform(frozen_default=True, kw_only_default=True)
+    class Document: ...
+
+else:
+
+    class Wire(
+        msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True, kw_only=True
+    ):
+        """Base of values that travel or rest as MessagePack arrays (fields in order)."""
+
+    class Document(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+        """Base of values that travel as JSON objects (HTTP API, ``--json`` output)."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_json_encoder = msgspec.json.Encoder()
+_decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
+_json_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+
+# What msgspec may raise on hostile bytes: its own errors, a depth overflow, broken UTF-8.
+_DECODE_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, OverflowError)
+
+
+def _name(kind: object) -> str:
+    return getattr(kind, "__name__", None) or str(kind)
+
+
+def encode(value: object) -> bytes:
+    """The one canonical MessagePack encoding of ``value``."""
+    return _encoder.encode(value)
+
+
+def decode(data: bytes, kind: type[T], *, limit: int) -> T:
+    """Read one ``kind`` from canonical MessagePack of at most ``limit`` bytes.
+
+    Raises:
+        TooLargeError: ``data`` is longer than ``limit``.
+        MalformedError: not MessagePack, not this type, or not the canonical encoding.
+    """
+    if len(data) > limit:
+        raise TooLargeError(f"{len(data)} bytes where at most {limit} are allowed")
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+    try:
+        value: T = decoder.decode(data)
+        canonical = _encoder.encode(value)
+    except _DECODE_ERRORS as error:
+        raise MalformedError(f"not a {_name(kind)}: {error}") from None
+    if canonical != data:
+        raise MalformedError(f"not the canonical encoding of a {_name(kind)}")
+    return value
+
+
+def encode_json(value: object, *, indent: int = 0) -> bytes:
+    """``value`` as UTF-8 JSON; ``indent`` > 0 spreads it over lines for people."""
+    data = _json_encoder.encode(value)
+    return msgspec.json.format(data, indent=indent) if indent else data
+
+
+def decode_json(data: bytes, kind: type[T], *, limit: int) -> T:
+    """Read one ``kind`` from JSON of at most ``limit`` bytes.
+
+    Raises:
+        TooLargeError: ``data`` is longer than ``limit``.
+        MalformedError: not JSON, or not this type.
+    """
+    if len(data) > limit:
+        raise TooLargeError(f"{len(data)} bytes where at most {limit} are allowed")
+    decoder = _json_decoders.get(kind)
+    if decoder is None:
+        decoder = _json_decoders[kind] = msgspec.json.Decoder(kind)
+    try:
+        value: T = decoder.decode(data)
+    except _DECODE_ERRORS as error:
+        raise MalformedError(str(error)) from None
+    return value
+
+
+def to_builtins(value: object) -> Any:
+    """``value`` as dicts, lists and scalars, as JSON would have it."""
+    return msgspec.to_builtins(value)
+
+
+def json_schemas(
+    kinds: Iterable[Any], *, ref_template: str
+) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
+    """JSON Schemas of ``kinds`` and the components they refer to (OpenAPI is built from these)."""
+    return msgspec.json.schema_components(kinds, ref_template=ref_template)

@@ -1,0 +1,297 @@
+"""Every expected refusal in Edgistry, in one tree.
+
+Rules kept here:
+
+* ``Refused`` is the only root. Code that refuses input raises a leaf of it; anything else that
+  escapes is a bug, and in consensus code a bug stops the node.
+* Each leaf has a ``code`` (stable, kebab-case, what programs match on), a ``number`` (stable, the
+  ABCI result code; consensus data, so a number is never reused), an ``http_status``, an
+  ``exit_code`` for command lines (1 refused, 2 usage, 3 cannot reach, 4 timed out) and a ``help``
+  sentence that says what to do next.
+* Evidence is in ``detail`` (for people) and in typed attributes of the leaves that need them.
+  No secret ever enters either.
+
+Not handled here: how an error is shown (the command lines and the HTTP server do that).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class Refused(Exception):
+    """Root of all expected refusals.
+
+    ``detail`` says what was wrong with this input; the class says what kind of wrong it is.
+    """
+
+    code: ClassVar[str] = "refused"
+    number: ClassVar[int] = 1
+    http_status: ClassVar[int] = 400
+    exit_code: ClassVar[int] = 1
+    help: ClassVar[str] = "Read the detail, correct the request and send it again."
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+# --- bytes and values -------------------------------------------------------------------------
+
+
+class MalformedError(Refused):
+    """The bytes are not what the format asks for."""
+
+    code = "malformed"
+    number = 2
+    help = "Send the bytes exactly as the format says; docs/protocol.md has every layout."
+
+
+class TooLargeError(Refused):
+    """The input is larger than its limit."""
+
+    code = "too-large"
+    number = 3
+    http_status = 413
+    help = "Send less at once; the limit is in the detail."
+
+
+class InvalidValueError(Refused):
+    """Well-formed input with a value outside its range."""
+
+    code = "invalid-value"
+    number = 4
+    http_status = 422
+    help = "Correct the value that the detail names."
+
+
+# --- registry transactions ---------------------------------------------------------------------
+
+
+class WrongChainError(Refused):
+    """Signed for another chain."""
+
+    code = "wrong-chain"
+    number = 10
+    http_status = 409
+    help = "Check that the node directory belongs to this cluster: its chain id must match."
+
+
+class NotAMemberError(Refused):
+    """The signer is not a member of this chain."""
+
+    code = "not-a-member"
+    number = 11
+    http_status = 403
+    help = "Only nodes listed in the chain's genesis may write to the registry."
+
+
+class BadSignatureError(Refused):
+    """The signature does not verify."""
+
+    code = "bad-signature"
+    number = 12
+    http_status = 403
+    help = "Sign with the node's registry key (keys/registry.pem), not its validator or p2p key."
+
+
+class WrongSequenceError(Refused):
+    """A sequence number that is not the next one."""
+
+    code = "wrong-sequence"
+    number = 13
+    http_status = 409
+    help = "Sequences are strictly consecutive per node; resend from the committed sequence."
+
+    def __init__(self, detail: str, *, expected: int, got: int) -> None:
+        super().__init__(detail)
+        self.expected = expected
+        self.got = got
+
+
+class NotOwnerError(Refused):
+    """The record or region belongs to another node."""
+
+    code = "not-owner"
+    number = 14
+    http_status = 403
+    help = "Only the node that published a record or region may change it."
+
+
+class NotFoundError(Refused):
+    """No such thing here."""
+
+    code = "not-found"
+    number = 15
+    http_status = 404
+    help = "Check the name; the list command of the same noun shows what exists."
+
+
+class WrongVersionError(Refused):
+    """A versioned value was changed from a version that is not the current one."""
+
+    code = "wrong-version"
+    number = 16
+    http_status = 409
+    help = "Read the current version and put the next one."
+
+
+class DuplicateError(Refused):
+    """The same key twice where one is allowed."""
+
+    code = "duplicate"
+    number = 17
+    http_status = 409
+    help = "Send each key once."
+
+
+# --- discovery ---------------------------------------------------------------------------------
+
+
+class UnknownRegionError(NotFoundError):
+    """No region of that name on the chain."""
+
+    code = "unknown-region"
+    number = 30
+    help = "`edgistry region list` shows the regions this cluster knows."
+
+
+class LimitExceededError(Refused):
+    """A query that would cost more than the node is willing to spend."""
+
+    code = "limit-exceeded"
+    number = 31
+    http_status = 422
+    help = "Ask for a smaller area, a type, or fewer results; the limit is in the detail."
+
+
+class NotYetError(Refused):
+    """The node has not reached the height that was asked for."""
+
+    code = "not-yet"
+    number = 32
+    http_status = 503
+    exit_code = 4
+    help = "Try again in a moment, or ask another node."
+
+    def __init__(self, detail: str, *, retry_after_s: int = 5) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+# --- running a node ----------------------------------------------------------------------------
+
+
+class ConfigError(Refused):
+    """A configuration file or a node directory that cannot be used as it is."""
+
+    code = "config"
+    number = 50
+    exit_code = 2
+    help = "Correct the file and key that the detail names."
+
+
+class DirectoryError(Refused):
+    """A directory in the wrong state: not empty, missing, or with unsafe permissions."""
+
+    code = "directory"
+    number = 51
+    help = "Choose another directory, or repair this one as the detail says."
+
+
+class PortInUseError(Refused):
+    """A port that the node needs is taken."""
+
+    code = "port-in-use"
+    number = 52
+    help = "Stop the other program, or choose other ports in node.toml (cluster: --base-port)."
+
+
+class DatabaseLockedError(Refused):
+    """Another process has the database open."""
+
+    code = "database-locked"
+    number = 53
+    help = "Stop the other process that uses this directory first; LevelDB admits one at a time."
+
+
+class CorruptDatabaseError(Refused):
+    """The database refuses to open, or what it holds contradicts itself."""
+
+    code = "corrupt-database"
+    number = 54
+    help = "Nothing was changed. Back the directory up, then follow 'Repair' in docs/operations.md."
+
+
+class ChainMismatchError(Refused):
+    """The application's state and the engine's chain do not belong together."""
+
+    code = "chain-mismatch"
+    number = 55
+    help = "Put back the directory that belongs to this chain; docs/operations.md, 'Mixed-up data'."
+
+
+class EngineError(Refused):
+    """The consensus engine cannot be installed, found or started."""
+
+    code = "engine"
+    number = 56
+    help = "Run `edgistry-node engine install` and read what it prints."
+
+
+class UnavailableError(Refused):
+    """The service cannot do this now, but may later."""
+
+    code = "unavailable"
+    number = 57
+    http_status = 503
+    help = "Wait and try again; `edgistry-node status DIR` says what the node is waiting for."
+
+
+class CannotReachError(Refused):
+    """Nobody answers at that address."""
+
+    code = "cannot-reach"
+    number = 58
+    http_status = 502
+    exit_code = 3
+    help = "Check that the node runs (`edgistry-node status DIR`) and that --node is its address."
+
+
+class TimedOutError(Refused):
+    """No answer in the time that was given."""
+
+    code = "timed-out"
+    number = 59
+    http_status = 504
+    exit_code = 4
+    help = "Wait longer, or ask another node."
+
+
+class PermissionRefusedError(Refused):
+    """The caller may not do this."""
+
+    code = "permission"
+    number = 60
+    http_status = 403
+    help = "Run the command as the user that owns the node directory."
+
+
+# --- authority (capability.md) -----------------------------------------------------------------
+# --- WooFs ---------------------------------------------------------------------------------------
+
+
+def every_refusal() -> tuple[type[Refused], ...]:
+    """All classes of the tree, root first, in a stable order (depth first, by definition)."""
+    found: list[type[Refused]] = []
+
+    def visit(kind: type[Refused]) -> None:
+        found.append(kind)
+        for child in kind.__subclasses__():
+            visit(child)
+
+    visit(Refused)
+    return tuple(found)
