@@ -280,8 +280,67 @@ class PermissionRefusedError(Refused):
     help = "Run the command as the user that owns the node directory."
 
 
+# --- HTTP ----------------------------------------------------------------------------------------
+
+
+class UnknownRouteError(Refused):
+    """The HTTP API has no such path."""
+
+    code = "unknown-route"
+    number = 70
+    http_status = 404
+    help = "GET /openapi.json lists every path of this node."
+
+
+class MethodNotAllowedError(Refused):
+    """The path exists, but not with this method."""
+
+    code = "method-not-allowed"
+    number = 71
+    http_status = 405
+    help = "Use one of the methods in the Allow header."
+
+    def __init__(self, detail: str, *, allowed: tuple[str, ...]) -> None:
+        super().__init__(detail)
+        self.allowed = allowed
+
+
+class RequestTooSlowError(Refused):
+    """The request did not arrive completely in time."""
+
+    code = "request-too-slow"
+    number = 72
+    http_status = 408
+    help = "Send the whole request at once, over a better connection if need be."
+
+
 # --- authority (capability.md) -----------------------------------------------------------------
 # --- WooFs ---------------------------------------------------------------------------------------
+
+
+class EmptyWoofError(NotFoundError):
+    """Nothing was ever put into this WooF."""
+
+    code = "woof-empty"
+    number = 110
+    help = "Put an element first, or wait for the one who does."
+
+
+class ElementEvictedError(NotFoundError):
+    """The element was there and is gone: the WooF's history has moved past it."""
+
+    code = "woof-evicted"
+    number = 111
+    http_status = 410
+    help = "Read from the earliest element that is left; the detail has its number."
+
+
+class ElementNotYetError(NotFoundError):
+    """The number lies in the future: that many elements were not put yet."""
+
+    code = "woof-not-yet"
+    number = 112
+    help = "Wait until the element is put; the detail has the newest number."
 
 
 def every_refusal() -> tuple[type[Refused], ...]:

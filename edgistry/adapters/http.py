@@ -1,0 +1,690 @@
+"""HTTP over TCP and Unix sockets: server, client, and the event loop they run on.
+
+Rules kept here (this is the only module that imports aiohttp and uvloop):
+
+* A handler is a coroutine from ``Request`` to ``Response``. A handler that raises ``Refused``
+  becomes an RFC 9457 problem document; anything else becomes a 500 that tells nothing and a log
+  entry that tells everything.
+* Nobody may hold the server: at most ``max_connections`` connections; the head of a request must
+  be complete ``idle_timeout_s`` after the connection was opened or last used, its body
+  ``body_timeout_s`` later; a reader who takes nothing for ``idle_timeout_s`` is cut off. A body
+  over the limit is refused from its declared length, before it is read.
+* Request bodies are taken as they are: a ``Content-Encoding`` is refused, never inflated.
+* The client never follows redirects, never uses a proxy from the environment, and turns every
+  failure of the network into ``CannotReachError`` or ``TimedOutError``.
+
+Low-level ``aiohttp.web.Server`` with the routing below, not ``web.Application``: with a handful of
+routes it answers about a fifth more requests a second.
+
+Not handled here: what the routes mean (``edgistry.api``), TLS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import io
+import logging
+import os
+import socket
+import stat
+import struct
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, TypeVar, cast
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import aiohttp
+from aiohttp import web
+
+from ..api import PROBLEM_CONTENT_TYPE, Problem, internal_problem, problem_of
+from ..codec import encode_json
+from ..errors import (
+    CannotReachError,
+    ConfigError,
+    InvalidValueError,
+    MalformedError,
+    MethodNotAllowedError,
+    PortInUseError,
+    Refused,
+    RequestTooSlowError,
+    TimedOutError,
+    TooLargeError,
+    UnavailableError,
+    UnknownRouteError,
+)
+
+T = TypeVar("T")
+
+logger = logging.getLogger("edgistry.http")
+
+MAX_BODY_BYTES = 1_000_000
+MAX_QUERY_FIELDS = 32
+MAX_SOCKET_PATH_BYTES = 100
+"""The kernel allows 107; the margin leaves room for a suffix."""
+
+_BASE_HEADERS = {"Server": "edgistry", "X-Content-Type-Options": "nosniff"}
+_NOTHING: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request, completely read."""
+
+    method: str
+    path: str
+    """The path as sent, still percent-encoded, without the query."""
+    match: Mapping[str, str] = field(default_factory=dict)
+    """Values of the ``{names}`` in the route's template, decoded."""
+    query: Mapping[str, str] = field(default_factory=dict)
+    """Query parameters, decoded; each at most once."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Header fields; look-up ignores case."""
+    body: bytes = b""
+    peer_uid: int | None = None
+    """User id of the process at the other end of a Unix socket; ``None`` over TCP."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """One answer. ``headers`` holds what differs from the defaults; ``Content-Type`` too."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+Observe = Callable[[str, str, int, float], None]
+"""Told after every request: method, route template ("" if none matched), status, seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """``template`` is a path in which ``{name}`` stands for one segment: ``/v1/woofs/{name}``."""
+
+    method: str
+    template: str
+    handler: Handler
+
+
+def json_response(
+    value: object, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """``value`` as a JSON answer."""
+    return Response(
+        status=status,
+        headers={"Content-Type": "application/json", **(headers or {})},
+        body=encode_json(value),
+    )
+
+
+def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """``problem`` as an ``application/problem+json`` answer."""
+    return Response(
+        status=problem.status,
+        headers={"Content-Type": PROBLEM_CONTENT_TYPE, **(headers or {})},
+        body=encode_json(problem),
+    )
+
+
+def refusal_response(error: Refused) -> Response:
+    """The answer that stands for ``error``, with ``Retry-After`` and ``Allow`` where known."""
+    headers: dict[str, str] = {}
+    retry_after_s = getattr(error, "retry_after_s", None)
+    if retry_after_s is not None:
+        headers["Retry-After"] = str(retry_after_s)
+    if isinstance(error, MethodNotAllowedError):
+        headers["Allow"] = ", ".join(error.allowed)
+    return problem_response(problem_of(error), headers)
+
+
+def parse_query(text: str) -> dict[str, str]:
+    """The parameters of a raw query string.
+
+    Raises:
+        MalformedError: a repeated parameter, broken percent-encoded UTF-8, or too many of them.
+    """
+    try:
+        pairs = parse_qsl(
+            text, keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS
+        )
+    except ValueError as error:
+        raise MalformedError(f"query string: {error}") from None
+    query = dict(pairs)
+    if len(query) != len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise MalformedError(f"query parameter {name[:50]!r} is repeated; give it once")
+            seen.add(name)
+    return query
+
+
+class _Router:
+    """Finds the route of a method and a raw path."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._plain: dict[str, dict[str, Route]] = {}
+        self._patterns: list[tuple[list[str], dict[str, Route]]] = []
+        for route in routes:
+            methods = self._methods_of(route.template)
+            if route.method in methods:
+                raise ValueError(f"{route.method} {route.template} is routed twice")
+            methods[route.method] = route
+        for methods in [*self._plain.values(), *(found for _, found in self._patterns)]:
+            if "GET" in methods:
+                methods.setdefault("HEAD", methods["GET"])
+
+    def _methods_of(self, template: str) -> dict[str, Route]:
+        if "{" not in template:
+            return self._plain.setdefault(template, {})
+        segments = template.split("/")
+        for known, methods in self._patterns:
+            if known == segments:
+                return methods
+        methods = {}
+        self._patterns.append((segments, methods))
+        return methods
+
+    def find(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:
+        """Raises ``UnknownRouteError`` or ``MethodNotAllowedError``."""
+        match = _NOTHING
+        methods = self._plain.get(path)
+        if methods is None:
+            methods, match = self._find_pattern(path)
+        route = methods.get(method)
+        if route is None:
+            allowed = tuple(sorted(methods))
+            raise MethodNotAllowedError(f"{path[:200]} takes {', '.join(allowed)}", allowed=allowed)
+        return route, match
+
+    def _find_pattern(self, path: str) -> tuple[dict[str, Route], dict[str, str]]:
+        parts = path.split("/")
+        for segments, methods in self._patterns:
+            if len(segments) != len(parts):
+                continue
+            match: dict[str, str] = {}
+            for segment, part in zip(segments, parts, strict=True):
+                if segment.startswith("{"):
+                    match[segment[1:-1]] = part
+                elif segment != part:
+                    break
+            else:
+                return methods, {name: _decode_segment(part) for name, part in match.items()}
+        raise UnknownRouteError(f"no such path: {path[:200]}")
+
+
+def _decode_segment(part: str) -> str:
+    try:
+        return unquote(part, errors="strict")
+    except UnicodeDecodeError:
+        raise MalformedError("a path segment is not percent-encoded UTF-8") from None
+
+
+class _Connection(web.RequestHandler):
+    """One connection: refused at once when there are too many; errors of the protocol itself
+    (a broken request line, say) answered in our own form."""
+
+    __slots__ = ("_limit", "_owner", "last_unsent", "peer_uid")
+
+    def __init__(
+        self, owner: _Connections, *, loop: asyncio.AbstractEventLoop, limit: int, **options: Any
+    ) -> None:
+        super().__init__(owner, loop=loop, **options)
+        self._owner = owner
+        self._limit = limit
+        self.peer_uid: int | None = None
+        self.last_unsent = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if len(self._owner.connections) >= self._limit:
+            stream = cast(asyncio.Transport, transport)
+            stream.write(_too_many_connections())
+            stream.close()
+            return
+        self.peer_uid = _peer_uid(transport)
+        super().connection_made(transport)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Called by aiohttp for what it cannot parse, and for a failure outside our handlers."""
+        if status < 500:
+            text = (message or str(exc) or "not HTTP/1.1").splitlines()[0].rstrip(":")
+            response = refusal_response(MalformedError(text[:200]))
+        else:
+            logger.error("failed outside of a handler", exc_info=exc)
+            response = problem_response(internal_problem())
+        answer = _to_aiohttp(response)
+        answer.force_close()
+        return answer
+
+
+class _Connections(web.Server):
+    """The protocol factory for ``create_server``."""
+
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        *,
+        limit: int,
+        idle_timeout_s: float,
+    ) -> None:
+        super().__init__(handler)
+        self._limit = limit
+        self._idle_timeout_s = idle_timeout_s
+
+    def __call__(self) -> _Connection:
+        return _Connection(
+            self,
+            loop=self._loop,
+            limit=self._limit,
+            # aiohttp closes a connection that waits for a request, or for the rest of its head,
+            # for this long.
+            keepalive_timeout=self._idle_timeout_s,
+            # Long enough that a client who is still sending reads our refusal.
+            lingering_time=1.0,
+            auto_decompress=False,
+            access_log=None,
+        )
+
+
+def _too_many_connections() -> bytes:
+    error = UnavailableError("too many connections to this node")
+    body = encode_json(problem_of(error))
+    return (
+        f"HTTP/1.1 {error.http_status} {HTTPStatus(error.http_status).phrase}\r\n"
+        f"Content-Type: {PROBLEM_CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n"
+        "Retry-After: 5\r\nConnection: close\r\n\r\n"
+    ).encode() + body
+
+
+def _peer_uid(transport: asyncio.BaseTransport) -> int | None:
+    """Who is at the other end, from the kernel (SO_PEERCRED); only Unix sockets know."""
+    peer = transport.get_extra_info("socket")
+    if peer is None or peer.family != socket.AF_UNIX:
+        return None
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    uid: int = struct.unpack("3i", credentials)[1]
+    return uid
+
+
+def _to_aiohttp(response: Response) -> web.Response:
+    return web.Response(
+        status=response.status, headers={**_BASE_HEADERS, **response.headers}, body=response.body
+    )
+
+
+class HttpServer:
+    """Serves ``routes`` on any number of addresses, all of them with one set of limits.
+
+    A route for GET answers HEAD too. ``observe`` hears of every request that was answered.
+    """
+
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        *,
+        body_limit: int = MAX_BODY_BYTES,
+        max_connections: int = 1024,
+        idle_timeout_s: float = 30.0,
+        body_timeout_s: float = 30.0,
+        observe: Observe | None = None,
+    ) -> None:
+        self._router = _Router(routes)
+        self._body_limit = body_limit
+        self._max_connections = max_connections
+        self._idle_timeout_s = idle_timeout_s
+        self._body_timeout_s = body_timeout_s
+        self._observe = observe
+        self._connections: _Connections | None = None
+        self._listeners: list[asyncio.Server] = []
+        self._socket_paths: list[Path] = []
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def listen_tcp(self, host: str, port: int) -> int:
+        """Accept connections on ``host``:``port`` (0: a free one) and return the port.
+
+        Raises:
+            PortInUseError: another program listens there.
+            ConfigError: the address is not one of this machine's, or not allowed.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            listener = await loop.create_server(self._factory(), host, port, backlog=1024)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PortInUseError(f"{host}:{port} is in use by another program") from None
+            raise ConfigError(f"cannot listen on {host}:{port}: {error}") from None
+        self._listeners.append(listener)
+        bound: int = listener.sockets[0].getsockname()[1]
+        return bound
+
+    async def listen_unix(self, path: Path) -> None:
+        """Accept connections on the Unix socket ``path`` (mode 0600), replacing a stale one.
+
+        Raises:
+            ConfigError: the path is too long for a socket, or not writable.
+            PortInUseError: another process listens there, or it is some other file.
+        """
+        bound = _bind_unix(path)
+        try:
+            listener = await asyncio.get_running_loop().create_unix_server(
+                self._factory(), sock=bound, backlog=1024
+            )
+        except BaseException:
+            bound.close()
+            _forget_socket(path)
+            raise
+        self._listeners.append(listener)
+        self._socket_paths.append(path)
+
+    async def stop(self, *, grace_s: float = 5.0) -> None:
+        """Stop accepting, let running requests finish for ``grace_s``, close all. Idempotent."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        for path in self._socket_paths:
+            _forget_socket(path)
+        self._socket_paths.clear()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sweeper
+            self._sweeper = None
+        if self._connections is not None:
+            self._connections.pre_shutdown()
+            await self._connections.shutdown(grace_s)
+            self._connections = None
+
+    async def answer(self, request: Request) -> Response:
+        """Route and handle ``request``; every failure is already a response. No sockets needed."""
+        started = time.perf_counter()
+        template = ""
+        try:
+            route, match = self._router.find(request.method, request.path)
+            template = route.template
+            if match:
+                request = _with_match(request, match)
+            response = await route.handler(request)
+        except Refused as error:
+            response = refusal_response(error)
+        except Exception:
+            logger.exception("%s %s failed", request.method, template)
+            response = problem_response(internal_problem())
+        if self._observe is not None:
+            elapsed = time.perf_counter() - started
+            self._observe(request.method, template, response.status, elapsed)
+        return response
+
+    def _factory(self) -> _Connections:
+        if self._connections is None:
+            self._connections = _Connections(
+                self._handle, limit=self._max_connections, idle_timeout_s=self._idle_timeout_s
+            )
+            self._sweeper = asyncio.create_task(self._cut_off_stalled_readers())
+        return self._connections
+
+    async def _handle(self, raw: web.BaseRequest) -> web.StreamResponse:
+        url = raw.rel_url
+        complete = False
+        try:
+            text = url.raw_query_string
+            query = parse_query(text) if text else _NOTHING
+            body = await self._read_body(raw) if raw.can_read_body else b""
+            complete = True
+        except Refused as error:
+            if self._observe is not None:
+                self._observe(raw.method, "", error.http_status, 0.0)
+            response = refusal_response(error)
+        else:
+            response = await self.answer(
+                Request(
+                    method=raw.method,
+                    path=url.raw_path,
+                    match=_NOTHING,
+                    query=query,
+                    headers=raw.headers,
+                    body=body,
+                    peer_uid=cast(_Connection, raw.protocol).peer_uid,
+                )
+            )
+        answer = _to_aiohttp(response)
+        if not complete and raw.can_read_body:
+            answer.force_close()
+        return answer
+
+    async def _read_body(self, raw: web.BaseRequest) -> bytes:
+        limit = self._body_limit
+        if (raw.content_length or 0) > limit:
+            raise TooLargeError(
+                f"a body of {raw.content_length} bytes; this node takes at most {limit}"
+            )
+        if raw.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise MalformedError("a Content-Encoding; send the body as it is")
+        if raw.headers.get("Expect", "").lower() == "100-continue":
+            await raw.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            # The writer counts these bytes as the response's first otherwise.
+            raw.writer.output_size = 0
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                while chunk := await raw.content.readany():
+                    size += len(chunk)
+                    if size > limit:
+                        raise TooLargeError(f"a body over {limit} bytes, the most this node takes")
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise RequestTooSlowError(
+                f"the body was not complete after {self._body_timeout_s:g} s"
+            ) from None
+        except (web.RequestPayloadError, aiohttp.ClientPayloadError) as error:
+            raise MalformedError(f"the body's framing is broken: {error}"[:200]) from None
+        return b"".join(chunks)
+
+    async def _cut_off_stalled_readers(self) -> None:
+        """Abort a connection whose unsent bytes did not change between two looks."""
+        while self._connections is not None:
+            await asyncio.sleep(self._idle_timeout_s)
+            for connection in self._connections.connections:
+                transport = connection.transport
+                if transport is None or not isinstance(connection, _Connection):
+                    continue
+                unsent = transport.get_write_buffer_size()
+                if unsent and unsent == connection.last_unsent:
+                    transport.abort()
+                connection.last_unsent = unsent
+
+
+def _with_match(request: Request, match: Mapping[str, str]) -> Request:
+    return Request(
+        method=request.method,
+        path=request.path,
+        match=match,
+        query=request.query,
+        headers=request.headers,
+        body=request.body,
+        peer_uid=request.peer_uid,
+    )
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        raise ConfigError(
+            f"{path}: a socket path may have {MAX_SOCKET_PATH_BYTES} bytes at most; "
+            "use a directory with a shorter path"
+        )
+    _remove_stale_socket(path)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        bound.bind(os.fspath(path))
+        path.chmod(0o600)
+    except OSError as error:
+        bound.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(f"{path} is in use by another process") from None
+        raise ConfigError(f"cannot make the socket {path}: {error.strerror}") from None
+    return bound
+
+
+def _forget_socket(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _remove_stale_socket(path: Path) -> None:
+    """Remove a socket that nobody listens on; refuse to touch anything else."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"cannot look at {path}: {error.strerror}") from None
+    if not stat.S_ISSOCK(mode):
+        raise PortInUseError(f"{path} exists and is not a socket; move it away")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(os.fspath(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            raise PortInUseError(f"{path} does not answer: {error}") from None
+    raise PortInUseError(f"{path} is in use by another process")
+
+
+class HttpClient:
+    """A client of one server: ``http://host:port``, or the path of a Unix socket.
+
+    Use it from one event loop, and ``close`` it. ``timeout_s`` covers a whole request.
+
+    Raises (when made):
+        InvalidValueError: ``target`` is not an http or https URL.
+    """
+
+    def __init__(
+        self, target: str | Path, *, timeout_s: float = 30.0, response_limit: int = 64_000_000
+    ) -> None:
+        self.target = target
+        self._timeout_s = timeout_s
+        self._response_limit = response_limit
+        self._session: aiohttp.ClientSession | None = None
+        if isinstance(target, Path):
+            self._base = "http://localhost"
+        else:
+            self._base = check_node_url(target)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Response:
+        """Send one request and read its answer, whatever its status.
+
+        Raises:
+            CannotReachError: nobody answers, or the connection broke.
+            TimedOutError: no complete answer in ``timeout_s`` (default: the client's).
+            TooLargeError: the answer is over the response limit.
+        """
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        session = self._open_session()
+        try:
+            async with session.request(
+                method,
+                self._base + path,
+                params=dict(query) if query else None,
+                data=io.BytesIO(body) if body else None,
+                headers=dict(headers) if headers else None,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=limit_s),
+            ) as answer:
+                data = await self._read(answer)
+                return Response(status=answer.status, headers=answer.headers, body=data)
+        except TimeoutError:
+            raise TimedOutError(f"{self.target} did not answer within {limit_s:g} s") from None
+        except aiohttp.InvalidURL:
+            raise InvalidValueError(f"not a usable address: {self._base + path}") from None
+        except (aiohttp.ClientError, OSError) as error:
+            reason = str(error) or type(error).__name__
+            raise CannotReachError(f"cannot reach {self.target}: {reason}") from None
+
+    async def close(self) -> None:
+        """Close all connections. Closing twice is safe."""
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+
+    async def __aenter__(self) -> HttpClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector: aiohttp.BaseConnector
+            if isinstance(self.target, Path):
+                connector = aiohttp.UnixConnector(path=str(self.target))
+            else:
+                connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                trust_env=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": "edgistry"},
+            )
+        return self._session
+
+    async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in answer.content.iter_any():
+            size += len(chunk)
+            if size > self._response_limit:
+                raise TooLargeError(f"an answer over {self._response_limit} bytes")
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+
+def check_node_url(text: str) -> str:
+    """``text`` without its trailing slash, if it is an http(s) URL with a host and no query.
+
+    Raises:
+        InvalidValueError: anything else.
+    """
+    try:
+        url = urlsplit(text)
+        usable = url.scheme in ("http", "https") and bool(url.hostname)
+        # Reading the port checks it.
+        usable = usable and (url.port or 1) > 0 and not (url.query or url.fragment or url.username)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise InvalidValueError(f"{text!r} is not a node's address, such as http://127.0.0.1:27000")
+    return text.rstrip("/")
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run ``main`` to its end on a new event loop: uvloop's where installed, else asyncio's."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
