@@ -10,181 +10,181 @@ Duration = _duration_pb2.Duration
 Timestamp = _timestamp_pb2.Timestamp
 
 DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b"\n\x13edgistry/abci.proto\x12\redgistry.abci\x1a\x1egoogle/protobuf/durati"
+    b'\n\x13edgistry/abci.proto\x12\redgistry.abci\x1a\x1egoogle/protobuf/durati'
     b'on.proto\x1a\x1fgoogle/protobuf/timestamp.proto"\x9f\t\n\x07Request\x120\n\x04ech'
-    b"o\x18\x01 \x01(\x0b2\x1a.edgistry.abci.RequestEchoH\x00R\x04echo\x123\n\x05flush\x18\x02 \x01(\x0b2\x1b"
-    b".edgistry.abci.RequestFlushH\x00R\x05flush\x120\n\x04info\x18\x03 \x01(\x0b2\x1a.edgistr"
-    b"y.abci.RequestInfoH\x00R\x04info\x12@\n\ninit_chain\x18\x05 \x01(\x0b2\x1f.edgistry.ab"
-    b"ci.RequestInitChainH\x00R\tinitChain\x123\n\x05query\x18\x06 \x01(\x0b2\x1b.edgistry.a"
-    b"bci.RequestQueryH\x00R\x05query\x12:\n\x08check_tx\x18\x08 \x01(\x0b2\x1d.edgistry.abci."
-    b"RequestCheckTxH\x00R\x07checkTx\x126\n\x06commit\x18\x0b \x01(\x0b2\x1c.edgistry.abci.Re"
-    b"questCommitH\x00R\x06commit\x12L\n\x0elist_snapshots\x18\x0c \x01(\x0b2#.edgistry.abc"
-    b"i.RequestListSnapshotsH\x00R\rlistSnapshots\x12L\n\x0eoffer_snapshot\x18\r "
-    b"\x01(\x0b2#.edgistry.abci.RequestOfferSnapshotH\x00R\rofferSnapshot\x12Y\n"
+    b'o\x18\x01 \x01(\x0b2\x1a.edgistry.abci.RequestEchoH\x00R\x04echo\x123\n\x05flush\x18\x02 \x01(\x0b2\x1b'
+    b'.edgistry.abci.RequestFlushH\x00R\x05flush\x120\n\x04info\x18\x03 \x01(\x0b2\x1a.edgistr'
+    b'y.abci.RequestInfoH\x00R\x04info\x12@\n\ninit_chain\x18\x05 \x01(\x0b2\x1f.edgistry.ab'
+    b'ci.RequestInitChainH\x00R\tinitChain\x123\n\x05query\x18\x06 \x01(\x0b2\x1b.edgistry.a'
+    b'bci.RequestQueryH\x00R\x05query\x12:\n\x08check_tx\x18\x08 \x01(\x0b2\x1d.edgistry.abci.'
+    b'RequestCheckTxH\x00R\x07checkTx\x126\n\x06commit\x18\x0b \x01(\x0b2\x1c.edgistry.abci.Re'
+    b'questCommitH\x00R\x06commit\x12L\n\x0elist_snapshots\x18\x0c \x01(\x0b2#.edgistry.abc'
+    b'i.RequestListSnapshotsH\x00R\rlistSnapshots\x12L\n\x0eoffer_snapshot\x18\r '
+    b'\x01(\x0b2#.edgistry.abci.RequestOfferSnapshotH\x00R\rofferSnapshot\x12Y\n'
     b"\x13load_snapshot_chunk\x18\x0e \x01(\x0b2'.edgistry.abci.RequestLoadSnapsh"
-    b"otChunkH\x00R\x11loadSnapshotChunk\x12\\\n\x14apply_snapshot_chunk\x18\x0f \x01(\x0b2("
-    b".edgistry.abci.RequestApplySnapshotChunkH\x00R\x12applySnapshotChu"
-    b"nk\x12R\n\x10prepare_proposal\x18\x10 \x01(\x0b2%.edgistry.abci.RequestPrepareP"
-    b"roposalH\x00R\x0fprepareProposal\x12R\n\x10process_proposal\x18\x11 \x01(\x0b2%.edgis"
-    b"try.abci.RequestProcessProposalH\x00R\x0fprocessProposal\x12C\n\x0bextend"
-    b"_vote\x18\x12 \x01(\x0b2 .edgistry.abci.RequestExtendVoteH\x00R\nextendVote\x12"
-    b"_\n\x15verify_vote_extension\x18\x13 \x01(\x0b2).edgistry.abci.RequestVerify"
-    b"VoteExtensionH\x00R\x13verifyVoteExtension\x12L\n\x0efinalize_block\x18\x14 \x01(\x0b"
-    b"2#.edgistry.abci.RequestFinalizeBlockH\x00R\rfinalizeBlockB\x07\n\x05va"
+    b'otChunkH\x00R\x11loadSnapshotChunk\x12\\\n\x14apply_snapshot_chunk\x18\x0f \x01(\x0b2('
+    b'.edgistry.abci.RequestApplySnapshotChunkH\x00R\x12applySnapshotChu'
+    b'nk\x12R\n\x10prepare_proposal\x18\x10 \x01(\x0b2%.edgistry.abci.RequestPrepareP'
+    b'roposalH\x00R\x0fprepareProposal\x12R\n\x10process_proposal\x18\x11 \x01(\x0b2%.edgis'
+    b'try.abci.RequestProcessProposalH\x00R\x0fprocessProposal\x12C\n\x0bextend'
+    b'_vote\x18\x12 \x01(\x0b2 .edgistry.abci.RequestExtendVoteH\x00R\nextendVote\x12'
+    b'_\n\x15verify_vote_extension\x18\x13 \x01(\x0b2).edgistry.abci.RequestVerify'
+    b'VoteExtensionH\x00R\x13verifyVoteExtension\x12L\n\x0efinalize_block\x18\x14 \x01(\x0b'
+    b'2#.edgistry.abci.RequestFinalizeBlockH\x00R\rfinalizeBlockB\x07\n\x05va'
     b'lueJ\x04\x08\x04\x10\x05J\x04\x08\x07\x10\x08J\x04\x08\t\x10\nJ\x04\x08\n\x10\x0b"\xf2\t\n\x08Response\x12@\n\texception\x18\x01 \x01(\x0b2'
-    b" .edgistry.abci.ResponseExceptionH\x00R\texception\x121\n\x04echo\x18\x02 \x01(\x0b"
-    b"2\x1b.edgistry.abci.ResponseEchoH\x00R\x04echo\x124\n\x05flush\x18\x03 \x01(\x0b2\x1c.edgis"
-    b"try.abci.ResponseFlushH\x00R\x05flush\x121\n\x04info\x18\x04 \x01(\x0b2\x1b.edgistry.abc"
-    b"i.ResponseInfoH\x00R\x04info\x12A\n\ninit_chain\x18\x06 \x01(\x0b2 .edgistry.abci.R"
-    b"esponseInitChainH\x00R\tinitChain\x124\n\x05query\x18\x07 \x01(\x0b2\x1c.edgistry.abci"
-    b".ResponseQueryH\x00R\x05query\x12;\n\x08check_tx\x18\t \x01(\x0b2\x1e.edgistry.abci.Re"
-    b"sponseCheckTxH\x00R\x07checkTx\x127\n\x06commit\x18\x0c \x01(\x0b2\x1d.edgistry.abci.Res"
-    b"ponseCommitH\x00R\x06commit\x12M\n\x0elist_snapshots\x18\r \x01(\x0b2$.edgistry.abc"
-    b"i.ResponseListSnapshotsH\x00R\rlistSnapshots\x12M\n\x0eoffer_snapshot\x18\x0e"
-    b" \x01(\x0b2$.edgistry.abci.ResponseOfferSnapshotH\x00R\rofferSnapshot\x12"
-    b"Z\n\x13load_snapshot_chunk\x18\x0f \x01(\x0b2(.edgistry.abci.ResponseLoadSna"
-    b"pshotChunkH\x00R\x11loadSnapshotChunk\x12]\n\x14apply_snapshot_chunk\x18\x10 \x01("
-    b"\x0b2).edgistry.abci.ResponseApplySnapshotChunkH\x00R\x12applySnapsho"
-    b"tChunk\x12S\n\x10prepare_proposal\x18\x11 \x01(\x0b2&.edgistry.abci.ResponsePre"
-    b"pareProposalH\x00R\x0fprepareProposal\x12S\n\x10process_proposal\x18\x12 \x01(\x0b2&."
-    b"edgistry.abci.ResponseProcessProposalH\x00R\x0fprocessProposal\x12D\n\x0b"
-    b"extend_vote\x18\x13 \x01(\x0b2!.edgistry.abci.ResponseExtendVoteH\x00R\nexte"
-    b"ndVote\x12`\n\x15verify_vote_extension\x18\x14 \x01(\x0b2*.edgistry.abci.Respon"
-    b"seVerifyVoteExtensionH\x00R\x13verifyVoteExtension\x12M\n\x0efinalize_blo"
-    b"ck\x18\x15 \x01(\x0b2$.edgistry.abci.ResponseFinalizeBlockH\x00R\rfinalizeBl"
+    b' .edgistry.abci.ResponseExceptionH\x00R\texception\x121\n\x04echo\x18\x02 \x01(\x0b'
+    b'2\x1b.edgistry.abci.ResponseEchoH\x00R\x04echo\x124\n\x05flush\x18\x03 \x01(\x0b2\x1c.edgis'
+    b'try.abci.ResponseFlushH\x00R\x05flush\x121\n\x04info\x18\x04 \x01(\x0b2\x1b.edgistry.abc'
+    b'i.ResponseInfoH\x00R\x04info\x12A\n\ninit_chain\x18\x06 \x01(\x0b2 .edgistry.abci.R'
+    b'esponseInitChainH\x00R\tinitChain\x124\n\x05query\x18\x07 \x01(\x0b2\x1c.edgistry.abci'
+    b'.ResponseQueryH\x00R\x05query\x12;\n\x08check_tx\x18\t \x01(\x0b2\x1e.edgistry.abci.Re'
+    b'sponseCheckTxH\x00R\x07checkTx\x127\n\x06commit\x18\x0c \x01(\x0b2\x1d.edgistry.abci.Res'
+    b'ponseCommitH\x00R\x06commit\x12M\n\x0elist_snapshots\x18\r \x01(\x0b2$.edgistry.abc'
+    b'i.ResponseListSnapshotsH\x00R\rlistSnapshots\x12M\n\x0eoffer_snapshot\x18\x0e'
+    b' \x01(\x0b2$.edgistry.abci.ResponseOfferSnapshotH\x00R\rofferSnapshot\x12'
+    b'Z\n\x13load_snapshot_chunk\x18\x0f \x01(\x0b2(.edgistry.abci.ResponseLoadSna'
+    b'pshotChunkH\x00R\x11loadSnapshotChunk\x12]\n\x14apply_snapshot_chunk\x18\x10 \x01('
+    b'\x0b2).edgistry.abci.ResponseApplySnapshotChunkH\x00R\x12applySnapsho'
+    b'tChunk\x12S\n\x10prepare_proposal\x18\x11 \x01(\x0b2&.edgistry.abci.ResponsePre'
+    b'pareProposalH\x00R\x0fprepareProposal\x12S\n\x10process_proposal\x18\x12 \x01(\x0b2&.'
+    b'edgistry.abci.ResponseProcessProposalH\x00R\x0fprocessProposal\x12D\n\x0b'
+    b'extend_vote\x18\x13 \x01(\x0b2!.edgistry.abci.ResponseExtendVoteH\x00R\nexte'
+    b'ndVote\x12`\n\x15verify_vote_extension\x18\x14 \x01(\x0b2*.edgistry.abci.Respon'
+    b'seVerifyVoteExtensionH\x00R\x13verifyVoteExtension\x12M\n\x0efinalize_blo'
+    b'ck\x18\x15 \x01(\x0b2$.edgistry.abci.ResponseFinalizeBlockH\x00R\rfinalizeBl'
     b'ockB\x07\n\x05valueJ\x04\x08\x05\x10\x06J\x04\x08\x08\x10\tJ\x04\x08\n\x10\x0bJ\x04\x08\x0b\x10\x0c")\n\x11ResponseException\x12\x14\n'
-    b"\x05error\x18\x01 \x01(\tR\x05error\"'\n\x0bRequestEcho\x12\x18\n\x07message\x18\x01 \x01(\tR\x07message"
+    b'\x05error\x18\x01 \x01(\tR\x05error"\'\n\x0bRequestEcho\x12\x18\n\x07message\x18\x01 \x01(\tR\x07message'
     b'"(\n\x0cResponseEcho\x12\x18\n\x07message\x18\x01 \x01(\tR\x07message"\x0e\n\x0cRequestFlush"\x0f'
     b'\n\rResponseFlush"\x90\x01\n\x0bRequestInfo\x12\x18\n\x07version\x18\x01 \x01(\tR\x07version\x12#\n'
-    b"\rblock_version\x18\x02 \x01(\x04R\x0cblockVersion\x12\x1f\n\x0bp2p_version\x18\x03 \x01(\x04R\np2p"
+    b'\rblock_version\x18\x02 \x01(\x04R\x0cblockVersion\x12\x1f\n\x0bp2p_version\x18\x03 \x01(\x04R\np2p'
     b'Version\x12!\n\x0cabci_version\x18\x04 \x01(\tR\x0babciVersion"\xb8\x01\n\x0cResponseInfo\x12'
-    b"\x12\n\x04data\x18\x01 \x01(\tR\x04data\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x1f\n\x0bapp_version"
-    b"\x18\x03 \x01(\x04R\nappVersion\x12*\n\x11last_block_height\x18\x04 \x01(\x03R\x0flastBlockHeig"
+    b'\x12\n\x04data\x18\x01 \x01(\tR\x04data\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x1f\n\x0bapp_version'
+    b'\x18\x03 \x01(\x04R\nappVersion\x12*\n\x11last_block_height\x18\x04 \x01(\x03R\x0flastBlockHeig'
     b'ht\x12-\n\x13last_block_app_hash\x18\x05 \x01(\x0cR\x10lastBlockAppHash"d\n\x0cRequest'
-    b"Query\x12\x12\n\x04data\x18\x01 \x01(\x0cR\x04data\x12\x12\n\x04path\x18\x02 \x01(\tR\x04path\x12\x16\n\x06height\x18\x03 \x01("
+    b'Query\x12\x12\n\x04data\x18\x01 \x01(\x0cR\x04data\x12\x12\n\x04path\x18\x02 \x01(\tR\x04path\x12\x16\n\x06height\x18\x03 \x01('
     b'\x03R\x06height\x12\x14\n\x05prove\x18\x04 \x01(\x08R\x05prove"\xf9\x01\n\rResponseQuery\x12\x12\n\x04code\x18\x01 '
-    b"\x01(\rR\x04code\x12\x10\n\x03log\x18\x03 \x01(\tR\x03log\x12\x12\n\x04info\x18\x04 \x01(\tR\x04info\x12\x14\n\x05index\x18\x05 \x01"
-    b"(\x03R\x05index\x12\x10\n\x03key\x18\x06 \x01(\x0cR\x03key\x12\x14\n\x05value\x18\x07 \x01(\x0cR\x05value\x124\n\tproof_o"
-    b"ps\x18\x08 \x01(\x0b2\x17.edgistry.abci.ProofOpsR\x08proofOps\x12\x16\n\x06height\x18\t \x01(\x03R"
+    b'\x01(\rR\x04code\x12\x10\n\x03log\x18\x03 \x01(\tR\x03log\x12\x12\n\x04info\x18\x04 \x01(\tR\x04info\x12\x14\n\x05index\x18\x05 \x01'
+    b'(\x03R\x05index\x12\x10\n\x03key\x18\x06 \x01(\x0cR\x03key\x12\x14\n\x05value\x18\x07 \x01(\x0cR\x05value\x124\n\tproof_o'
+    b'ps\x18\x08 \x01(\x0b2\x17.edgistry.abci.ProofOpsR\x08proofOps\x12\x16\n\x06height\x18\t \x01(\x03R'
     b'\x06height\x12\x1c\n\tcodespace\x18\n \x01(\tR\tcodespaceJ\x04\x08\x02\x10\x03"4\n\x08ProofOps\x12(\n\x03o'
     b'ps\x18\x01 \x03(\x0b2\x16.edgistry.abci.ProofOpR\x03ops"C\n\x07ProofOp\x12\x12\n\x04type\x18\x01 \x01'
     b'(\tR\x04type\x12\x10\n\x03key\x18\x02 \x01(\x0cR\x03key\x12\x12\n\x04data\x18\x03 \x01(\x0cR\x04data"G\n\x07ValueOp\x12\x10\n'
     b'\x03key\x18\x01 \x01(\x0cR\x03key\x12*\n\x05proof\x18\x02 \x01(\x0b2\x14.edgistry.abci.ProofR\x05proof"'
-    b"f\n\x05Proof\x12\x14\n\x05total\x18\x01 \x01(\x03R\x05total\x12\x14\n\x05index\x18\x02 \x01(\x03R\x05index\x12\x1b\n\tleaf"
+    b'f\n\x05Proof\x12\x14\n\x05total\x18\x01 \x01(\x03R\x05total\x12\x14\n\x05index\x18\x02 \x01(\x03R\x05index\x12\x1b\n\tleaf'
     b'_hash\x18\x03 \x01(\x0cR\x08leafHash\x12\x14\n\x05aunts\x18\x04 \x03(\x0cR\x05aunts"P\n\x0eRequestCheckT'
-    b"x\x12\x0e\n\x02tx\x18\x01 \x01(\x0cR\x02tx\x12.\n\x04type\x18\x02 \x01(\x0e2\x1a.edgistry.abci.CheckTxTypeR"
+    b'x\x12\x0e\n\x02tx\x18\x01 \x01(\x0cR\x02tx\x12.\n\x04type\x18\x02 \x01(\x0e2\x1a.edgistry.abci.CheckTxTypeR'
     b'\x04type"\xeb\x01\n\x0fResponseCheckTx\x12\x12\n\x04code\x18\x01 \x01(\rR\x04code\x12\x12\n\x04data\x18\x02 \x01(\x0cR'
-    b"\x04data\x12\x10\n\x03log\x18\x03 \x01(\tR\x03log\x12\x12\n\x04info\x18\x04 \x01(\tR\x04info\x12\x1d\n\ngas_wanted\x18\x05 "
-    b"\x01(\x03R\tgasWanted\x12\x19\n\x08gas_used\x18\x06 \x01(\x03R\x07gasUsed\x12,\n\x06events\x18\x07 \x03(\x0b2\x14."
-    b"edgistry.abci.EventR\x06events\x12\x1c\n\tcodespace\x18\x08 \x01(\tR\tcodespaceJ\x04\x08"
+    b'\x04data\x12\x10\n\x03log\x18\x03 \x01(\tR\x03log\x12\x12\n\x04info\x18\x04 \x01(\tR\x04info\x12\x1d\n\ngas_wanted\x18\x05 '
+    b'\x01(\x03R\tgasWanted\x12\x19\n\x08gas_used\x18\x06 \x01(\x03R\x07gasUsed\x12,\n\x06events\x18\x07 \x03(\x0b2\x14.'
+    b'edgistry.abci.EventR\x06events\x12\x1c\n\tcodespace\x18\x08 \x01(\tR\tcodespaceJ\x04\x08'
     b'\t\x10\x0c"\xb7\x02\n\x10RequestInitChain\x12.\n\x04time\x18\x01 \x01(\x0b2\x1a.google.protobuf.Tim'
-    b"estampR\x04time\x12\x19\n\x08chain_id\x18\x02 \x01(\tR\x07chainId\x12I\n\x10consensus_params\x18"
-    b"\x03 \x01(\x0b2\x1e.edgistry.abci.ConsensusParamsR\x0fconsensusParams\x12>\n\nva"
-    b"lidators\x18\x04 \x03(\x0b2\x1e.edgistry.abci.ValidatorUpdateR\nvalidators\x12&"
-    b"\n\x0fapp_state_bytes\x18\x05 \x01(\x0cR\rappStateBytes\x12%\n\x0einitial_height\x18\x06 \x01"
+    b'estampR\x04time\x12\x19\n\x08chain_id\x18\x02 \x01(\tR\x07chainId\x12I\n\x10consensus_params\x18'
+    b'\x03 \x01(\x0b2\x1e.edgistry.abci.ConsensusParamsR\x0fconsensusParams\x12>\n\nva'
+    b'lidators\x18\x04 \x03(\x0b2\x1e.edgistry.abci.ValidatorUpdateR\nvalidators\x12&'
+    b'\n\x0fapp_state_bytes\x18\x05 \x01(\x0cR\rappStateBytes\x12%\n\x0einitial_height\x18\x06 \x01'
     b'(\x03R\rinitialHeight"\xb9\x01\n\x11ResponseInitChain\x12I\n\x10consensus_params\x18'
-    b"\x01 \x01(\x0b2\x1e.edgistry.abci.ConsensusParamsR\x0fconsensusParams\x12>\n\nva"
-    b"lidators\x18\x02 \x03(\x0b2\x1e.edgistry.abci.ValidatorUpdateR\nvalidators\x12\x19"
+    b'\x01 \x01(\x0b2\x1e.edgistry.abci.ConsensusParamsR\x0fconsensusParams\x12>\n\nva'
+    b'lidators\x18\x02 \x03(\x0b2\x1e.edgistry.abci.ValidatorUpdateR\nvalidators\x12\x19'
     b'\n\x08app_hash\x18\x03 \x01(\x0cR\x07appHash"\xfe\x02\n\x16RequestPrepareProposal\x12 \n\x0cmax_'
-    b"tx_bytes\x18\x01 \x01(\x03R\nmaxTxBytes\x12\x10\n\x03txs\x18\x02 \x03(\x0cR\x03txs\x12M\n\x11local_last_c"
-    b"ommit\x18\x03 \x01(\x0b2!.edgistry.abci.ExtendedCommitInfoR\x0flocalLastCom"
-    b"mit\x12<\n\x0bmisbehavior\x18\x04 \x03(\x0b2\x1a.edgistry.abci.MisbehaviorR\x0bmisbeh"
-    b"avior\x12\x16\n\x06height\x18\x05 \x01(\x03R\x06height\x12.\n\x04time\x18\x06 \x01(\x0b2\x1a.google.protobu"
-    b"f.TimestampR\x04time\x120\n\x14next_validators_hash\x18\x07 \x01(\x0cR\x12nextValidat"
+    b'tx_bytes\x18\x01 \x01(\x03R\nmaxTxBytes\x12\x10\n\x03txs\x18\x02 \x03(\x0cR\x03txs\x12M\n\x11local_last_c'
+    b'ommit\x18\x03 \x01(\x0b2!.edgistry.abci.ExtendedCommitInfoR\x0flocalLastCom'
+    b'mit\x12<\n\x0bmisbehavior\x18\x04 \x03(\x0b2\x1a.edgistry.abci.MisbehaviorR\x0bmisbeh'
+    b'avior\x12\x16\n\x06height\x18\x05 \x01(\x03R\x06height\x12.\n\x04time\x18\x06 \x01(\x0b2\x1a.google.protobu'
+    b'f.TimestampR\x04time\x120\n\x14next_validators_hash\x18\x07 \x01(\x0cR\x12nextValidat'
     b'orsHash\x12)\n\x10proposer_address\x18\x08 \x01(\x0cR\x0fproposerAddress"+\n\x17Respon'
     b'sePrepareProposal\x12\x10\n\x03txs\x18\x01 \x03(\x0cR\x03txs"\xee\x02\n\x16RequestProcessPropos'
-    b"al\x12\x10\n\x03txs\x18\x01 \x03(\x0cR\x03txs\x12K\n\x14proposed_last_commit\x18\x02 \x01(\x0b2\x19.edgistr"
-    b"y.abci.CommitInfoR\x12proposedLastCommit\x12<\n\x0bmisbehavior\x18\x03 \x03(\x0b2\x1a"
-    b".edgistry.abci.MisbehaviorR\x0bmisbehavior\x12\x12\n\x04hash\x18\x04 \x01(\x0cR\x04hash\x12"
-    b"\x16\n\x06height\x18\x05 \x01(\x03R\x06height\x12.\n\x04time\x18\x06 \x01(\x0b2\x1a.google.protobuf.Time"
-    b"stampR\x04time\x120\n\x14next_validators_hash\x18\x07 \x01(\x0cR\x12nextValidatorsHas"
+    b'al\x12\x10\n\x03txs\x18\x01 \x03(\x0cR\x03txs\x12K\n\x14proposed_last_commit\x18\x02 \x01(\x0b2\x19.edgistr'
+    b'y.abci.CommitInfoR\x12proposedLastCommit\x12<\n\x0bmisbehavior\x18\x03 \x03(\x0b2\x1a'
+    b'.edgistry.abci.MisbehaviorR\x0bmisbehavior\x12\x12\n\x04hash\x18\x04 \x01(\x0cR\x04hash\x12'
+    b'\x16\n\x06height\x18\x05 \x01(\x03R\x06height\x12.\n\x04time\x18\x06 \x01(\x0b2\x1a.google.protobuf.Time'
+    b'stampR\x04time\x120\n\x14next_validators_hash\x18\x07 \x01(\x0cR\x12nextValidatorsHas'
     b'h\x12)\n\x10proposer_address\x18\x08 \x01(\x0cR\x0fproposerAddress"\x9f\x01\n\x17ResponsePro'
-    b"cessProposal\x12M\n\x06status\x18\x01 \x01(\x0e25.edgistry.abci.ResponseProcess"
+    b'cessProposal\x12M\n\x06status\x18\x01 \x01(\x0e25.edgistry.abci.ResponseProcess'
     b'Proposal.ProposalStatusR\x06status"5\n\x0eProposalStatus\x12\x0b\n\x07UNKNOWN'
     b'\x10\x00\x12\n\n\x06ACCEPT\x10\x01\x12\n\n\x06REJECT\x10\x02"\xe9\x02\n\x11RequestExtendVote\x12\x12\n\x04hash\x18\x01 \x01'
-    b"(\x0cR\x04hash\x12\x16\n\x06height\x18\x02 \x01(\x03R\x06height\x12.\n\x04time\x18\x03 \x01(\x0b2\x1a.google.prot"
-    b"obuf.TimestampR\x04time\x12\x10\n\x03txs\x18\x04 \x03(\x0cR\x03txs\x12K\n\x14proposed_last_comm"
-    b"it\x18\x05 \x01(\x0b2\x19.edgistry.abci.CommitInfoR\x12proposedLastCommit\x12<\n\x0bm"
-    b"isbehavior\x18\x06 \x03(\x0b2\x1a.edgistry.abci.MisbehaviorR\x0bmisbehavior\x120\n"
-    b"\x14next_validators_hash\x18\x07 \x01(\x0cR\x12nextValidatorsHash\x12)\n\x10proposer_"
+    b'(\x0cR\x04hash\x12\x16\n\x06height\x18\x02 \x01(\x03R\x06height\x12.\n\x04time\x18\x03 \x01(\x0b2\x1a.google.prot'
+    b'obuf.TimestampR\x04time\x12\x10\n\x03txs\x18\x04 \x03(\x0cR\x03txs\x12K\n\x14proposed_last_comm'
+    b'it\x18\x05 \x01(\x0b2\x19.edgistry.abci.CommitInfoR\x12proposedLastCommit\x12<\n\x0bm'
+    b'isbehavior\x18\x06 \x03(\x0b2\x1a.edgistry.abci.MisbehaviorR\x0bmisbehavior\x120\n'
+    b'\x14next_validators_hash\x18\x07 \x01(\x0cR\x12nextValidatorsHash\x12)\n\x10proposer_'
     b'address\x18\x08 \x01(\x0cR\x0fproposerAddress";\n\x12ResponseExtendVote\x12%\n\x0evote'
     b'_extension\x18\x01 \x01(\x0cR\rvoteExtension"\x9c\x01\n\x1aRequestVerifyVoteExtensi'
-    b"on\x12\x12\n\x04hash\x18\x01 \x01(\x0cR\x04hash\x12+\n\x11validator_address\x18\x02 \x01(\x0cR\x10validator"
-    b"Address\x12\x16\n\x06height\x18\x03 \x01(\x03R\x06height\x12%\n\x0evote_extension\x18\x04 \x01(\x0cR\rvot"
+    b'on\x12\x12\n\x04hash\x18\x01 \x01(\x0cR\x04hash\x12+\n\x11validator_address\x18\x02 \x01(\x0cR\x10validator'
+    b'Address\x12\x16\n\x06height\x18\x03 \x01(\x03R\x06height\x12%\n\x0evote_extension\x18\x04 \x01(\x0cR\rvot'
     b'eExtension"\xa3\x01\n\x1bResponseVerifyVoteExtension\x12O\n\x06status\x18\x01 \x01(\x0e27'
-    b".edgistry.abci.ResponseVerifyVoteExtension.VerifyStatusR\x06sta"
+    b'.edgistry.abci.ResponseVerifyVoteExtension.VerifyStatusR\x06sta'
     b'tus"3\n\x0cVerifyStatus\x12\x0b\n\x07UNKNOWN\x10\x00\x12\n\n\x06ACCEPT\x10\x01\x12\n\n\x06REJECT\x10\x02"\xea\x02\n'
-    b"\x14RequestFinalizeBlock\x12\x10\n\x03txs\x18\x01 \x03(\x0cR\x03txs\x12I\n\x13decided_last_comm"
-    b"it\x18\x02 \x01(\x0b2\x19.edgistry.abci.CommitInfoR\x11decidedLastCommit\x12<\n\x0bmi"
-    b"sbehavior\x18\x03 \x03(\x0b2\x1a.edgistry.abci.MisbehaviorR\x0bmisbehavior\x12\x12\n\x04"
-    b"hash\x18\x04 \x01(\x0cR\x04hash\x12\x16\n\x06height\x18\x05 \x01(\x03R\x06height\x12.\n\x04time\x18\x06 \x01(\x0b2\x1a.goo"
-    b"gle.protobuf.TimestampR\x04time\x120\n\x14next_validators_hash\x18\x07 \x01(\x0cR\x12"
-    b"nextValidatorsHash\x12)\n\x10proposer_address\x18\x08 \x01(\x0cR\x0fproposerAddres"
+    b'\x14RequestFinalizeBlock\x12\x10\n\x03txs\x18\x01 \x03(\x0cR\x03txs\x12I\n\x13decided_last_comm'
+    b'it\x18\x02 \x01(\x0b2\x19.edgistry.abci.CommitInfoR\x11decidedLastCommit\x12<\n\x0bmi'
+    b'sbehavior\x18\x03 \x03(\x0b2\x1a.edgistry.abci.MisbehaviorR\x0bmisbehavior\x12\x12\n\x04'
+    b'hash\x18\x04 \x01(\x0cR\x04hash\x12\x16\n\x06height\x18\x05 \x01(\x03R\x06height\x12.\n\x04time\x18\x06 \x01(\x0b2\x1a.goo'
+    b'gle.protobuf.TimestampR\x04time\x120\n\x14next_validators_hash\x18\x07 \x01(\x0cR\x12'
+    b'nextValidatorsHash\x12)\n\x10proposer_address\x18\x08 \x01(\x0cR\x0fproposerAddres'
     b's"\xc1\x02\n\x15ResponseFinalizeBlock\x12,\n\x06events\x18\x01 \x03(\x0b2\x14.edgistry.abci.'
-    b"EventR\x06events\x12:\n\ntx_results\x18\x02 \x03(\x0b2\x1b.edgistry.abci.ExecTxResu"
-    b"ltR\ttxResults\x12K\n\x11validator_updates\x18\x03 \x03(\x0b2\x1e.edgistry.abci.Val"
-    b"idatorUpdateR\x10validatorUpdates\x12V\n\x17consensus_param_updates\x18\x04 "
-    b"\x01(\x0b2\x1e.edgistry.abci.ConsensusParamsR\x15consensusParamUpdates\x12\x19"
+    b'EventR\x06events\x12:\n\ntx_results\x18\x02 \x03(\x0b2\x1b.edgistry.abci.ExecTxResu'
+    b'ltR\ttxResults\x12K\n\x11validator_updates\x18\x03 \x03(\x0b2\x1e.edgistry.abci.Val'
+    b'idatorUpdateR\x10validatorUpdates\x12V\n\x17consensus_param_updates\x18\x04 '
+    b'\x01(\x0b2\x1e.edgistry.abci.ConsensusParamsR\x15consensusParamUpdates\x12\x19'
     b'\n\x08app_hash\x18\x05 \x01(\x0cR\x07appHash"\xe2\x01\n\x0cExecTxResult\x12\x12\n\x04code\x18\x01 \x01(\rR\x04co'
-    b"de\x12\x12\n\x04data\x18\x02 \x01(\x0cR\x04data\x12\x10\n\x03log\x18\x03 \x01(\tR\x03log\x12\x12\n\x04info\x18\x04 \x01(\tR\x04info"
-    b"\x12\x1d\n\ngas_wanted\x18\x05 \x01(\x03R\tgasWanted\x12\x19\n\x08gas_used\x18\x06 \x01(\x03R\x07gasUsed\x12,"
-    b"\n\x06events\x18\x07 \x03(\x0b2\x14.edgistry.abci.EventR\x06events\x12\x1c\n\tcodespace\x18\x08 "
+    b'de\x12\x12\n\x04data\x18\x02 \x01(\x0cR\x04data\x12\x10\n\x03log\x18\x03 \x01(\tR\x03log\x12\x12\n\x04info\x18\x04 \x01(\tR\x04info'
+    b'\x12\x1d\n\ngas_wanted\x18\x05 \x01(\x03R\tgasWanted\x12\x19\n\x08gas_used\x18\x06 \x01(\x03R\x07gasUsed\x12,'
+    b'\n\x06events\x18\x07 \x03(\x0b2\x14.edgistry.abci.EventR\x06events\x12\x1c\n\tcodespace\x18\x08 '
     b'\x01(\tR\tcodespace"\x0f\n\rRequestCommit"A\n\x0eResponseCommit\x12#\n\rretain_'
     b'height\x18\x03 \x01(\x03R\x0cretainHeightJ\x04\x08\x01\x10\x02J\x04\x08\x02\x10\x03"\x82\x01\n\x08Snapshot\x12\x16\n\x06heigh'
-    b"t\x18\x01 \x01(\x04R\x06height\x12\x16\n\x06format\x18\x02 \x01(\rR\x06format\x12\x16\n\x06chunks\x18\x03 \x01(\rR\x06chu"
+    b't\x18\x01 \x01(\x04R\x06height\x12\x16\n\x06format\x18\x02 \x01(\rR\x06format\x12\x16\n\x06chunks\x18\x03 \x01(\rR\x06chu'
     b'nks\x12\x12\n\x04hash\x18\x04 \x01(\x0cR\x04hash\x12\x1a\n\x08metadata\x18\x05 \x01(\x0cR\x08metadata"\x16\n\x14Reque'
     b'stListSnapshots"N\n\x15ResponseListSnapshots\x125\n\tsnapshots\x18\x01 \x03(\x0b2'
     b'\x17.edgistry.abci.SnapshotR\tsnapshots"f\n\x14RequestOfferSnapshot\x12'
-    b"3\n\x08snapshot\x18\x01 \x01(\x0b2\x17.edgistry.abci.SnapshotR\x08snapshot\x12\x19\n\x08app_"
+    b'3\n\x08snapshot\x18\x01 \x01(\x0b2\x17.edgistry.abci.SnapshotR\x08snapshot\x12\x19\n\x08app_'
     b'hash\x18\x02 \x01(\x0cR\x07appHash"\xbc\x01\n\x15ResponseOfferSnapshot\x12C\n\x06result\x18\x01 \x01('
     b'\x0e2+.edgistry.abci.ResponseOfferSnapshot.ResultR\x06result"^\n\x06Re'
-    b"sult\x12\x0b\n\x07UNKNOWN\x10\x00\x12\n\n\x06ACCEPT\x10\x01\x12\t\n\x05ABORT\x10\x02\x12\n\n\x06REJECT\x10\x03\x12\x11\n\rREJE"
+    b'sult\x12\x0b\n\x07UNKNOWN\x10\x00\x12\n\n\x06ACCEPT\x10\x01\x12\t\n\x05ABORT\x10\x02\x12\n\n\x06REJECT\x10\x03\x12\x11\n\rREJE'
     b'CT_FORMAT\x10\x04\x12\x11\n\rREJECT_SENDER\x10\x05"`\n\x18RequestLoadSnapshotChunk\x12\x16'
-    b"\n\x06height\x18\x01 \x01(\x04R\x06height\x12\x16\n\x06format\x18\x02 \x01(\rR\x06format\x12\x14\n\x05chunk\x18\x03 \x01("
+    b'\n\x06height\x18\x01 \x01(\x04R\x06height\x12\x16\n\x06format\x18\x02 \x01(\rR\x06format\x12\x14\n\x05chunk\x18\x03 \x01('
     b'\rR\x05chunk"1\n\x19ResponseLoadSnapshotChunk\x12\x14\n\x05chunk\x18\x01 \x01(\x0cR\x05chunk"'
-    b"_\n\x19RequestApplySnapshotChunk\x12\x14\n\x05index\x18\x01 \x01(\rR\x05index\x12\x14\n\x05chunk\x18"
+    b'_\n\x19RequestApplySnapshotChunk\x12\x14\n\x05index\x18\x01 \x01(\rR\x05index\x12\x14\n\x05chunk\x18'
     b'\x02 \x01(\x0cR\x05chunk\x12\x16\n\x06sender\x18\x03 \x01(\tR\x06sender"\x96\x02\n\x1aResponseApplySnapsh'
-    b"otChunk\x12H\n\x06result\x18\x01 \x01(\x0e20.edgistry.abci.ResponseApplySnapsho"
-    b"tChunk.ResultR\x06result\x12%\n\x0erefetch_chunks\x18\x02 \x03(\rR\rrefetchChunks"
+    b'otChunk\x12H\n\x06result\x18\x01 \x01(\x0e20.edgistry.abci.ResponseApplySnapsho'
+    b'tChunk.ResultR\x06result\x12%\n\x0erefetch_chunks\x18\x02 \x03(\rR\rrefetchChunks'
     b'\x12%\n\x0ereject_senders\x18\x03 \x03(\tR\rrejectSenders"`\n\x06Result\x12\x0b\n\x07UNKNOWN'
-    b"\x10\x00\x12\n\n\x06ACCEPT\x10\x01\x12\t\n\x05ABORT\x10\x02\x12\t\n\x05RETRY\x10\x03\x12\x12\n\x0eRETRY_SNAPSHOT\x10\x04\x12\x13\n\x0f"
+    b'\x10\x00\x12\n\n\x06ACCEPT\x10\x01\x12\t\n\x05ABORT\x10\x02\x12\t\n\x05RETRY\x10\x03\x12\x12\n\x0eRETRY_SNAPSHOT\x10\x04\x12\x13\n\x0f'
     b'REJECT_SNAPSHOT\x10\x05"Z\n\x05Event\x12\x12\n\x04type\x18\x01 \x01(\tR\x04type\x12=\n\nattributes'
     b'\x18\x02 \x03(\x0b2\x1d.edgistry.abci.EventAttributeR\nattributes"N\n\x0eEventAt'
-    b"tribute\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value\x12\x14\n\x05index\x18\x03 \x01"
+    b'tribute\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value\x12\x14\n\x05index\x18\x03 \x01'
     b'(\x08R\x05index"N\n\tPublicKey\x12\x1a\n\x07ed25519\x18\x01 \x01(\x0cH\x00R\x07ed25519\x12\x1e\n\tsecp25'
     b'6k1\x18\x02 \x01(\x0cH\x00R\tsecp256k1B\x05\n\x03sum"A\n\tValidator\x12\x18\n\x07address\x18\x01 \x01(\x0cR'
     b'\x07address\x12\x14\n\x05power\x18\x03 \x01(\x03R\x05powerJ\x04\x08\x02\x10\x03"Z\n\x0fValidatorUpdate\x121\n\x07p'
-    b"ub_key\x18\x01 \x01(\x0b2\x18.edgistry.abci.PublicKeyR\x06pubKey\x12\x14\n\x05power\x18\x02 \x01("
+    b'ub_key\x18\x01 \x01(\x0b2\x18.edgistry.abci.PublicKeyR\x06pubKey\x12\x14\n\x05power\x18\x02 \x01('
     b'\x03R\x05power"\x88\x01\n\x08VoteInfo\x126\n\tvalidator\x18\x01 \x01(\x0b2\x18.edgistry.abci.Val'
-    b"idatorR\tvalidator\x12>\n\rblock_id_flag\x18\x03 \x01(\x0e2\x1a.edgistry.abci.Blo"
+    b'idatorR\tvalidator\x12>\n\rblock_id_flag\x18\x03 \x01(\x0e2\x1a.edgistry.abci.Blo'
     b'ckIDFlagR\x0bblockIdFlagJ\x04\x08\x02\x10\x03"Q\n\nCommitInfo\x12\x14\n\x05round\x18\x01 \x01(\x05R\x05ro'
     b'und\x12-\n\x05votes\x18\x02 \x03(\x0b2\x17.edgistry.abci.VoteInfoR\x05votes"\xe8\x01\n\x10Exten'
-    b"dedVoteInfo\x126\n\tvalidator\x18\x01 \x01(\x0b2\x18.edgistry.abci.ValidatorR\tva"
-    b"lidator\x12%\n\x0evote_extension\x18\x03 \x01(\x0cR\rvoteExtension\x12/\n\x13extension_"
-    b"signature\x18\x04 \x01(\x0cR\x12extensionSignature\x12>\n\rblock_id_flag\x18\x05 \x01(\x0e2\x1a"
+    b'dedVoteInfo\x126\n\tvalidator\x18\x01 \x01(\x0b2\x18.edgistry.abci.ValidatorR\tva'
+    b'lidator\x12%\n\x0evote_extension\x18\x03 \x01(\x0cR\rvoteExtension\x12/\n\x13extension_'
+    b'signature\x18\x04 \x01(\x0cR\x12extensionSignature\x12>\n\rblock_id_flag\x18\x05 \x01(\x0e2\x1a'
     b'.edgistry.abci.BlockIDFlagR\x0bblockIdFlagJ\x04\x08\x02\x10\x03"a\n\x12ExtendedCom'
-    b"mitInfo\x12\x14\n\x05round\x18\x01 \x01(\x05R\x05round\x125\n\x05votes\x18\x02 \x03(\x0b2\x1f.edgistry.abci"
+    b'mitInfo\x12\x14\n\x05round\x18\x01 \x01(\x05R\x05round\x125\n\x05votes\x18\x02 \x03(\x0b2\x1f.edgistry.abci'
     b'.ExtendedVoteInfoR\x05votes"\xef\x01\n\x0bMisbehavior\x122\n\x04type\x18\x01 \x01(\x0e2\x1e.edg'
-    b"istry.abci.MisbehaviorTypeR\x04type\x126\n\tvalidator\x18\x02 \x01(\x0b2\x18.edgist"
-    b"ry.abci.ValidatorR\tvalidator\x12\x16\n\x06height\x18\x03 \x01(\x03R\x06height\x12.\n\x04time"
-    b"\x18\x04 \x01(\x0b2\x1a.google.protobuf.TimestampR\x04time\x12,\n\x12total_voting_pow"
+    b'istry.abci.MisbehaviorTypeR\x04type\x126\n\tvalidator\x18\x02 \x01(\x0b2\x18.edgist'
+    b'ry.abci.ValidatorR\tvalidator\x12\x16\n\x06height\x18\x03 \x01(\x03R\x06height\x12.\n\x04time'
+    b'\x18\x04 \x01(\x0b2\x1a.google.protobuf.TimestampR\x04time\x12,\n\x12total_voting_pow'
     b'er\x18\x05 \x01(\x03R\x10totalVotingPower"\xa3\x02\n\x0fConsensusParams\x120\n\x05block\x18\x01 \x01('
-    b"\x0b2\x1a.edgistry.abci.BlockParamsR\x05block\x129\n\x08evidence\x18\x02 \x01(\x0b2\x1d.edg"
-    b"istry.abci.EvidenceParamsR\x08evidence\x12<\n\tvalidator\x18\x03 \x01(\x0b2\x1e.edg"
-    b"istry.abci.ValidatorParamsR\tvalidator\x126\n\x07version\x18\x04 \x01(\x0b2\x1c.edg"
-    b"istry.abci.VersionParamsR\x07version\x12-\n\x04abci\x18\x05 \x01(\x0b2\x19.edgistry.a"
+    b'\x0b2\x1a.edgistry.abci.BlockParamsR\x05block\x129\n\x08evidence\x18\x02 \x01(\x0b2\x1d.edg'
+    b'istry.abci.EvidenceParamsR\x08evidence\x12<\n\tvalidator\x18\x03 \x01(\x0b2\x1e.edg'
+    b'istry.abci.ValidatorParamsR\tvalidator\x126\n\x07version\x18\x04 \x01(\x0b2\x1c.edg'
+    b'istry.abci.VersionParamsR\x07version\x12-\n\x04abci\x18\x05 \x01(\x0b2\x19.edgistry.a'
     b'bci.ABCIParamsR\x04abci"I\n\x0bBlockParams\x12\x1b\n\tmax_bytes\x18\x01 \x01(\x03R\x08maxB'
     b'ytes\x12\x17\n\x07max_gas\x18\x02 \x01(\x03R\x06maxGasJ\x04\x08\x03\x10\x04"\x9f\x01\n\x0eEvidenceParams\x12+\n\x12ma'
-    b"x_age_num_blocks\x18\x01 \x01(\x03R\x0fmaxAgeNumBlocks\x12C\n\x10max_age_duration\x18"
-    b"\x02 \x01(\x0b2\x19.google.protobuf.DurationR\x0emaxAgeDuration\x12\x1b\n\tmax_byte"
+    b'x_age_num_blocks\x18\x01 \x01(\x03R\x0fmaxAgeNumBlocks\x12C\n\x10max_age_duration\x18'
+    b'\x02 \x01(\x0b2\x19.google.protobuf.DurationR\x0emaxAgeDuration\x12\x1b\n\tmax_byte'
     b's\x18\x03 \x01(\x03R\x08maxBytes"5\n\x0fValidatorParams\x12"\n\rpub_key_types\x18\x01 \x03(\tR'
     b'\x0bpubKeyTypes"!\n\rVersionParams\x12\x10\n\x03app\x18\x01 \x01(\x04R\x03app"O\n\nABCIParam'
-    b"s\x12A\n\x1dvote_extensions_enable_height\x18\x01 \x01(\x03R\x1avoteExtensionsEnab"
-    b"leHeight*#\n\x0bCheckTxType\x12\x07\n\x03NEW\x10\x00\x12\x0b\n\x07RECHECK\x10\x01*s\n\x0bBlockIDFlag"
-    b"\x12\x19\n\x15BLOCK_ID_FLAG_UNKNOWN\x10\x00\x12\x18\n\x14BLOCK_ID_FLAG_ABSENT\x10\x01\x12\x18\n\x14BLO"
-    b"CK_ID_FLAG_COMMIT\x10\x02\x12\x15\n\x11BLOCK_ID_FLAG_NIL\x10\x03*K\n\x0fMisbehaviorTyp"
-    b"e\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x12\n\x0eDUPLICATE_VOTE\x10\x01\x12\x17\n\x13LIGHT_CLIENT_ATTACK\x10\x02b"
-    b"\x06proto3"
+    b's\x12A\n\x1dvote_extensions_enable_height\x18\x01 \x01(\x03R\x1avoteExtensionsEnab'
+    b'leHeight*#\n\x0bCheckTxType\x12\x07\n\x03NEW\x10\x00\x12\x0b\n\x07RECHECK\x10\x01*s\n\x0bBlockIDFlag'
+    b'\x12\x19\n\x15BLOCK_ID_FLAG_UNKNOWN\x10\x00\x12\x18\n\x14BLOCK_ID_FLAG_ABSENT\x10\x01\x12\x18\n\x14BLO'
+    b'CK_ID_FLAG_COMMIT\x10\x02\x12\x15\n\x11BLOCK_ID_FLAG_NIL\x10\x03*K\n\x0fMisbehaviorTyp'
+    b'e\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x12\n\x0eDUPLICATE_VOTE\x10\x01\x12\x17\n\x13LIGHT_CLIENT_ATTACK\x10\x02b'
+    b'\x06proto3'
 )
 
 
@@ -192,63 +192,63 @@ def _message(name):
     return _message_factory.GetMessageClass(DESCRIPTOR.message_types_by_name[name])
 
 
-Request = _message("Request")
-Response = _message("Response")
-ResponseException = _message("ResponseException")
-RequestEcho = _message("RequestEcho")
-ResponseEcho = _message("ResponseEcho")
-RequestFlush = _message("RequestFlush")
-ResponseFlush = _message("ResponseFlush")
-RequestInfo = _message("RequestInfo")
-ResponseInfo = _message("ResponseInfo")
-RequestQuery = _message("RequestQuery")
-ResponseQuery = _message("ResponseQuery")
-ProofOps = _message("ProofOps")
-ProofOp = _message("ProofOp")
-ValueOp = _message("ValueOp")
-Proof = _message("Proof")
-RequestCheckTx = _message("RequestCheckTx")
-ResponseCheckTx = _message("ResponseCheckTx")
-RequestInitChain = _message("RequestInitChain")
-ResponseInitChain = _message("ResponseInitChain")
-RequestPrepareProposal = _message("RequestPrepareProposal")
-ResponsePrepareProposal = _message("ResponsePrepareProposal")
-RequestProcessProposal = _message("RequestProcessProposal")
-ResponseProcessProposal = _message("ResponseProcessProposal")
-RequestExtendVote = _message("RequestExtendVote")
-ResponseExtendVote = _message("ResponseExtendVote")
-RequestVerifyVoteExtension = _message("RequestVerifyVoteExtension")
-ResponseVerifyVoteExtension = _message("ResponseVerifyVoteExtension")
-RequestFinalizeBlock = _message("RequestFinalizeBlock")
-ResponseFinalizeBlock = _message("ResponseFinalizeBlock")
-ExecTxResult = _message("ExecTxResult")
-RequestCommit = _message("RequestCommit")
-ResponseCommit = _message("ResponseCommit")
-Snapshot = _message("Snapshot")
-RequestListSnapshots = _message("RequestListSnapshots")
-ResponseListSnapshots = _message("ResponseListSnapshots")
-RequestOfferSnapshot = _message("RequestOfferSnapshot")
-ResponseOfferSnapshot = _message("ResponseOfferSnapshot")
-RequestLoadSnapshotChunk = _message("RequestLoadSnapshotChunk")
-ResponseLoadSnapshotChunk = _message("ResponseLoadSnapshotChunk")
-RequestApplySnapshotChunk = _message("RequestApplySnapshotChunk")
-ResponseApplySnapshotChunk = _message("ResponseApplySnapshotChunk")
-Event = _message("Event")
-EventAttribute = _message("EventAttribute")
-PublicKey = _message("PublicKey")
-Validator = _message("Validator")
-ValidatorUpdate = _message("ValidatorUpdate")
-VoteInfo = _message("VoteInfo")
-CommitInfo = _message("CommitInfo")
-ExtendedVoteInfo = _message("ExtendedVoteInfo")
-ExtendedCommitInfo = _message("ExtendedCommitInfo")
-Misbehavior = _message("Misbehavior")
-ConsensusParams = _message("ConsensusParams")
-BlockParams = _message("BlockParams")
-EvidenceParams = _message("EvidenceParams")
-ValidatorParams = _message("ValidatorParams")
-VersionParams = _message("VersionParams")
-ABCIParams = _message("ABCIParams")
+Request = _message('Request')
+Response = _message('Response')
+ResponseException = _message('ResponseException')
+RequestEcho = _message('RequestEcho')
+ResponseEcho = _message('ResponseEcho')
+RequestFlush = _message('RequestFlush')
+ResponseFlush = _message('ResponseFlush')
+RequestInfo = _message('RequestInfo')
+ResponseInfo = _message('ResponseInfo')
+RequestQuery = _message('RequestQuery')
+ResponseQuery = _message('ResponseQuery')
+ProofOps = _message('ProofOps')
+ProofOp = _message('ProofOp')
+ValueOp = _message('ValueOp')
+Proof = _message('Proof')
+RequestCheckTx = _message('RequestCheckTx')
+ResponseCheckTx = _message('ResponseCheckTx')
+RequestInitChain = _message('RequestInitChain')
+ResponseInitChain = _message('ResponseInitChain')
+RequestPrepareProposal = _message('RequestPrepareProposal')
+ResponsePrepareProposal = _message('ResponsePrepareProposal')
+RequestProcessProposal = _message('RequestProcessProposal')
+ResponseProcessProposal = _message('ResponseProcessProposal')
+RequestExtendVote = _message('RequestExtendVote')
+ResponseExtendVote = _message('ResponseExtendVote')
+RequestVerifyVoteExtension = _message('RequestVerifyVoteExtension')
+ResponseVerifyVoteExtension = _message('ResponseVerifyVoteExtension')
+RequestFinalizeBlock = _message('RequestFinalizeBlock')
+ResponseFinalizeBlock = _message('ResponseFinalizeBlock')
+ExecTxResult = _message('ExecTxResult')
+RequestCommit = _message('RequestCommit')
+ResponseCommit = _message('ResponseCommit')
+Snapshot = _message('Snapshot')
+RequestListSnapshots = _message('RequestListSnapshots')
+ResponseListSnapshots = _message('ResponseListSnapshots')
+RequestOfferSnapshot = _message('RequestOfferSnapshot')
+ResponseOfferSnapshot = _message('ResponseOfferSnapshot')
+RequestLoadSnapshotChunk = _message('RequestLoadSnapshotChunk')
+ResponseLoadSnapshotChunk = _message('ResponseLoadSnapshotChunk')
+RequestApplySnapshotChunk = _message('RequestApplySnapshotChunk')
+ResponseApplySnapshotChunk = _message('ResponseApplySnapshotChunk')
+Event = _message('Event')
+EventAttribute = _message('EventAttribute')
+PublicKey = _message('PublicKey')
+Validator = _message('Validator')
+ValidatorUpdate = _message('ValidatorUpdate')
+VoteInfo = _message('VoteInfo')
+CommitInfo = _message('CommitInfo')
+ExtendedVoteInfo = _message('ExtendedVoteInfo')
+ExtendedCommitInfo = _message('ExtendedCommitInfo')
+Misbehavior = _message('Misbehavior')
+ConsensusParams = _message('ConsensusParams')
+BlockParams = _message('BlockParams')
+EvidenceParams = _message('EvidenceParams')
+ValidatorParams = _message('ValidatorParams')
+VersionParams = _message('VersionParams')
+ABCIParams = _message('ABCIParams')
 
 # CheckTxType
 NEW = 0
