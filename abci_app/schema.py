@@ -1,0 +1,291 @@
+"""What ``registry.ldb`` holds: its keys and its values, and the genesis document they start from.
+
+Rules kept here:
+
+* Keys that begin with a lower-case letter are *records*: they are the leaves of the app hash, so
+  every node of a chain has exactly the same ones. All other keys are this node's bookkeeping
+  (head, format number, index of records by home node); they follow from the blocks as well, but
+  they change on empty blocks or can be derived, so they stay outside the hash.
+* Values are canonical MessagePack arrays; what does not decode is ``CorruptDatabaseError``.
+* Times are microseconds since 1970 in block time; leases are in *lease time*, which is block time
+  minus the replicated shift (consensus.md, *Time*).
+
+Not handled here: which change is allowed (``registry``), and the hash (``merkle``).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, TypeVar
+
+from edgistry.codec import Document, Meta, Wire, decode, decode_json, encode, encode_json
+from edgistry.errors import ConfigError, CorruptDatabaseError, InvalidValueError, Refused
+from edgistry.transactions import (
+    MAX_ACTIONS,
+    MAX_REGION_CELLS,
+    Bytes20,
+    Bytes32,
+    Cell,
+    NodeId,
+    RecordKey,
+    ServiceRecord,
+    check_chain_id,
+    node_id_of,
+)
+
+T = TypeVar("T")
+
+FORMAT = 1
+"""Number of this layout; a database with another one is refused."""
+MAX_MEMBERS = 128
+MAX_REFUSED = 16
+"""Refused sequences remembered for each node (consensus.md, *Transactions*)."""
+MAX_GENESIS_BYTES = 1_000_000
+_MAX_VALUE_BYTES = 8 * MAX_REGION_CELLS + 256
+_MAX_PERIOD_S = 10 * 365 * 86_400
+
+Microseconds = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+
+FORMAT_KEY = b"!format"
+HEAD_KEY = b"!head"
+PARAMETERS_KEY = b"c"
+LEASE_CLOCK_KEY = b"k"
+RECORDS_START, RECORDS_STOP = b"a", b"{"
+"""The half-open range of all keys that the app hash covers."""
+
+LEASES = b"l"
+MEMBERS = b"m"
+SEQUENCES = b"q"
+REGIONS = b"r"
+SERVICES = b"s"
+HOMES = b"H"
+"""Index of services by home node: ``H`` | node id | record key, empty value."""
+
+
+class ChainParameters(Wire):
+    """What all nodes of a chain agreed on at genesis."""
+
+    chain_id: Annotated[str, Meta(min_length=1, max_length=50)]
+    lease_us: Microseconds
+    """How long records stay visible after their node's last lease renewal."""
+    delete_after_us: Microseconds
+    """How long after its lease lapsed a node's records are deleted."""
+    outage_gap_us: Microseconds
+    """A longer silence between two blocks is an outage, and does not age leases."""
+
+
+class LeaseClock(Wire):
+    """How far lease time is behind block time."""
+
+    shift_us: Microseconds
+
+
+class Member(Wire):
+    """A node that may write. ``name`` is for people and for error texts."""
+
+    public_key: Bytes32
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class Lease(Wire):
+    """A node's lease: alive while lease time is before ``expires_us``."""
+
+    expires_us: Microseconds
+
+
+class SequenceState(Wire):
+    """The last consumed sequence of a node, and its latest refused ones with their error numbers."""
+
+    last: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+    refused: Annotated[tuple[tuple[int, int], ...], Meta(max_length=MAX_REFUSED)] = ()
+
+
+class StoredService(Wire):
+    """A service record as it is kept: its key is in the database key, its home node here."""
+
+    home: Bytes20
+    type: Annotated[str, Meta(min_length=1, max_length=32)]
+    cell: Cell
+    actions: Annotated[tuple[str, ...], Meta(max_length=MAX_ACTIONS)]
+    wake: Annotated[int, Meta(ge=0, le=255)]
+    commitment: Bytes32
+
+
+class StoredRegion(Wire):
+    """A named region: ``cells`` packed as in ``RegionPut``."""
+
+    owner: Bytes20
+    version: Annotated[int, Meta(ge=1, le=(1 << 31) - 1)]
+    cells: Annotated[bytes, Meta(min_length=8, max_length=8 * MAX_REGION_CELLS)]
+
+
+class Head(Wire):
+    """The last committed block. ``height`` 0: none yet."""
+
+    height: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+    block_time_us: Microseconds
+    app_hash: Bytes32
+    """The hash after this block; the engine shows it in the next header."""
+    previous_app_hash: Bytes32
+    """The hash before this block, which this block's header shows."""
+
+
+class GenesisMember(Document):
+    """A member in the genesis document; ``public_key`` is 64 hex digits."""
+
+    name: str
+    public_key: str
+
+
+class GenesisState(Document):
+    """The ``app_state`` of a chain's genesis file. Periods are whole seconds."""
+
+    members: tuple[GenesisMember, ...]
+    chain_id: str = ""
+    """May be left out; when stated it must be the chain's."""
+    lease_s: int = 600
+    delete_after_s: int = 7 * 86_400
+    outage_gap_s: int = 60
+
+
+def service_key(key: bytes) -> bytes:
+    """Database key of the service record ``key`` (16 bytes)."""
+    return SERVICES + key
+
+
+def region_key(name: str) -> bytes:
+    """Database key of the region ``name``."""
+    return REGIONS + name.encode()
+
+
+def member_key(node_id: bytes) -> bytes:
+    """Database key of the member ``node_id`` (20 bytes)."""
+    return MEMBERS + node_id
+
+
+def lease_key(node_id: bytes) -> bytes:
+    """Database key of the lease of ``node_id``."""
+    return LEASES + node_id
+
+
+def sequence_key(node_id: bytes) -> bytes:
+    """Database key of the sequence state of ``node_id``."""
+    return SEQUENCES + node_id
+
+
+def home_key(node_id: bytes, key: bytes) -> bytes:
+    """Database key of the index entry of record ``key``, whose home is ``node_id``."""
+    return HOMES + node_id + key
+
+
+def stored_service(home: bytes, record: ServiceRecord) -> StoredService:
+    """``record`` as it is kept for its home node."""
+    return StoredService(
+        home=home,
+        type=record.type,
+        cell=record.cell,
+        actions=record.actions,
+        wake=record.wake,
+        commitment=record.commitment,
+    )
+
+
+def service_record(key: bytes, service: StoredService) -> ServiceRecord:
+    """The record as its home node published it."""
+    return ServiceRecord(
+        key=RecordKey(key),
+        type=service.type,
+        cell=service.cell,
+        actions=service.actions,
+        wake=service.wake,
+        commitment=service.commitment,
+    )
+
+
+def pack(value: Wire) -> bytes:
+    """The bytes kept for ``value``."""
+    return encode(value)
+
+
+def unpack(data: bytes, kind: type[T]) -> T:
+    """The value kept in ``data``.
+
+    Raises:
+        CorruptDatabaseError: the bytes are not one ``kind``.
+    """
+    try:
+        return decode(data, kind, limit=_MAX_VALUE_BYTES)
+    except Refused as error:
+        raise CorruptDatabaseError(f"a stored {kind.__name__} does not decode: {error}") from None
+
+
+_MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
+
+
+def genesis_bytes(state: GenesisState) -> bytes:
+    """``state`` as JSON, checked.
+
+    Raises:
+        ConfigError: what ``parse_genesis`` would refuse.
+    """
+    data = encode_json(state)
+    parse_genesis(data)
+    return data
+
+
+def parse_genesis(data: bytes) -> GenesisState:
+    """The genesis state in the JSON ``data``.
+
+    Raises:
+        ConfigError: not this document, or a value outside its range; the detail names it.
+    """
+    try:
+        state = decode_json(data, GenesisState, limit=MAX_GENESIS_BYTES)
+        _check_genesis(state)
+    except ConfigError:
+        raise
+    except Refused as error:
+        raise ConfigError(f"genesis app_state: {error}") from None
+    return state
+
+
+def _check_genesis(state: GenesisState) -> None:
+    if state.chain_id:
+        check_chain_id(state.chain_id)
+    for field, seconds in (
+        ("lease_s", state.lease_s),
+        ("delete_after_s", state.delete_after_s),
+        ("outage_gap_s", state.outage_gap_s),
+    ):
+        if not 1 <= seconds <= _MAX_PERIOD_S:
+            raise InvalidValueError(f"{field} is {seconds}; allowed are 1 to {_MAX_PERIOD_S}")
+    if not 1 <= len(state.members) <= MAX_MEMBERS:
+        raise InvalidValueError(f"{len(state.members)} members; allowed are 1 to {MAX_MEMBERS}")
+    for member in state.members:
+        if not _MEMBER_NAME.fullmatch(member.name):
+            raise InvalidValueError(f"member name {member.name!r}: use 1-64 of A-Z a-z 0-9 . _ -")
+        if not _PUBLIC_KEY.fullmatch(member.public_key):
+            raise InvalidValueError(f"member {member.name}: public_key is not 64 hex digits")
+    for what in ("name", "public_key"):
+        if len({getattr(member, what) for member in state.members}) < len(state.members):
+            raise InvalidValueError(f"two members have the same {what}")
+
+
+def genesis_parameters(chain_id: str, state: GenesisState) -> ChainParameters:
+    """The parameters of the chain ``chain_id`` that starts from ``state``."""
+    return ChainParameters(
+        chain_id=chain_id,
+        lease_us=state.lease_s * 1_000_000,
+        delete_after_us=state.delete_after_s * 1_000_000,
+        outage_gap_us=state.outage_gap_s * 1_000_000,
+    )
+
+
+def genesis_members(state: GenesisState) -> dict[NodeId, Member]:
+    """The members of ``state`` by node id."""
+    members: dict[NodeId, Member] = {}
+    for member in state.members:
+        public_key = bytes.fromhex(member.public_key)
+        members[node_id_of(public_key)] = Member(public_key=public_key, name=member.name)
+    return members
