@@ -94,7 +94,7 @@ class Lease(Wire):
 
 
 class SequenceState(Wire):
-    """The last consumed sequence of a node, and its latest refused ones with their error numbers."""
+    """The last consumed sequence of a node, and its latest refused ones with error numbers."""
 
     last: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     refused: Annotated[tuple[tuple[int, int], ...], Meta(max_length=MAX_REFUSED)] = ()
