@@ -22,6 +22,7 @@ from msgspec import Meta, Raw, field
 from .errors import MalformedError, TooLargeError
 
 __all__ = [
+    "Answer",
     "Document",
     "Meta",
     "Raw",
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
     @dataclass_transform(frozen_default=True, kw_only_default=True)
     class Document: ...
 
+    @dataclass_transform(frozen_default=True, kw_only_default=True)
+    class Answer(Document): ...
+
 else:
 
     class Wire(
@@ -55,6 +59,10 @@ else:
 
     class Document(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
         """Base of values that travel as JSON objects (HTTP API, ``--json`` output)."""
+
+    class Answer(Document, forbid_unknown_fields=False):
+        """A ``Document`` whose reader skips fields it does not know, because the writer, a
+        node, may be newer than the reader, a client."""
 
 
 _encoder = msgspec.msgpack.Encoder()
