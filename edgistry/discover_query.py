@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from .api import (
@@ -24,7 +23,13 @@ from .api import (
     MAX_DISCOVER_BYTES,
     MAX_RADIUS_KM,
     MAX_RESULTS,
+    Area,
+    CellArea,
     DiscoverBody,
+    DiscoverQuery,
+    NearArea,
+    PolygonArea,
+    RegionArea,
 )
 from .codec import decode_json, encode_json
 from .errors import InvalidValueError, LimitExceededError, MalformedError
@@ -37,51 +42,6 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,40}(\.[0-9]{0,40})?([eE][+-]?[0-9]{1,4})?", 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}", re.ASCII)
 _CELL = re.compile(r"8[0-9a-f]{14}")
 _CURSOR = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_CURSOR_CHARACTERS}}}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegionArea:
-    """The named region ``name``."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellArea:
-    """The H3 cell ``cell``: 15 hex digits; whether it is a cell at all is checked later."""
-
-    cell: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NearArea:
-    """A circle: degrees north, degrees east, kilometres."""
-
-    latitude: float
-    longitude: float
-    radius_km: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PolygonArea:
-    """A GeoJSON object; its type and coordinates are checked later."""
-
-    geojson: Mapping[str, Any] = field(hash=False)
-
-
-Area = RegionArea | CellArea | NearArea | PolygonArea
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiscoverQuery:
-    """A checked discover request."""
-
-    area: Area
-    type: str | None = None
-    limit: int = DEFAULT_RESULTS
-    cursor: str | None = None
-    min_height: int | None = None
-    """Answer only from this height on."""
 
 
 def parse_discover_parameters(parameters: Mapping[str, str]) -> DiscoverQuery:
