@@ -1,0 +1,215 @@
+"""What an operator can set: ``node.toml`` of one node, ``cluster.toml`` of a local cluster.
+
+Rules kept here: pure values with their ranges; which engine a directory was made for is recorded
+here and cannot be changed later, since blocks and keys of one engine mean nothing to the other.
+
+Not handled here: reading the files (``edgistry.adapters.config``), where they are
+(``directory``), and consensus parameters, which live in the chain's genesis.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from edgistry.adapters.config import section, setting
+from edgistry.adapters.log import Level
+from edgistry.errors import InvalidValueError
+
+EngineKind = Literal["solo", "cometbft"]
+EngineLevel = Literal["debug", "info", "error", "none"]
+
+DEFAULT_BASE_PORT = 27000
+PORTS_PER_NODE = 10
+"""Node i of a cluster has base + 10 i: API, + 1 p2p, + 2 engine RPC, + 3 kept for the peer link."""
+P2P_OFFSET, RPC_OFFSET, PEER_LINK_OFFSET = 1, 2, 3
+MAX_NODES = 100
+"""Votes grow with the square of the validators; CometBFT is used with up to a few hundred."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,49}")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_PEER = re.compile(r"([0-9a-f]{40})@(\[[0-9a-fA-F:.]+\]|[^@:\[\]]+):([0-9]{1,5})")
+
+
+def check_name(name: str) -> None:
+    """Raises InvalidValueError unless ``name`` may name a node."""
+    if not _NAME.fullmatch(name):
+        raise InvalidValueError(
+            "a node name has up to 50 of a-z, 0-9, '.', '_', '-', beginning with a letter or digit"
+        )
+
+
+def check_port(port: int) -> None:
+    """Raises InvalidValueError unless ``port`` can be listened on by number."""
+    if not 1 <= port <= 65535:
+        raise InvalidValueError(f"a port is a number from 1 to 65535, not {port}")
+
+
+def check_host(host: str) -> None:
+    """Raises InvalidValueError unless ``host`` is an IP address or a host name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if not _HOST.fullmatch(host):
+            raise InvalidValueError(f"{host!r} is neither an IP address nor a host name") from None
+
+
+def check_peers(peers: tuple[str, ...]) -> None:
+    """Raises InvalidValueError unless every peer is ``id@host:port``."""
+    for peer in peers:
+        match = _PEER.fullmatch(peer)
+        if match is None:
+            raise InvalidValueError(
+                f"{peer!r} is not ID@HOST:PORT with an ID of 40 hexadecimal digits"
+            )
+        check_host(match[2].strip("[]"))
+        check_port(int(match[3]))
+
+
+def peer_id_of(peer: str) -> str:
+    """The peer id in a checked ``id@host:port``."""
+    return peer.partition("@")[0]
+
+
+def peer_host_of(peer: str) -> str:
+    """The host in a checked ``id@host:port``, without brackets."""
+    return peer.partition("@")[2].rpartition(":")[0].strip("[]")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` means this machine and can be reached from nowhere else."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def url_host(host: str) -> str:
+    """``host`` as it stands before a colon and a port: IPv6 addresses in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiConfig:
+    """Where clients and devices reach this node over HTTP."""
+
+    host: str = setting(
+        "127.0.0.1", help="Address to listen on; 0.0.0.0 for all interfaces.", check=check_host
+    )
+    port: int = setting(DEFAULT_BASE_PORT, help="Port of the HTTP API.", check=check_port)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerConfig:
+    """How the engine reaches the other nodes of the cluster (cometbft only)."""
+
+    host: str = setting(
+        "127.0.0.1", help="Address the engine listens on for other nodes.", check=check_host
+    )
+    port: int = setting(
+        DEFAULT_BASE_PORT + P2P_OFFSET, help="Port for other nodes.", check=check_port
+    )
+    members: tuple[str, ...] = setting(
+        (),
+        help="The other nodes, as ID@HOST:PORT. Anybody else who connects is turned away.",
+        check=check_peers,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """The consensus engine beside this node (cometbft only)."""
+
+    rpc_port: int = setting(
+        DEFAULT_BASE_PORT + RPC_OFFSET,
+        help="Port of the engine's RPC, always on 127.0.0.1. It has no authentication.",
+        check=check_port,
+    )
+    log_level: EngineLevel = setting(
+        "info", help='Level of logs/engine.log: "debug", "info", "error" or "none".'
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfig:
+    """The node's own log."""
+
+    level: Level = setting(
+        "info", help='Level of logs/node.log: "debug", "info", "warning" or "error".'
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """One node directory's ``node.toml``."""
+
+    name: str = setting(help="Name of this node, unique in its cluster.", check=check_name)
+    engine: EngineKind = setting(
+        "solo",
+        help=(
+            'What makes blocks: "solo" (this node alone) or "cometbft" (a cluster).\n'
+            "Recorded when the directory was made; it cannot be changed afterwards."
+        ),
+    )
+    api: ApiConfig = section(ApiConfig, help="The HTTP API: read-only, open to clients.")
+    peers: PeerConfig = section(PeerConfig, help="The other nodes of the cluster.")
+    cometbft: EngineConfig = section(EngineConfig, help="The CometBFT engine beside this node.")
+    log: LogConfig = section(LogConfig, help="Logs are in the directory logs/, by size.")
+
+    def __post_init__(self) -> None:
+        ports = [self.api.port]
+        if self.engine == "cometbft":
+            ports += [self.peers.port, self.cometbft.rpc_port]
+        if len(set(ports)) < len(ports):
+            raise InvalidValueError(f"api, peers and cometbft need different ports, not {ports}")
+
+    @property
+    def api_url(self) -> str:
+        """Where this machine reaches the node's API."""
+        host = "127.0.0.1" if self.api.host in {"0.0.0.0", "::"} else self.api.host  # noqa: S104
+        return f"http://{url_host(host)}:{self.api.port}"
+
+
+def _check_hosts(hosts: tuple[str, ...]) -> None:
+    if not 1 <= len(hosts) <= MAX_NODES:
+        raise InvalidValueError(f"a cluster has 1 to {MAX_NODES} nodes, not {len(hosts)}")
+    for host in hosts:
+        check_host(host)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """``cluster.toml``: the nodes whose directories were made together, in order."""
+
+    chain_id: str = setting(help="Chain id of the cluster.")
+    base_port: int = setting(
+        help="Node i listens on base_port + 10 i (API), + 1 (peers), + 2 (engine RPC).",
+        check=check_port,
+    )
+    hosts: tuple[str, ...] = setting(
+        help="Host of node i, as the other nodes reach it.", check=_check_hosts
+    )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """``node0``, ``node1`` …: names of the nodes and of their directories."""
+        return tuple(f"node{number}" for number in range(len(self.hosts)))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all nodes run on this machine."""
+        return all(is_loopback(host) for host in self.hosts)
+
+
+def check_base_port(base_port: int, nodes: int) -> None:
+    """Raises InvalidValueError unless ``nodes`` nodes find their ports from ``base_port`` on."""
+    last = base_port + PORTS_PER_NODE * (nodes - 1) + PEER_LINK_OFFSET
+    if base_port < 1 or last > 65535:
+        raise InvalidValueError(
+            f"ports {base_port} to {last} are needed; choose a base port from 1"
+            f" to {65535 - (last - base_port)}"
+        )

@@ -1,0 +1,306 @@
+"""A node's directory: what is where, who may read it, and who has it open.
+
+Rules kept here:
+
+* ``init`` refuses a directory that is not empty; what it made is removed when it fails half-way,
+  and ``node.toml`` is written last: only a complete directory is a node.
+* Private keys are 0600 and created exclusively (an existing key is never overwritten). The
+  directory itself is 0700: positions and names of devices are in it.
+* Unix socket paths stay under 100 bytes (the kernel allows 107): refused at ``init``, and again
+  at ``run``, since a directory can be moved.
+* One process runs a directory at a time: it holds a lock on ``run/node.pid``, which the kernel
+  lets go when the process dies, however it dies. A pid in that file means something only while
+  the lock is held.
+
+Not handled here: the engine's home inside it (``comet_config``), what the files mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgistry.adapters import config as toml
+from edgistry.errors import ConfigError, DatabaseLockedError, DirectoryError
+
+from .config import NodeConfig
+
+MAX_SOCKET_PATH_BYTES = 100
+"""Linux allows 107 bytes for a Unix socket's path; the rest is left for temporary names."""
+
+NODE_FILE_TITLE = """\
+Settings of one Edgistry node. Restart the node after a change.
+
+Never run a copy of this directory, and never restore an old one, while or after the original
+ran: two nodes with one validator key sign different blocks, and the others shut both out."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDirectory:
+    """The layout of one node's directory; ``root`` is absolute."""
+
+    root: Path
+
+    @property
+    def config_file(self) -> Path:
+        """Settings; its presence makes the directory a node."""
+        return self.root / "node.toml"
+
+    @property
+    def genesis_file(self) -> Path:
+        """The chain's beginning, the same on all nodes; CometBFT's format, also for solo."""
+        return self.root / "genesis.json"
+
+    @property
+    def registry_key_file(self) -> Path:
+        """The seed that signs this node's registry transactions, as hexadecimal digits."""
+        return self.root / "keys" / "registry.key"
+
+    @property
+    def registry_db(self) -> Path:
+        """The replicated database. May be wiped: the engine replays the blocks."""
+        return self.root / "data" / "registry.ldb"
+
+    @property
+    def queues_db(self) -> Path:
+        """This node's own database: outbox, devices, queues. Needs a backup."""
+        return self.root / "data" / "queues.ldb"
+
+    @property
+    def run_dir(self) -> Path:
+        """Sockets and pid files, 0700."""
+        return self.root / "run"
+
+    @property
+    def abci_socket(self) -> Path:
+        """Where the engine reaches the application."""
+        return self.run_dir / "abci.sock"
+
+    @property
+    def admin_socket(self) -> Path:
+        """Where the operator's commands reach the node."""
+        return self.run_dir / "admin.sock"
+
+    @property
+    def pid_file(self) -> Path:
+        """Pid of the running node; locked while it runs."""
+        return self.run_dir / "node.pid"
+
+    @property
+    def engine_pid_file(self) -> Path:
+        """Pid and start time of the engine that this node started last."""
+        return self.run_dir / "engine.pid"
+
+    @property
+    def engine_home(self) -> Path:
+        """CometBFT's home; absent for solo."""
+        return self.root / "engine"
+
+    @property
+    def logs_dir(self) -> Path:
+        """``node.log``, ``engine.log``, and ``console.log`` when started in the background."""
+        return self.root / "logs"
+
+
+def check_socket_paths(root: Path) -> None:
+    """Refuse a directory whose sockets the kernel could not bind.
+
+    Raises:
+        DirectoryError: a socket's path would be longer than 100 bytes.
+    """
+    directory = NodeDirectory(root)
+    for path in (directory.abci_socket, directory.admin_socket):
+        size = len(os.fsencode(path))
+        if size > MAX_SOCKET_PATH_BYTES:
+            raise DirectoryError(
+                f"{root}: its socket {path.name} would have a path of {size} bytes; at most"
+                f" {MAX_SOCKET_PATH_BYTES} work. Choose a directory whose path is at least"
+                f" {size - MAX_SOCKET_PATH_BYTES} bytes shorter, such as /var/lib/edgistry"
+            )
+
+
+def check_empty(root: Path) -> None:
+    """Raises DirectoryError unless ``root`` is missing or an empty directory."""
+    try:
+        if root.is_symlink() and not root.exists():
+            raise DirectoryError(f"{root} is a symbolic link to nothing")
+        if not root.exists():
+            return
+        if not root.is_dir():
+            raise DirectoryError(f"{root} exists and is not a directory")
+        if any(root.iterdir()):
+            raise DirectoryError(
+                f"{root} is not empty, and nothing in it will be overwritten."
+                " Name a new directory, or remove this one first if you are sure"
+            )
+    except OSError as error:
+        raise DirectoryError(f"{root}: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def fresh(root: Path) -> Iterator[None]:
+    """Make ``root`` (0700) for the block, and empty it again if the block fails.
+
+    Raises:
+        DirectoryError: not empty, or it cannot be made or written.
+    """
+    check_empty(root)
+    existed = root.exists()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        root.chmod(0o700)
+        yield
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            for entry in list(root.iterdir()):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if not existed:
+                root.rmdir()
+        if isinstance(error, OSError):
+            raise DirectoryError(f"{error.filename or root}: {error.strerror}") from None
+        raise
+
+
+def write_secret(path: Path, data: bytes) -> None:
+    """Create ``path`` with ``data``, mode 0600, durable.
+
+    Raises:
+        DirectoryError: it exists already.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise DirectoryError(f"{path} exists; keys are never overwritten") from None
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def create_layout(directory: NodeDirectory, *, registry_seed: bytes) -> None:
+    """Make the folders of a node and its registry key in the empty directory."""
+    for folder in (
+        directory.registry_key_file.parent,
+        directory.registry_db.parent,
+        directory.run_dir,
+        directory.logs_dir,
+    ):
+        folder.mkdir(mode=0o700)
+    write_secret(directory.registry_key_file, registry_seed.hex().encode() + b"\n")
+
+
+def write_config(directory: NodeDirectory, config: NodeConfig) -> None:
+    """Write ``node.toml``, the last step of ``init``."""
+    directory.config_file.write_text(toml.render(config, title=NODE_FILE_TITLE), encoding="utf-8")
+
+
+def open_directory(root: Path) -> tuple[NodeDirectory, NodeConfig]:
+    """The layout and settings of an existing node.
+
+    Raises:
+        DirectoryError: no node, or unusable as it is.
+        ConfigError: ``node.toml`` is wrong, or does not fit what is in the directory.
+    """
+    directory = NodeDirectory(root.absolute())
+    if not directory.config_file.exists():
+        advice = f"`edgistry-node init {root}` makes one"
+        if (root / "cluster.toml").exists():
+            advice = f"it is a cluster: name one of its nodes ({root / 'node0'}), or use `cluster`"
+        raise DirectoryError(f"{root} is not a node's directory (it has no node.toml); {advice}")
+    config = toml.load(directory.config_file, NodeConfig)
+    check_socket_paths(directory.root)
+    if (config.engine == "cometbft") != directory.engine_home.exists():
+        made_for = "solo" if config.engine == "cometbft" else "cometbft"
+        raise ConfigError(
+            f"{directory.config_file}: engine: this directory was made for {made_for!r}, and"
+            " there is no conversion; put that back, or init a new directory"
+        )
+    return directory, config
+
+
+def read_registry_seed(directory: NodeDirectory) -> bytes:
+    """The 32-byte seed of this node's registry key.
+
+    Raises:
+        DirectoryError: missing, readable by others, or damaged.
+    """
+    path = directory.registry_key_file
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read(100)
+    except OSError as error:
+        raise DirectoryError(f"{path}: the node's key cannot be read: {error.strerror}") from None
+    if mode & 0o077:
+        raise DirectoryError(f"{path}: others may read this key; run `chmod 600 {path}`")
+    try:
+        seed = bytes.fromhex(text.decode("ascii").strip())
+    except ValueError:
+        seed = b""
+    if len(seed) != 32:
+        raise DirectoryError(f"{path}: not a key of 64 hexadecimal digits; restore it from backup")
+    return seed
+
+
+# --- who runs it -------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def hold(directory: NodeDirectory) -> Iterator[None]:
+    """Be the one process that runs this directory while the block runs.
+
+    Raises:
+        DatabaseLockedError: another process runs it.
+        DirectoryError: ``run/`` cannot be written.
+    """
+    try:
+        directory.run_dir.mkdir(mode=0o700, exist_ok=True)
+        directory.run_dir.chmod(0o700)
+        directory.logs_dir.mkdir(mode=0o700, exist_ok=True)
+        handle = os.open(directory.pid_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DirectoryError(f"{error.filename}: {error.strerror}") from None
+    with os.fdopen(handle, "r+b") as file:
+        if not _lock(file.fileno()):
+            pid = file.read(20).split()
+            who = f"process {pid[0].decode()}" if pid else "another process"
+            raise DatabaseLockedError(f"{directory.root} is already run by {who}") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n".encode())
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _lock(handle: int) -> bool:
+    # ``running_pid`` takes the lock for an instant to look: a few tries tell it from a node.
+    for _ in range(10):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(0.03)
+        else:
+            return True
+    return False
+
+
+def running_pid(directory: NodeDirectory) -> int | None:
+    """Pid of the process that runs this directory now, or ``None``."""
+    try:
+        with directory.pid_file.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                words = file.read(20).split()
+                return int(words[0]) if words and words[0].isdigit() else None
+    except OSError:
+        return None
+    return None
