@@ -29,6 +29,8 @@ class Refused(Exception):
     number: ClassVar[int] = 1
     http_status: ClassVar[int] = 400
     exit_code: ClassVar[int] = 1
+    wire_status: ClassVar[int] = 20
+    """What an authenticated reply says (the status table of ``envelope.py``); 20 is REJECTED."""
     help: ClassVar[str] = "Read the detail, correct the request and send it again."
 
     def __init__(self, detail: str) -> None:
@@ -47,6 +49,7 @@ class MalformedError(Refused):
 
     code = "malformed"
     number = 2
+    wire_status = 23
     help = "Send the bytes exactly as the format says; docs/protocol.md has every layout."
 
 
@@ -56,6 +59,7 @@ class TooLargeError(Refused):
     code = "too-large"
     number = 3
     http_status = 413
+    wire_status = 14
     help = "Send less at once; the limit is in the detail."
 
 
@@ -127,6 +131,7 @@ class NotFoundError(Refused):
     code = "not-found"
     number = 15
     http_status = 404
+    wire_status = 9
     help = "Check the name; the list command of the same noun shows what exists."
 
 
@@ -315,6 +320,187 @@ class RequestTooSlowError(Refused):
 
 
 # --- authority (capability.md) -----------------------------------------------------------------
+
+
+class UnknownVersionError(MalformedError):
+    """A format version that this program does not know."""
+
+    code = "unknown-version"
+    number = 101
+    help = "Update this program, or ask the issuer for a capability of version 1."
+
+
+class WidenedError(MalformedError):
+    """A block claims more than the block before it grants."""
+
+    code = "widened"
+    number = 102
+    help = "A holder can only narrow; ask the issuer for a capability that grants more."
+
+
+class UnknownCaveatError(MalformedError):
+    """A caveat that must be understood and is not."""
+
+    code = "unknown-caveat"
+    number = 103
+    help = "Update this program: it cannot enforce this caveat, so it must refuse."
+
+
+class AuthorityError(Refused):
+    """A request that its capabilities do not authorise.
+
+    ``reply`` is the encoded answer to send, when a server made one: generic before the request's
+    tag has verified, exact and with a tag afterwards.
+    """
+
+    code = "authority"
+    number = 104
+    http_status = 403
+    wire_status = 1
+    help = "`edgistry cap show` says who may do what with a capability, and until when."
+
+    reply: bytes | None = None
+
+
+class BadTagError(AuthorityError):
+    """The envelope's tag does not belong to its content, its capabilities and this issuer."""
+
+    code = "bad-tag"
+    number = 105
+    help = "Use a capability that this issuer signed, and send the envelope unchanged."
+
+
+class WrongEpochError(AuthorityError):
+    """The capability was signed under another epoch of its issuer."""
+
+    code = "wrong-epoch"
+    number = 106
+    help = "The issuer has started a new epoch; ask it for a new capability."
+
+
+class NoRightError(AuthorityError):
+    """No entry of the capability holds every right that the operation needs."""
+
+    code = "no-right"
+    number = 107
+    wire_status = 6
+    help = "Ask whoever gave you the capability for one that allows this on this target."
+
+
+class CaveatError(AuthorityError):
+    """A caveat of the capability does not hold for this request; ``caveat`` is its name."""
+
+    code = "caveat"
+    number = 108
+    wire_status = 7
+    help = "Make the request as the caveat demands, or ask for a capability without it."
+
+    def __init__(self, detail: str, *, caveat: str) -> None:
+        super().__init__(detail)
+        self.caveat = caveat
+
+
+class RevokedError(AuthorityError):
+    """The capability, or one that it was derived from, was revoked."""
+
+    code = "revoked"
+    number = 109
+    wire_status = 8
+    help = "Ask the issuer for a new capability."
+
+
+class ExpiredError(AuthorityError):
+    """The request's own deadline has passed; it was not executed."""
+
+    code = "expired"
+    number = 110
+    wire_status = 5
+    help = "Bind a new request with a later deadline."
+
+
+class ResynchroniseError(AuthorityError):
+    """The request's sequence does not fit the issuer's replay state.
+
+    ``sequence_epoch`` and ``sequence_floor`` are what the client continues from.
+    """
+
+    code = "resynchronise"
+    number = 111
+    http_status = 409
+    wire_status = 3
+    help = "Bind a new request with the sequence epoch, and a sequence above the floor, given here."
+
+    def __init__(self, detail: str, *, sequence_epoch: int, sequence_floor: int) -> None:
+        super().__init__(detail)
+        self.sequence_epoch = sequence_epoch
+        self.sequence_floor = sequence_floor
+
+
+class StaleError(ResynchroniseError):
+    """The sequence is used, too old, or of an earlier sequence epoch."""
+
+    code = "stale"
+    number = 112
+
+
+class FutureError(ResynchroniseError):
+    """The sequence is more than five minutes ahead of the issuer's clock."""
+
+    code = "future"
+    number = 113
+    wire_status = 4
+    help = "Correct the clock, or bind a new request with the issuer's time given here."
+
+
+class TooManyClientsError(AuthorityError):
+    """All replay states of this grant are in use by other clients."""
+
+    code = "too-many-clients"
+    number = 114
+    http_status = 429
+    wire_status = 17
+    help = "Wait until the other clients' deadlines have passed, or ask for a grant of your own."
+
+
+class BadRequestError(AuthorityError):
+    """An authentic request that makes no sense: unknown operation, or payload of another shape."""
+
+    code = "bad-request"
+    number = 115
+    http_status = 422
+    wire_status = 23
+    help = "Send the operation and payload as docs/protocol.md lists them."
+
+
+class DenySetFullError(AuthorityError):
+    """The issuer already denies as many capabilities as it can remember."""
+
+    code = "deny-set-full"
+    number = 116
+    http_status = 507
+    wire_status = 18
+    help = "Raise the issuer's epoch: it kills every capability signed so far and empties the set."
+
+
+class CannotFlattenError(AuthorityError):
+    """The chain has no equivalent of one block: too large, or nothing could satisfy it."""
+
+    code = "cannot-flatten"
+    number = 117
+    http_status = 422
+    wire_status = 14
+    help = "Keep the chain as it is, or derive one with fewer entries and caveats."
+
+
+class BadReplyError(AuthorityError):
+    """A reply that the issuer did not make for this request, or not as received."""
+
+    code = "bad-reply"
+    number = 118
+    http_status = 502
+    help = "Do not believe it; send the same envelope again."
+
+
 # --- WooFs ---------------------------------------------------------------------------------------
 
 
