@@ -1,0 +1,1 @@
+"""The device-class profile: what a microcontroller needs to verify derived capabilities."""
