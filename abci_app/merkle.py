@@ -1,0 +1,287 @@
+"""The app hash: a two-level sorted Merkle map, kept current as records change.
+
+Rules kept here (consensus.md, *App hash*; RFC 6962, section 2.1):
+
+* A key belongs to the bucket named by the first 12 bits of SHA-256(key). Leaf =
+  SHA-256(0x00 | uvarint(len key) | key | 0x20 | SHA-256(value)), inner = SHA-256(0x01 | left |
+  right), split at the largest power of two below the number of leaves; leaves in key order.
+* The top map has all 4096 buckets: key = bucket number as two bytes big-endian, value = root of
+  the bucket; the root of an empty bucket is SHA-256 of nothing. Its root is the app hash.
+* ``MerkleMap`` changes only in ``MerkleMap.adopt``. Changes are gathered in an ``Update`` beside
+  it, which can be thrown away, and adopting one returns the ``Version`` it replaced, so that
+  proofs of the version before can still be made.
+* Memory: a tuple of keys and one string of leaf hashes a bucket, about 110 bytes a record.
+
+Pure. Not handled here: where records are stored, and what carries a proof (``queries``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+BUCKETS = 4096
+_DEPTH = 12
+"""Levels above the top map's leaves: 2 ** 12 buckets."""
+_SIZE = 32
+EMPTY_ROOT = hashlib.sha256(b"").digest()
+"""Root of a tree without leaves (RFC 6962)."""
+
+Change = tuple[bytes, bytes | None]
+"""A key and its new value; ``None`` removes the key."""
+_Bucket = tuple[tuple[bytes, ...], bytes]
+"""Keys in order, and their leaf hashes one after another in one string."""
+_STEP = 64
+"""Buckets hashed between two yields of ``Update.settle``: a millisecond at 100 000 records."""
+_pairs = struct.Struct("64s").iter_unpack
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Path:
+    """Where a leaf stands in a tree of ``total`` leaves; ``aunts`` from its sibling upwards."""
+
+    total: int
+    index: int
+    leaf_hash: bytes
+    aunts: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """That ``key`` has the value it has: its path in its bucket, and the bucket's in the top map.
+
+    The bucket's key is ``bucket_key``; its value is the root that ``inner`` leads to.
+    """
+
+    key: bytes
+    inner: Path
+    bucket_key: bytes
+    outer: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbsenceProof:
+    """That ``key`` has no value: its neighbours stand side by side in the bucket it belongs to.
+
+    ``left`` and ``right`` are (key, path) of the last leaf before and the first after it; a side
+    without a neighbour is ``None``: then the other one is the last or first leaf of the bucket.
+    With neither the bucket is empty.
+    """
+
+    key: bytes
+    left: tuple[bytes, Path] | None
+    right: tuple[bytes, Path] | None
+    bucket_key: bytes
+    outer: Path
+
+
+def bucket_of(key: bytes) -> int:
+    """The bucket of ``key``: 0 to 4095."""
+    digest = hashlib.sha256(key).digest()
+    return digest[0] << 4 | digest[1] >> 4
+
+
+def bucket_key(bucket: int) -> bytes:
+    """The key of ``bucket`` in the top map."""
+    return bucket.to_bytes(2, "big")
+
+
+def leaf_hash(key: bytes, value: bytes) -> bytes:
+    """The hash of the leaf that says ``key`` has ``value``."""
+    value_hash = hashlib.sha256(value).digest()
+    return hashlib.sha256(b"\x00" + _uvarint(len(key)) + key + b"\x20" + value_hash).digest()
+
+
+def tree_root(leaves: bytes) -> bytes:
+    """RFC 6962 root over leaf hashes given one after another in one string."""
+    if not leaves:
+        return EMPTY_ROOT
+    while len(leaves) > _SIZE:
+        leaves = _parents(leaves)
+    return leaves
+
+
+def tree_path(leaves: bytes, index: int) -> Path:
+    """RFC 6962 audit path of leaf ``index`` among ``leaves`` (as for ``tree_root``)."""
+    total, place, aunts = len(leaves) // _SIZE, index, []
+    own = _at(leaves, index)
+    while len(leaves) > _SIZE:
+        sibling = place ^ 1
+        if sibling * _SIZE < len(leaves):
+            aunts.append(_at(leaves, sibling))
+        leaves, place = _parents(leaves), place >> 1
+    return Path(total=total, index=index, leaf_hash=own, aunts=tuple(aunts))
+
+
+def _parents(level: bytes) -> bytes:
+    # Pairing from the left and promoting an odd last node upwards gives the same tree as
+    # splitting at the largest power of two from the top down.
+    sha256 = hashlib.sha256
+    odd = len(level) & _SIZE
+    pairs = _pairs(level[:-_SIZE] if odd else level)
+    hashes = [sha256(b"\x01" + pair).digest() for (pair,) in pairs]
+    if odd:
+        hashes.append(level[-_SIZE:])
+    return b"".join(hashes)
+
+
+def _at(hashes: bytes | bytearray, index: int) -> bytes:
+    return bytes(hashes[index * _SIZE : (index + 1) * _SIZE])
+
+
+def _uvarint(number: int) -> bytes:
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+class MerkleMap:
+    """The records of the last committed state, as hashes.
+
+    ``items`` are all (key, value) pairs in ascending key order.
+    """
+
+    def __init__(self, items: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        keys: list[list[bytes]] = [[] for _ in range(BUCKETS)]
+        leaves = [bytearray() for _ in range(BUCKETS)]
+        for key, value in items:
+            bucket = bucket_of(key)
+            keys[bucket].append(key)
+            leaves[bucket] += leaf_hash(key, value)
+        self.buckets: list[_Bucket] = []
+        for bucket in range(BUCKETS):
+            self.buckets.append((tuple(keys[bucket]), bytes(leaves[bucket])))
+            keys[bucket], leaves[bucket] = [], bytearray()
+        # The top map's levels, leaves first; index i of a level is above 2i and 2i+1 of the one
+        # before.
+        level = b"".join(
+            leaf_hash(bucket_key(bucket), tree_root(hashes))
+            for bucket, (_, hashes) in enumerate(self.buckets)
+        )
+        self.levels = [bytearray(level)]
+        for _ in range(_DEPTH):
+            level = _parents(level)
+            self.levels.append(bytearray(level))
+
+    @property
+    def root(self) -> bytes:
+        """The app hash."""
+        return bytes(self.levels[_DEPTH])
+
+    def __len__(self) -> int:
+        return sum(len(keys) for keys, _ in self.buckets)
+
+    def prove(self, key: bytes) -> Proof | AbsenceProof:
+        """The proof of what the map says about ``key``."""
+        return Version(self).prove(key)
+
+    def update(self) -> Update:
+        """An empty set of changes to this version."""
+        return Update(self)
+
+    def adopt(self, update: Update) -> Version:
+        """Make ``update`` (settled, made from this version) the current state.
+
+        The version that it replaced is returned; it is valid until the next ``adopt``.
+        """
+        earlier = Version(self)
+        for bucket, value in update.buckets.items():
+            earlier.buckets[bucket] = self.buckets[bucket]
+            self.buckets[bucket] = value
+        for level, nodes in enumerate(update.nodes):
+            hashes, old = self.levels[level], earlier.nodes[level]
+            for index, node in nodes.items():
+                old[index] = _at(hashes, index)
+                hashes[index * _SIZE : (index + 1) * _SIZE] = node
+        return earlier
+
+
+class Version:
+    """A map that differs from ``base`` in some buckets and in the nodes above them."""
+
+    def __init__(self, base: MerkleMap) -> None:
+        self._base = base
+        self.buckets: dict[int, _Bucket] = {}
+        self.nodes: list[dict[int, bytes]] = [{} for _ in range(_DEPTH + 1)]
+
+    @property
+    def root(self) -> bytes:
+        """The app hash of this version (of an ``Update``: once it is settled)."""
+        return self._node(_DEPTH, 0)
+
+    def prove(self, key: bytes) -> Proof | AbsenceProof:
+        """The proof of what this version says about ``key``."""
+        number = bucket_of(key)
+        keys, leaves = self._bucket(number)
+        outer = Path(
+            total=BUCKETS,
+            index=number,
+            leaf_hash=self._node(0, number),
+            aunts=tuple(self._node(level, number >> level ^ 1) for level in range(_DEPTH)),
+        )
+        place = bisect_left(keys, key)
+        if place < len(keys) and keys[place] == key:
+            inner = tree_path(leaves, place)
+            return Proof(key=key, inner=inner, bucket_key=bucket_key(number), outer=outer)
+        return AbsenceProof(
+            key=key,
+            left=(keys[place - 1], tree_path(leaves, place - 1)) if place else None,
+            right=(keys[place], tree_path(leaves, place)) if place < len(keys) else None,
+            bucket_key=bucket_key(number),
+            outer=outer,
+        )
+
+    def _bucket(self, number: int) -> _Bucket:
+        changed = self.buckets.get(number)
+        return self._base.buckets[number] if changed is None else changed
+
+    def _node(self, level: int, index: int) -> bytes:
+        return self.nodes[level].get(index) or _at(self._base.levels[level], index)
+
+
+class Update(Version):
+    """Changes to a ``MerkleMap``: ``put`` any number of times, ``settle``, then ``root``."""
+
+    def put(self, changes: Iterable[Change]) -> None:
+        """Add ``changes``; a later one for a key replaces an earlier one."""
+        by_bucket: dict[int, list[Change]] = {}
+        for change in changes:
+            by_bucket.setdefault(bucket_of(change[0]), []).append(change)
+        for number, members in by_bucket.items():
+            self.buckets[number] = _changed(self._bucket(number), members)
+
+    def settle(self) -> Iterator[None]:
+        """Compute the hashes; yields now and then, so that the caller can let others run."""
+        leaves = self.nodes[0]
+        for done, (number, (_, hashes)) in enumerate(self.buckets.items(), start=1):
+            leaves[number] = leaf_hash(bucket_key(number), tree_root(hashes))
+            if not done % _STEP:
+                yield
+        for level in range(_DEPTH):
+            above = self.nodes[level + 1]
+            for parent in {index >> 1 for index in self.nodes[level]}:
+                pair = self._node(level, 2 * parent) + self._node(level, 2 * parent + 1)
+                above[parent] = hashlib.sha256(b"\x01" + pair).digest()
+            yield
+
+
+def _changed(old: _Bucket, changes: list[Change]) -> _Bucket:
+    keys, leaves = list(old[0]), bytearray(old[1])
+    for key, value in changes:
+        place = bisect_left(keys, key)
+        present = place < len(keys) and keys[place] == key
+        start, stop = place * _SIZE, (place + present) * _SIZE
+        if value is not None:
+            leaves[start:stop] = leaf_hash(key, value)
+            if not present:
+                keys.insert(place, key)
+        elif present:
+            del leaves[start:stop]
+            del keys[place]
+    return tuple(keys), bytes(leaves)
