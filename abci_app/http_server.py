@@ -1,0 +1,124 @@
+"""The node's public HTTP API: routes over a node's use cases.
+
+Rules kept here: read-only; a parameter that the operation does not know is refused; exactly the
+operations of ``edgistry.routes`` are served, and a missing handler stops the start, not a request.
+
+Not handled here: sockets and limits (``edgistry.adapters.http``), reading a query
+(``edgistry.discover_query``), answering it (whoever implements ``PublicNode``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from edgistry.adapters.http import Handler, HttpServer, Request, Response, Route, json_response
+from edgistry.api import (
+    JSON_CONTENT_TYPE,
+    METRICS_CONTENT_TYPE,
+    DiscoverAnswer,
+    DiscoverQuery,
+    HealthAnswer,
+    ReadyAnswer,
+    RegionList,
+    StatusAnswer,
+)
+from edgistry.codec import encode_json
+from edgistry.discover_query import parse_discover_body, parse_discover_parameters
+from edgistry.errors import MalformedError
+from edgistry.openapi import openapi_document
+from edgistry.routes import OPERATIONS
+
+from .metrics import NodeMetrics
+
+
+class PublicNode(Protocol):
+    """What the public API needs from a node. All of it reads the last committed state."""
+
+    async def discover(self, query: DiscoverQuery) -> DiscoverAnswer:
+        """Waits for ``query.min_height`` up to ``MIN_HEIGHT_WAIT_S``.
+
+        Raises:
+            UnknownRegionError, InvalidValueError, LimitExceededError, MalformedError (a cursor
+            or a polygon that is none), NotYetError.
+        """
+
+    def regions(self) -> RegionList: ...
+
+    def status(self) -> StatusAnswer: ...
+
+    def ready(self) -> tuple[bool, ReadyAnswer]:
+        """Whether reads can be served, and the document that says so."""
+
+
+def public_server(
+    node: PublicNode, *, version: str, metrics: NodeMetrics | None = None
+) -> HttpServer:
+    """A server of the public API of ``node``, counting into ``metrics``; not yet listening."""
+    counted = metrics or NodeMetrics()
+    return HttpServer(
+        public_routes(node, version=version, metrics=counted), observe=counted.observe
+    )
+
+
+def public_routes(node: PublicNode, *, version: str, metrics: NodeMetrics) -> list[Route]:
+    """One route for each operation of the API."""
+    handlers = _handlers(node, version=version, metrics=metrics)
+    return [
+        Route(method=each.method, template=each.path, handler=handlers[each.name])
+        for each in OPERATIONS
+    ]
+
+
+def _handlers(node: PublicNode, *, version: str, metrics: NodeMetrics) -> Mapping[str, Handler]:
+    description = encode_json(openapi_document(version))
+
+    async def discover(request: Request) -> Response:
+        return json_response(await node.discover(parse_discover_parameters(request.query)))
+
+    async def discover_by_body(request: Request) -> Response:
+        _refuse_parameters(request)
+        return json_response(await node.discover(parse_discover_body(request.body)))
+
+    async def regions(request: Request) -> Response:
+        _refuse_parameters(request)
+        return json_response(node.regions())
+
+    async def status(request: Request) -> Response:
+        _refuse_parameters(request)
+        return json_response(node.status())
+
+    async def health(request: Request) -> Response:
+        _refuse_parameters(request)
+        return json_response(HealthAnswer(ok=True))
+
+    async def ready(request: Request) -> Response:
+        _refuse_parameters(request)
+        can_serve, answer = node.ready()
+        return json_response(answer, status=200 if can_serve else 503)
+
+    async def metrics_text(request: Request) -> Response:
+        _refuse_parameters(request)
+        text = metrics.render(node.status(), node.ready()[1])
+        return Response(headers={"Content-Type": METRICS_CONTENT_TYPE}, body=text)
+
+    async def openapi(request: Request) -> Response:
+        _refuse_parameters(request)
+        return Response(headers={"Content-Type": JSON_CONTENT_TYPE}, body=description)
+
+    return {
+        "discover": discover,
+        "discover_by_body": discover_by_body,
+        "regions": regions,
+        "status": status,
+        "health": health,
+        "ready": ready,
+        "metrics": metrics_text,
+        "openapi": openapi,
+    }
+
+
+def _refuse_parameters(request: Request) -> None:
+    if request.query:
+        name = next(iter(request.query))
+        raise MalformedError(f"unknown query parameter {name[:50]!r}; this path takes none")
