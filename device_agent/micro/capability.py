@@ -30,6 +30,7 @@ NO_RIGHT = 6
 CAVEAT = 7
 REVOKED = 8
 BUSY = 17
+MALFORMED = 23
 
 NAMESPACE_CREATE = 0x0001
 WOOF_CREATE = 0x0002
@@ -93,6 +94,15 @@ _LENGTH_OF = {
     VEIL: 0,
 }
 
+# Those that look at the request and the time only.
+_NAME_OF = {
+    NOT_AFTER: "not_after",
+    NOT_BEFORE: "not_before",
+    CLIENT: "client",
+    MAX_PAYLOAD: "max_payload",
+    VEIL: "veil",
+}
+
 _HEADER = 12
 _MAX_PUBLIC = 2048
 _MAX_BLOCKS = 16
@@ -109,22 +119,24 @@ _NAME = b"abcdefghijklmnopqrstuvwxyz0123456789._-"
 class Refusal(Exception):
     """An expected refusal.
 
-    ``status`` is what the reply says, ``reason`` a word for the log. ``request`` is the
-    authenticated request, or ``None`` when the tag was not (or not yet) verified: then the reply is
-    ``UNAUTHENTICATED_REPLY``. ``sequence_epoch`` and ``sequence_floor`` are for the reply.
+    ``status`` is what the reply says, ``reason`` the kind and ``detail`` the particular, for a log.
+    ``request`` is the authenticated request, or ``None`` when the tag was not (or not yet)
+    verified: then the reply is ``UNAUTHENTICATED_REPLY``. ``sequence_epoch`` and
+    ``sequence_floor`` are for the reply.
     """
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, detail: str = "") -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        self.detail = detail or reason
         self.request: Request | None = None
         self.sequence_epoch = 0
         self.sequence_floor = 0
 
 
-def _malformed(reason: str) -> Refusal:
-    return Refusal(REFUSED, reason)
+def _malformed(detail: str) -> Refusal:
+    return Refusal(REFUSED, "malformed", detail)
 
 
 # --- hashing ------------------------------------------------------------------------------------
@@ -190,7 +202,7 @@ class Chain:
         if public[0] != 0x45 or public[1] != 0x44:
             raise _malformed("magic")
         if public[2] != 1:
-            raise _malformed("version")
+            raise Refusal(REFUSED, "unknown-version")
         self.public = public
         self.epoch, self.serial, count = struct.unpack_from(">IIB", public, 3)
         if not 1 <= count <= _MAX_BLOCKS:
@@ -239,7 +251,7 @@ class Chain:
             if rights & ~ALL_RIGHTS:
                 raise _malformed("rights")
             if rights & ~allowed:
-                raise _malformed("widened")
+                raise Refusal(REFUSED, "widened")
             found.append((rights, _below(above, name)))
         self.entries = found
         return at
@@ -256,7 +268,7 @@ class Chain:
             at += 2 + len(value)
             if kind & 0x80:
                 if kind not in _LENGTH_OF:
-                    raise _malformed("unknown-caveat")
+                    raise Refusal(REFUSED, "unknown-caveat")
                 length = _LENGTH_OF[kind]
                 if len(value) != length and not (length < 0 and 1 <= len(value) <= 32):
                     raise _malformed("caveat-length")
@@ -410,11 +422,9 @@ class Request:
         if reader.array() != 12:
             raise _malformed("type")
         if reader.integer(255) != 1:
-            raise _malformed("version")
+            raise Refusal(REFUSED, "unknown-version")
         self.flags = reader.integer(FLATTEN | DEVICE_ONLY)
         self.op = reader.integer(255)
-        if self.op not in _RIGHT_OF:
-            raise _malformed("op")
         self.target = bytes(reader.text(127))
         if not _is_object(self.target):
             raise _malformed("object")
@@ -475,7 +485,7 @@ class Request:
                 states.append(chain.state(key))
             mine = _sha256(states)
         if not same_bytes(hmac_sha256(mine, tuple(self._signed()))[:16], self.tag):
-            raise _malformed("tag")
+            raise Refusal(REFUSED, "bad-tag")
         self.key = mine
 
 
@@ -496,12 +506,12 @@ class Verifier:
         at here.
 
         Raises: Refusal with REFUSED (nothing is known about the sender), or, with ``request`` set,
-        REVOKED, CAVEAT or NO_RIGHT.
+        REVOKED, CAVEAT, NO_RIGHT or MALFORMED (an operation that does not exist).
         """
         request = Request(message)
         for chain in request.chains:
             if chain.epoch != CURRENT_EPOCH and chain.epoch != self.epoch:
-                raise _malformed("epoch")
+                raise Refusal(REFUSED, "wrong-epoch")
         request.authenticate(self.key)
         try:
             self._permit(request, now)
@@ -521,8 +531,10 @@ class Verifier:
                 self._check_denied(chain)
         failed = self._failed_caveat(request, 0, now, ())
         if failed:
-            raise Refusal(CAVEAT, failed)
-        rights = _RIGHT_OF[request.op]
+            raise Refusal(CAVEAT, "caveat", failed)
+        rights = _RIGHT_OF.get(request.op)
+        if rights is None:
+            raise Refusal(MALFORMED, "bad-request", "operation")
         if request.op == OP_PUT and request.handler:
             rights |= INVOKE
         target = b"" if request.op == OP_SEQUENCE_FIX else request.target
@@ -556,7 +568,7 @@ class Verifier:
                     if level != len(chain.marks) - 1:
                         return "sealed"
                 elif not _holds(request, kind, value, now):
-                    return "caveat"
+                    return _NAME_OF.get(kind, "")
             if matched is False:
                 return "handler"
         return ""
@@ -714,6 +726,9 @@ class _Grant:
         return self.accepted[-1][0] if self.accepted else self.floor
 
 
+_WORD_OF = {STALE: "stale", FUTURE: "future", EXPIRED: "expired", BUSY: "too-many-clients"}
+
+
 class Window:
     """Which sequences were accepted: none runs twice. In memory, and bounded."""
 
@@ -735,7 +750,7 @@ class Window:
         if grant is None:
             grant = _Grant()
         if request.sequence_epoch != grant.sequence_epoch:
-            raise self._refusal(request, STALE, "sequence-epoch", grant, now)
+            raise self._refusal(request, STALE, "sequence epoch", grant, now)
         for sequence, tag in grant.accepted:
             if sequence == request.sequence:
                 if tag != request.tag:
@@ -793,9 +808,9 @@ class Window:
         self._grants[name] = grant
 
     def _refusal(
-        self, request: Request, status: int, reason: str, grant: _Grant, now: int
+        self, request: Request, status: int, detail: str, grant: _Grant, now: int
     ) -> Refusal:
-        refusal = Refusal(status, reason)
+        refusal = Refusal(status, _WORD_OF[status], detail)
         refusal.request = request
         refusal.sequence_epoch = grant.sequence_epoch
         refusal.sequence_floor = now if status == FUTURE else grant.highest()
