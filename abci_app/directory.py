@@ -112,9 +112,12 @@ def check_socket_paths(root: Path) -> None:
     """Refuse a directory whose sockets the kernel could not bind.
 
     Raises:
-        DirectoryError: a socket's path would be longer than 100 bytes.
+        DirectoryError: a socket's path would be longer than 100 bytes, or is no readable text.
     """
     directory = NodeDirectory(root)
+    if not str(root).isprintable():
+        # The engine's configuration is text: it could not name the socket.
+        raise DirectoryError(f"{str(root)!r}: choose a path of printable UTF-8 characters")
     for path in (directory.abci_socket, directory.admin_socket):
         size = len(os.fsencode(path))
         if size > MAX_SOCKET_PATH_BYTES:
