@@ -319,6 +319,23 @@ class RequestTooSlowError(Refused):
     help = "Send the whole request at once, over a better connection if need be."
 
 
+class FileError(Refused):
+    """A file that cannot be read or written as asked."""
+
+    code = "file"
+    number = 62
+    help = "Check the path and its permissions."
+
+
+class AlreadyThereError(Refused):
+    """Something of that name is there, and is not replaced unasked."""
+
+    code = "already-there"
+    number = 63
+    http_status = 409
+    help = "Choose another name, or say --force to replace what is there."
+
+
 # --- authority (capability.md) -----------------------------------------------------------------
 
 
@@ -508,7 +525,7 @@ class EmptyWoofError(NotFoundError):
     """Nothing was ever put into this WooF."""
 
     code = "woof-empty"
-    number = 110
+    number = 140
     help = "Put an element first, or wait for the one who does."
 
 
@@ -516,7 +533,7 @@ class ElementEvictedError(NotFoundError):
     """The element was there and is gone: the WooF's history has moved past it."""
 
     code = "woof-evicted"
-    number = 111
+    number = 141
     http_status = 410
     help = "Read from the earliest element that is left; the detail has its number."
 
@@ -525,7 +542,7 @@ class ElementNotYetError(NotFoundError):
     """The number lies in the future: that many elements were not put yet."""
 
     code = "woof-not-yet"
-    number = 112
+    number = 142
     help = "Wait until the element is put; the detail has the newest number."
 
 
