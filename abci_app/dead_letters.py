@@ -1,0 +1,89 @@
+"""Dead letters: transactions that the chain refused, kept with the reason.
+
+Rules kept here:
+
+* A refused transaction is never dropped silently: it is kept whole, with the code of the refusal,
+  so that a person can see what was lost and why.
+* The log is bounded: the newest ``MAX_DEAD_LETTERS`` are kept.
+
+Not handled here: what to do about one. Device rows are published again by the next import, since
+the registry says that they are not on the chain.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from edgistry.codec import Meta, Wire, decode, encode
+from edgistry.errors import Refused, every_refusal
+from edgistry.kv import Change, KeyValue
+from edgistry.transactions import MAX_TRANSACTION_BYTES
+from edgistry.woof import Woof
+
+MAX_DEAD_LETTERS = 1000
+_ELEMENT_LIMIT = MAX_TRANSACTION_BYTES + 64
+
+
+class DeadLetter(Wire):
+    """One refused transaction."""
+
+    sequence: Annotated[int, Meta(ge=1)]
+    code: Annotated[int, Meta(ge=0)]
+    """The result code of the block, ``Refused.number``."""
+    transaction: bytes
+    """The signed bytes, as they were sent."""
+
+    @property
+    def reason(self) -> str:
+        """The refusal in words."""
+        return reason_of(self.code)
+
+
+def reason_of(number: int) -> str:
+    """What the result code ``number`` means, in words and with its stable name."""
+    kind = _KINDS.get(number)
+    if kind is None:
+        return f"refused by the chain (code {number})"
+    meaning = (kind.__doc__ or "").strip().splitlines()[0].rstrip(".")
+    return f"refused by the chain: {meaning[:1].lower()}{meaning[1:]} ({kind.code})"
+
+
+_KINDS: dict[int, type[Refused]] = {kind.number: kind for kind in every_refusal()}
+
+
+class DeadLetters:
+    """The dead-letter log of the outbox, in the node's own database."""
+
+    def __init__(self, store: KeyValue) -> None:
+        self._log = Woof(store, "node/dead-letters", element_limit=_ELEMENT_LIMIT)
+
+    def __len__(self) -> int:
+        return self._log.latest() - self._log.earliest() + 1
+
+    def add(self, letters: list[DeadLetter]) -> list[Change]:
+        """The changes that append ``letters`` and let the oldest go when there are too many."""
+        appended = self._log.append([encode(letter) for letter in letters])
+        # Only what is already written can be trimmed, so the log may briefly hold a few more.
+        return [*appended.changes, *self._log.trim(appended.last - MAX_DEAD_LETTERS)]
+
+    def newest(self, count: int) -> list[DeadLetter]:
+        """The newest ``count`` letters, newest first."""
+        return [_letter(element) for _, element in self._log.tail(count)]
+
+    def between(self, first: int, last: int) -> list[DeadLetter]:
+        """The letters with ``first`` <= sequence <= ``last`` among those kept, newest first.
+
+        Reads from the newest backwards and stops at ``first``: sequences rise with the numbers.
+        """
+        found = []
+        for number in range(self._log.latest(), self._log.earliest() - 1, -1):
+            letter = _letter(self._log.get(number))
+            if letter.sequence < first:
+                break
+            if letter.sequence <= last:
+                found.append(letter)
+        return found
+
+
+def _letter(element: bytes) -> DeadLetter:
+    return decode(element, DeadLetter, limit=_ELEMENT_LIMIT)
