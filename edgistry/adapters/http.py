@@ -28,6 +28,8 @@ import dataclasses
 import errno
 import io
 import logging
+import socket
+import struct
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from http import HTTPStatus
@@ -178,6 +180,14 @@ def _to_aiohttp(response: Response) -> web.Response:
     return web.Response(
         status=response.status, headers={**_BASE_HEADERS, **response.headers}, body=response.body
     )
+
+
+def _reset(transport: asyncio.Transport) -> None:
+    """Close without waiting for what is unsent: the kernel would keep offering it for minutes."""
+    stream = transport.get_extra_info("socket")
+    if stream is not None:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
 
 
 class HttpServer:
@@ -358,7 +368,7 @@ class HttpServer:
                     continue
                 unsent = transport.get_write_buffer_size()
                 if unsent and unsent == connection.last_unsent:
-                    transport.abort()
+                    _reset(transport)
                 connection.last_unsent = unsent
 
 
