@@ -1,1 +1,53 @@
-"""Edgistry: a blockchain-backed registry and request broker for devices that sleep."""
+"""Edgistry: a blockchain-backed registry and request broker for devices that sleep.
+
+What an application needs is exported here and loaded when first used: ``import edgistry`` itself
+loads nothing, and no export of this package needs LevelDB or H3.
+
+    from edgistry import BlockingNodeClient
+
+    with BlockingNodeClient("http://127.0.0.1:27000") as node:
+        for service in node.services(region="california", type="weather-station"):
+            print(service.handle, service.center)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .adapters.node_client import BlockingNodeClient, NodeClient
+    from .api import DiscoverAnswer, RegionList, ServiceEntry, StatusAnswer
+    from .errors import Refused
+
+__all__ = [
+    "BlockingNodeClient",
+    "DiscoverAnswer",
+    "NodeClient",
+    "Refused",
+    "RegionList",
+    "ServiceEntry",
+    "StatusAnswer",
+]
+
+_HOMES = {
+    "BlockingNodeClient": "adapters.node_client",
+    "DiscoverAnswer": "api",
+    "NodeClient": "adapters.node_client",
+    "Refused": "errors",
+    "RegionList": "api",
+    "ServiceEntry": "api",
+    "StatusAnswer": "api",
+}
+"""Export to the module that has it."""
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{home}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

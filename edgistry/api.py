@@ -221,7 +221,7 @@ def problem_of(error: Refused) -> Problem:
         status=kind.http_status,
         detail=error.detail,
         code=kind.code,
-        help=kind.help,
+        help=error.advice(),
     )
 
 

@@ -40,6 +40,10 @@ class Refused(Exception):
     def __str__(self) -> str:
         return self.detail
 
+    def advice(self) -> str:
+        """What the person who reads this should do next."""
+        return self.help
+
 
 # --- bytes and values -------------------------------------------------------------------------
 
@@ -319,6 +323,34 @@ class RequestTooSlowError(Refused):
     help = "Send the whole request at once, over a better connection if need be."
 
 
+class UnexpectedAnswerError(Refused):
+    """Somebody answered, but not as an Edgistry node does."""
+
+    code = "unexpected-answer"
+    number = 73
+    http_status = 502
+    help = "Check that the address is that of an Edgistry node, and that it is not much older."
+
+
+class NodeProblemError(Refused):
+    """The node refused for a reason that this program has no name for.
+
+    ``problem_code`` and ``advice()`` are the node's own words.
+    """
+
+    code = "node-problem"
+    number = 74
+    http_status = 502
+
+    def __init__(self, detail: str, *, problem_code: str, advice: str) -> None:
+        super().__init__(detail)
+        self.problem_code = problem_code
+        self._advice = advice
+
+    def advice(self) -> str:
+        return self._advice or self.help
+
+
 class FileError(Refused):
     """A file that cannot be read or written as asked."""
 
@@ -516,6 +548,17 @@ class BadReplyError(AuthorityError):
     number = 118
     http_status = 502
     help = "Do not believe it; send the same envelope again."
+
+
+class UnprovenRefusalError(AuthorityError):
+    """A refusal without a tag: the issuer could not verify the request, or somebody forged it."""
+
+    code = "unproven-refusal"
+    number = 119
+    help = (
+        "A hint only: check that the capability belongs to this issuer and its epoch, then send "
+        "the same envelope again."
+    )
 
 
 # --- WooFs ---------------------------------------------------------------------------------------

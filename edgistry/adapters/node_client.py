@@ -1,0 +1,241 @@
+"""A client of a node's HTTP API, for applications and for the command line.
+
+Rules kept here:
+
+* Arguments are checked before anything is sent, by the checks that the node itself uses.
+* A refusal of the node comes back as the class it left as (``UnknownRegionError``, say), so that
+  programs catch the same errors on both sides of the wire.
+* What a node answers is as untrusted as any input: an answer of another form is refused.
+
+Not handled here: choosing among nodes, retrying, capabilities.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self, TypedDict, TypeVar, Unpack
+
+from ..api import (
+    JSON_CONTENT_TYPE,
+    PROBLEM_CONTENT_TYPE,
+    DiscoverAnswer,
+    DiscoverBody,
+    DiscoverQuery,
+    Problem,
+    ReadyAnswer,
+    RegionList,
+    ServiceEntry,
+    StatusAnswer,
+)
+from ..codec import Answer, decode_json
+from ..discover_query import check_discover_body, discover_body, discover_parameters
+from ..errors import (
+    MalformedError,
+    NodeProblemError,
+    NotYetError,
+    Refused,
+    UnexpectedAnswerError,
+    every_refusal,
+)
+from .http import HttpClient, Response
+
+T = TypeVar("T", bound=Answer)
+
+DEFAULT_NODE = "http://127.0.0.1:27000"
+MAX_ANSWER_BYTES = 64_000_000
+
+
+class DiscoverArguments(TypedDict, total=False):
+    """What to look for: exactly one of region, cell, near, polygon; the rest narrows it."""
+
+    region: str
+    """Name of a region."""
+    cell: str
+    """H3 cell, 15 hex digits, resolution 7 or coarser."""
+    near: tuple[float, float]
+    """Latitude and longitude in degrees; needs ``radius_km``."""
+    radius_km: float
+    """At most 500."""
+    polygon: dict[str, Any]
+    """GeoJSON Polygon or MultiPolygon, alone or as a Feature."""
+    type: str | None
+    """Only services of this type."""
+    limit: int
+    """Services in one answer, 1 to 1000; 20 if not given."""
+    cursor: str | None
+    """``next`` of the answer before."""
+    min_height: int | None
+    """Answer only from this height on; the node waits up to 5 s for it."""
+
+
+class NodeClient:
+    """An asynchronous client of the node at ``node`` (``http://host:port``).
+
+    Use it from one event loop, and close it (``async with`` does). All methods may raise
+    ``CannotReachError``, ``TimedOutError``, ``UnexpectedAnswerError``, and what the node refuses.
+
+    Raises (when made):
+        InvalidValueError: ``node`` is not such an address.
+    """
+
+    def __init__(self, node: str = DEFAULT_NODE, *, timeout_s: float = 30.0) -> None:
+        self.node = node
+        self._http = HttpClient(node, timeout_s=timeout_s, response_limit=MAX_ANSWER_BYTES)
+
+    async def discover(self, **what: Unpack[DiscoverArguments]) -> DiscoverAnswer:
+        """One page of the services in an area, in order of (cell, key).
+
+        Raises:
+            MalformedError, InvalidValueError, LimitExceededError: the arguments.
+            UnknownRegionError: no such region. NotYetError: ``min_height`` is not reached.
+        """
+        return await self.answer_query(check_discover_body(DiscoverBody(**what)))
+
+    async def services(self, **what: Unpack[DiscoverArguments]) -> AsyncIterator[ServiceEntry]:
+        """All services in an area, page after page (``limit`` is the size of a page).
+
+        Pages may come from different heights: a service that is registered or withdrawn in
+        between may be missed or seen, but none is seen twice.
+        """
+        while True:
+            page = await self.discover(**what)
+            for service in page.services:
+                yield service
+            if page.next is None:
+                return
+            what["cursor"] = page.next
+
+    async def answer_query(self, query: DiscoverQuery) -> DiscoverAnswer:
+        """As ``discover``, for a query that was checked already."""
+        parameters = discover_parameters(query)
+        if parameters is not None:
+            return await self._get("/v1/discover", DiscoverAnswer, parameters)
+        response = await self._http.request(
+            "POST",
+            "/v1/discover",
+            body=discover_body(query),
+            headers={"Content-Type": JSON_CONTENT_TYPE},
+        )
+        return _read(response, DiscoverAnswer)
+
+    async def regions(self) -> RegionList:
+        """The named regions of the chain."""
+        return await self._get("/v1/regions", RegionList)
+
+    async def status(self) -> StatusAnswer:
+        """How the node is doing."""
+        return await self._get("/v1/status", StatusAnswer)
+
+    async def ready(self) -> ReadyAnswer:
+        """Whether the node can serve reads, and whether its writes get through."""
+        response = await self._http.request("GET", "/readyz")
+        if response.status == 503 and _content_type(response) == JSON_CONTENT_TYPE:
+            return _decode(response, ReadyAnswer)
+        return _read(response, ReadyAnswer)
+
+    async def close(self) -> None:
+        """Close the connections. Closing twice is safe."""
+        await self._http.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _get(
+        self, path: str, kind: type[T], parameters: Mapping[str, str] | None = None
+    ) -> T:
+        return _read(await self._http.request("GET", path, query=parameters), kind)
+
+
+class BlockingNodeClient:
+    """``NodeClient`` for code without an event loop. The same methods, results and errors."""
+
+    def __init__(self, node: str = DEFAULT_NODE, *, timeout_s: float = 30.0) -> None:
+        self._client = NodeClient(node, timeout_s=timeout_s)
+        self._runner = asyncio.Runner()
+        self._closed = False
+
+    def discover(self, **what: Unpack[DiscoverArguments]) -> DiscoverAnswer:
+        """See ``NodeClient.discover``."""
+        return self._runner.run(self._client.discover(**what))
+
+    def services(self, **what: Unpack[DiscoverArguments]) -> Iterator[ServiceEntry]:
+        """See ``NodeClient.services``."""
+        while True:
+            page = self.discover(**what)
+            yield from page.services
+            if page.next is None:
+                return
+            what["cursor"] = page.next
+
+    def regions(self) -> RegionList:
+        """See ``NodeClient.regions``."""
+        return self._runner.run(self._client.regions())
+
+    def status(self) -> StatusAnswer:
+        """See ``NodeClient.status``."""
+        return self._runner.run(self._client.status())
+
+    def ready(self) -> ReadyAnswer:
+        """See ``NodeClient.ready``."""
+        return self._runner.run(self._client.ready())
+
+    def close(self) -> None:
+        """Close the connections. Closing twice is safe."""
+        if not self._closed:
+            self._closed = True
+            self._runner.run(self._client.close())
+            self._runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def refusal_of(problem: Problem, *, retry_after: str | None = None) -> Refused:
+    """The refusal that a node sent as ``problem``; ``NodeProblemError`` for an unknown code."""
+    kind = _KINDS.get(problem.code)
+    if kind is NotYetError and retry_after is not None and retry_after.isdecimal():
+        return NotYetError(problem.detail, retry_after_s=int(retry_after[:6]))
+    # Classes that carry more than the detail can't be made again from it alone.
+    if kind is None or (kind.__init__ is not Refused.__init__ and kind is not NotYetError):
+        return NodeProblemError(
+            f"{problem.detail} ({problem.code})", problem_code=problem.code, advice=problem.help
+        )
+    return kind(problem.detail)
+
+
+_KINDS = {kind.code: kind for kind in every_refusal()}
+
+
+def _read(response: Response, kind: type[T]) -> T:
+    """The answer in ``response``, or the refusal in it, raised."""
+    if _content_type(response) == PROBLEM_CONTENT_TYPE:
+        raise refusal_of(
+            _decode(response, Problem), retry_after=response.headers.get("Retry-After")
+        )
+    if response.status != 200:
+        raise UnexpectedAnswerError(f"status {response.status} without a problem document")
+    return _decode(response, kind)
+
+
+def _decode(response: Response, kind: type[T]) -> T:
+    try:
+        return decode_json(response.body, kind, limit=MAX_ANSWER_BYTES)
+    except MalformedError as error:
+        raise UnexpectedAnswerError(f"not a {kind.__name__}: {error}") from None
+
+
+def _content_type(response: Response) -> str:
+    return response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
