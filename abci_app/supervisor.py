@@ -283,7 +283,7 @@ async def end_leftover(path: Path, command: tuple[str, ...]) -> None:
         EngineError: it cannot be ended.
     """
     pid = engine_pid(path)
-    if pid is None or not _runs(pid, command):
+    if pid is None or not await _runs(pid, command):
         return
     logger.warning("ending an engine that was left behind", pid=pid)
     try:
@@ -299,13 +299,18 @@ async def end_leftover(path: Path, command: tuple[str, ...]) -> None:
         await asyncio.sleep(0.02)
 
 
-def _runs(pid: int, command: tuple[str, ...]) -> bool:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    # The home is what makes it ours; the launcher that becomes the engine shows it as well.
-    return os.fsencode(command[-1]) in words
+async def _runs(pid: int, command: tuple[str, ...]) -> bool:
+    """Whether the process works on the home that ``command`` ends with."""
+    # For an instant while a program is started its command line is empty.
+    for _ in range(50):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
+        if words != [b""]:
+            return os.fsencode(command[-1]) in words
+        await asyncio.sleep(0.02)
+    return False
 
 
 def _start_time(pid: int) -> int | None:
