@@ -303,14 +303,18 @@ async def _runs(pid: int, command: tuple[str, ...]) -> bool:
     """Whether the process works on the home that ``command`` ends with."""
     # For an instant while a program is started its command line is empty.
     for _ in range(50):
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            return False
+        words = _command_line(pid)
         if words != [b""]:
             return os.fsencode(command[-1]) in words
         await asyncio.sleep(0.02)
     return False
+
+
+def _command_line(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def _start_time(pid: int) -> int | None:
