@@ -1,0 +1,138 @@
+"""Executing a decided block: from its transactions to a staged state and one result each.
+
+Rules kept here:
+
+* Nothing committed changes; the outcome waits in a ``StagedBlock``. It is a function of the
+  committed state, the block's height, time and transactions, and of nothing else.
+* Exactly one result a transaction, in order. A refused transaction gets its error's number and
+  the block goes on; any other exception leaves here and stops the node.
+* The work is done in slices, so that a block of 2 MB does not hold up those who read.
+
+Not handled here: durability (``ledger``), the rules (``registry``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgistry.errors import ChainMismatchError, Refused
+from edgistry.transactions import RecordKey
+
+from . import registry
+from .block_state import BlockChanges, BlockState
+from .ledger import Ledger, StagedBlock
+from .merkle import Update
+from .reader import RecordChange
+from .registry import REFUSALS, Block
+from .schema import SERVICES, Head, StoredService, unpack
+from .signatures import SignatureMemo
+from .slices import Slices
+
+_TREE_STEP = 128
+"""Changes put into the tree at a time: about a millisecond."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutedBlock:
+    """A staged block, what each transaction came to, and what subscribers will hear."""
+
+    staged: StagedBlock
+    results: tuple[Refused | None, ...]
+    """For each transaction: ``None`` applied, else why not."""
+    record_changes: tuple[RecordChange, ...]
+
+
+class BlockExecutor:
+    """Executes blocks on top of what ``ledger`` has committed."""
+
+    def __init__(self, ledger: Ledger, memo: SignatureMemo) -> None:
+        self._ledger = ledger
+        self._memo = memo
+
+    async def execute(
+        self, *, height: int, time_us: int, transactions: Sequence[bytes]
+    ) -> ExecutedBlock:
+        """Stage the block of ``height``, whose time is ``time_us`` microseconds.
+
+        Raises:
+            ChainMismatchError: not the block after the committed one.
+        """
+        ledger, slices = self._ledger, Slices()
+        self._check_height(height)
+        state = BlockState(ledger.records)
+        block = registry.begin_block(
+            state,
+            ledger.parameters,
+            ledger.members,
+            previous_us=ledger.head.block_time_us,
+            block_us=time_us,
+        )
+        results = []
+        for data in transactions:
+            results.append(self._apply(state, block, data))
+            await slices.rest()
+        changes = state.finish()
+        await slices.rest()
+        update = await self._hash(changes, slices)
+        head = Head(
+            height=height,
+            block_time_us=time_us,
+            app_hash=update.root,
+            previous_app_hash=ledger.tree.root,
+        )
+        return ExecutedBlock(
+            staged=StagedBlock(head=head, changes=changes, update=update),
+            results=tuple(results),
+            record_changes=await _record_changes(changes, slices),
+        )
+
+    def _check_height(self, height: int) -> None:
+        if not self._ledger.started:
+            raise ChainMismatchError(
+                f"the engine sends block {height}, but registry.ldb holds no chain; was the"
+                " registry reset without the engine, or never begun?"
+            )
+        last = self._ledger.head.height
+        # A chain may begin at any height: the first block is whatever the engine says it is.
+        if last and height != last + 1:
+            raise ChainMismatchError(f"the engine sends block {height}; registry.ldb is at {last}")
+
+    def _apply(self, state: BlockState, block: Block, data: bytes) -> Refused | None:
+        try:
+            transaction = self._memo.open(
+                data,
+                chain_id=block.parameters.chain_id,
+                member=self._ledger.members.get,
+                last=lambda node_id: registry.sequence_of(state, node_id).last,
+            )
+            registry.execute(state, block, transaction)
+        except REFUSALS as refusal:
+            return refusal
+        return None
+
+    async def _hash(self, changes: BlockChanges, slices: Slices) -> Update:
+        update = self._ledger.tree.update()
+        for start in range(0, len(changes.records), _TREE_STEP):
+            update.put(changes.records[start : start + _TREE_STEP])
+            await slices.rest()
+        for _ in update.settle():
+            await slices.rest()
+        return update
+
+
+async def _record_changes(changes: BlockChanges, slices: Slices) -> tuple[RecordChange, ...]:
+    found: list[RecordChange] = []
+    for key, value in changes.values.items():
+        if not key.startswith(SERVICES):
+            continue
+        old = changes.before[key]
+        found.append(
+            RecordChange(
+                key=RecordKey(key[len(SERVICES) :]),
+                old=None if old is None else unpack(old, StoredService),
+                new=value if isinstance(value, StoredService) else None,
+            )
+        )
+        await slices.rest()
+    return tuple(found)

@@ -1,0 +1,148 @@
+"""Reading the registry: the last committed state, and word of each new one.
+
+Rules kept here:
+
+* Readers see committed blocks only, whole, with the height and block time they belong to; never
+  the wall clock. A node that is cut off goes on answering from its last block.
+* Subscribers are called after each Commit, in order of subscription, before anything else runs:
+  an index they keep is never behind ``head``. One that raises stops the node.
+
+Not handled here: writing (transactions do that), and search by place (``discovery``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from edgistry.kv import prefix_end
+from edgistry.transactions import NodeId, RecordKey
+
+from .ledger import Ledger
+from .schema import (
+    LEASE_CLOCK_KEY,
+    LEASES,
+    REGIONS,
+    SERVICES,
+    ChainParameters,
+    Head,
+    Lease,
+    LeaseClock,
+    Member,
+    SequenceState,
+    StoredRegion,
+    StoredService,
+    region_key,
+    sequence_key,
+    service_key,
+    unpack,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordChange:
+    """A service record that a block created, replaced or removed."""
+
+    key: RecordKey
+    old: StoredService | None
+    new: StoredService | None
+
+
+Subscriber = Callable[[Head, Sequence[RecordChange]], None]
+"""Called with the new head and the service records that changed, in key order."""
+
+
+class RegistryReader:
+    """The committed registry of ``ledger``."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._subscribers: list[Subscriber] = []
+        self._committed = asyncio.Event()
+        self._leases: dict[NodeId, int] = {}
+        self._lease_now_us = 0
+        self.refresh()
+
+    @property
+    def head(self) -> Head:
+        """The last committed block; height 0 before the first."""
+        return self._ledger.head
+
+    @property
+    def parameters(self) -> ChainParameters:
+        """What genesis fixed.
+
+        Raises:
+            UnavailableError: no chain has begun here.
+        """
+        return self._ledger.parameters
+
+    def members(self) -> dict[NodeId, Member]:
+        """The members by node id; empty before genesis."""
+        return dict(self._ledger.members)
+
+    def service(self, key: bytes) -> StoredService | None:
+        """The service record ``key`` (16 bytes), whether visible or not."""
+        data = self._ledger.records.get(service_key(key))
+        return None if data is None else unpack(data, StoredService)
+
+    def services(self) -> Iterator[tuple[RecordKey, StoredService]]:
+        """All service records in key order, whether visible or not."""
+        for key, value in self._ledger.records.scan(SERVICES, prefix_end(SERVICES)):
+            yield RecordKey(key[len(SERVICES) :]), unpack(value, StoredService)
+
+    def region(self, name: str) -> StoredRegion | None:
+        """The region ``name``."""
+        data = self._ledger.records.get(region_key(name))
+        return None if data is None else unpack(data, StoredRegion)
+
+    def regions(self) -> Iterator[tuple[str, StoredRegion]]:
+        """All regions in order of their names."""
+        for key, value in self._ledger.records.scan(REGIONS, prefix_end(REGIONS)):
+            yield key[len(REGIONS) :].decode(), unpack(value, StoredRegion)
+
+    def sequence(self, node_id: NodeId) -> SequenceState:
+        """The last consumed sequence of ``node_id`` (0: none) and its latest refused ones."""
+        data = self._ledger.records.get(sequence_key(node_id))
+        return SequenceState(last=0) if data is None else unpack(data, SequenceState)
+
+    def lease_expires_us(self, node_id: NodeId) -> int:
+        """When the lease of ``node_id`` ends, microseconds of lease time; 0 without one."""
+        return self._leases.get(node_id, 0)
+
+    @property
+    def lease_now_us(self) -> int:
+        """Lease time of the head: its block time without the outages, microseconds."""
+        return self._lease_now_us
+
+    def is_visible(self, node_id: bytes) -> bool:
+        """Whether records of ``node_id`` are shown: its lease lives at the head."""
+        return self._leases.get(NodeId(node_id), 0) > self._lease_now_us
+
+    def subscribe(self, callback: Subscriber) -> None:
+        """Call ``callback`` after each Commit from now on."""
+        self._subscribers.append(callback)
+
+    async def next_commit(self) -> None:
+        """Return after the next Commit and all its subscribers."""
+        await self._committed.wait()
+
+    def announce(self, changes: Sequence[RecordChange]) -> None:
+        """Tell subscribers and waiters of the head just committed (the application's part)."""
+        self.refresh()
+        for callback in self._subscribers:
+            callback(self.head, changes)
+        waiting, self._committed = self._committed, asyncio.Event()
+        waiting.set()
+
+    def refresh(self) -> None:
+        """Read the leases again (the application's part, after genesis and Commit)."""
+        records = self._ledger.records
+        self._leases = {
+            NodeId(key[len(LEASES) :]): unpack(value, Lease).expires_us
+            for key, value in records.scan(LEASES, prefix_end(LEASES))
+        }
+        data = records.get(LEASE_CLOCK_KEY)
+        shift_us = 0 if data is None else unpack(data, LeaseClock).shift_us
+        self._lease_now_us = self.head.block_time_us - shift_us
