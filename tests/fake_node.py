@@ -1,0 +1,147 @@
+"""A node for tests of the HTTP API and its clients: real types, made-up services."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+
+from abci_app.http_server import public_server
+from edgistry.api import (
+    DiscoverAnswer,
+    DiscoverQuery,
+    ReadyAnswer,
+    RegionArea,
+    RegionEntry,
+    RegionList,
+    ServiceEntry,
+    StatusAnswer,
+    block_time_text,
+)
+from edgistry.errors import LimitExceededError, MalformedError, NotYetError, UnknownRegionError
+
+HEIGHT = 7
+BLOCK_TIME = block_time_text(1_772_366_400_000_000)
+
+
+def entry(number: int, type_name: str = "thermometer") -> ServiceEntry:
+    return ServiceEntry(
+        handle=f"{number:022d}",
+        type=type_name,
+        cell="87283082effffff",
+        resolution=7,
+        center=(37.77, -122.42),
+        accuracy_m=1406,
+        actions=("read",),
+        state="open",
+        wake="15m",
+    )
+
+
+@dataclass
+class FakeNode:
+    """Implements ``PublicNode``. Everything lies in the region "bay"; other areas are empty."""
+
+    services: list[ServiceEntry] = field(
+        default_factory=lambda: [entry(1), entry(2), entry(3, "valve")]
+    )
+    queries: list[DiscoverQuery] = field(default_factory=list)
+    is_ready: bool = True
+
+    async def discover(self, query: DiscoverQuery) -> DiscoverAnswer:
+        self.queries.append(query)
+        if query.min_height is not None and query.min_height > HEIGHT:
+            raise NotYetError(f"height {query.min_height} is not reached", retry_after_s=5)
+        return self._page(query, self._found(query))
+
+    def _found(self, query: DiscoverQuery) -> list[ServiceEntry]:
+        if not isinstance(query.area, RegionArea):
+            return []
+        if query.area.name == "everything":
+            raise LimitExceededError("the area needs 6000 ranges; at most 5000")
+        if query.area.name == "broken":
+            raise RuntimeError("a bug in the node")
+        if query.area.name != "bay":
+            raise UnknownRegionError(f"no region {query.area.name!r} at height {HEIGHT}")
+        return [each for each in self.services if query.type in (None, each.type)]
+
+    def _page(self, query: DiscoverQuery, found: list[ServiceEntry]) -> DiscoverAnswer:
+        if query.cursor is not None and not query.cursor.isdecimal():
+            raise MalformedError("cursor: not one of ours")
+        start = int(query.cursor or 0)
+        stop = start + query.limit
+        return DiscoverAnswer(
+            height=HEIGHT,
+            block_time=BLOCK_TIME,
+            services=tuple(found[start:stop]),
+            next=str(stop) if stop < len(found) else None,
+        )
+
+    def regions(self) -> RegionList:
+        return RegionList(
+            height=HEIGHT,
+            block_time=BLOCK_TIME,
+            regions=(RegionEntry(name="bay", version=2, cells=31),),
+        )
+
+    def status(self) -> StatusAnswer:
+        return StatusAnswer(
+            node="node0",
+            version="0.1.0",
+            engine="cometbft",
+            chain_id="test-chain",
+            height=HEIGHT,
+            app_hash="ab" * 32,
+            block_time=BLOCK_TIME,
+            members=4,
+            peers=3,
+            catching_up=False,
+            services=len(self.services),
+            regions=1,
+            outbox=0,
+        )
+
+    def ready(self) -> tuple[bool, ReadyAnswer]:
+        reasons = () if self.is_ready else ("the registry is being rebuilt",)
+        answer = ReadyAnswer(ready=self.is_ready, writes=self.is_ready, reasons=reasons)
+        return self.is_ready, answer
+
+
+@contextlib.asynccontextmanager
+async def serving(node: FakeNode) -> AsyncIterator[str]:
+    """The address at which ``node`` is served."""
+    server = public_server(node, version="0.1.0")
+    port = await server.listen_tcp("127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await server.stop(grace_s=1.0)
+
+
+@contextlib.contextmanager
+def serving_from_a_thread(node: FakeNode) -> Iterator[str]:
+    """As ``serving``, for tests that block."""
+    started = threading.Event()
+    address: list[str] = []
+    loops: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        async with serving(node) as url:
+            address.append(url)
+            loops.append((asyncio.get_running_loop(), stop))
+            started.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    try:
+        if not started.wait(20):
+            raise RuntimeError("the fake node did not start")
+        yield address[0]
+    finally:
+        for loop, stop in loops:
+            loop.call_soon_threadsafe(stop.set)
+        thread.join(20)
