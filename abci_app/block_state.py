@@ -4,7 +4,7 @@ Rules kept here:
 
 * Nothing committed changes. A block that is staged twice, or dropped, leaves no trace.
 * Reads see the block's own changes. Committed values are read once a block.
-* ``finish`` gives the changes in key order, without those that change nothing, so that equal
+* The changes come out in key order, without those that change nothing, so that equal
   blocks give equal lists whatever was written on the way.
 
 Pure. Not handled here: which change is allowed (``registry``), and making it durable (``ledger``).
@@ -22,6 +22,9 @@ from edgistry.kv import Change, prefix_end
 from .schema import HOMES, home_key, pack, unpack
 
 W = TypeVar("W", bound=Wire)
+
+_STEP = 256
+"""Records packed between two yields of ``BlockState.settle``: about a millisecond."""
 
 
 class Committed(Protocol):
@@ -45,7 +48,7 @@ class BlockChanges:
     before: Mapping[bytes, bytes | None]
     """The value that each key of ``records`` had until now."""
     values: Mapping[bytes, Wire | None]
-    """The new values of ``records`` as typed values."""
+    """Typed values by database key, of ``records`` among others."""
     bookkeeping: tuple[Change, ...]
     """Changes outside the app hash."""
 
@@ -59,6 +62,7 @@ class BlockState:
         self._changed: set[bytes] = set()
         self._before: dict[bytes, bytes | None] = {}
         self._bookkeeping: dict[bytes, bytes | None] = {}
+        self._settled: BlockChanges | None = None
 
     def get(self, key: bytes, kind: type[W]) -> W | None:
         """The value of the record at database key ``key``, as this block has it so far."""
@@ -94,25 +98,35 @@ class BlockState:
         for key, _ in self._committed.scan(prefix, prefix_end(prefix)):
             yield key[len(prefix) :]
 
-    def finish(self) -> BlockChanges:
-        """The changes; the state takes no more afterwards."""
+    def settle(self) -> Iterator[None]:
+        """Work out ``changes``; yields now and then, so that the caller can let others run.
+
+        The state takes no more changes afterwards.
+        """
         records: list[Change] = []
-        values: dict[bytes, Wire | None] = {}
         before: dict[bytes, bytes | None] = {}
-        for key in sorted(self._changed):
+        for done, key in enumerate(sorted(self._changed), start=1):
             value = self._values[key]
             data = None if value is None else pack(value)
             old = self._read(key)
             if data != old:
                 records.append((key, data))
-                values[key] = value
                 before[key] = old
-        return BlockChanges(
+            if not done % _STEP:
+                yield
+        self._settled = BlockChanges(
             records=tuple(records),
             before=before,
-            values=values,
+            values=self._values,
             bookkeeping=tuple(sorted(self._bookkeeping.items())),
         )
+
+    @property
+    def changes(self) -> BlockChanges:
+        """The changes; ``settle`` must have run to its end."""
+        if self._settled is None:
+            raise RuntimeError("changes of a block that is not settled")
+        return self._settled
 
     def _read(self, key: bytes) -> bytes | None:
         try:

@@ -130,7 +130,9 @@ class Ledger:
         block = BlockState(MemoryKeyValue())
         parameters = genesis_parameters(chain_id, state)
         registry.genesis(block, parameters, genesis_members(state), time_us)
-        self._genesis = block.finish().records
+        for _ in block.settle():
+            pass
+        self._genesis = block.changes.records
         records = MemoryKeyValue()
         records.write(self._genesis, sync=False)
         self.records = records

@@ -34,7 +34,7 @@ Change = tuple[bytes, bytes | None]
 """A key and its new value; ``None`` removes the key."""
 _Bucket = tuple[tuple[bytes, ...], bytes]
 """Keys in order, and their leaf hashes one after another in one string."""
-_STEP = 64
+_STEP = 32
 """Buckets hashed between two yields of ``Update.settle``: a millisecond at 100 000 records."""
 _pairs = struct.Struct("64s").iter_unpack
 
@@ -91,8 +91,8 @@ def bucket_key(bucket: int) -> bytes:
 
 def leaf_hash(key: bytes, value: bytes) -> bytes:
     """The hash of the leaf that says ``key`` has ``value``."""
-    value_hash = hashlib.sha256(value).digest()
-    return hashlib.sha256(b"\x00" + _uvarint(len(key)) + key + b"\x20" + value_hash).digest()
+    sha256 = hashlib.sha256
+    return sha256(b"\x00" + _uvarint(len(key)) + key + b"\x20" + sha256(value).digest()).digest()
 
 
 def tree_root(leaves: bytes) -> bytes:
@@ -133,6 +133,8 @@ def _at(hashes: bytes | bytearray, index: int) -> bytes:
 
 
 def _uvarint(number: int) -> bytes:
+    if number < 0x80:
+        return bytes((number,))
     out = bytearray()
     while number >= 0x80:
         out.append(number & 0x7F | 0x80)
@@ -246,23 +248,27 @@ class Version:
 
 
 class Update(Version):
-    """Changes to a ``MerkleMap``: ``put`` any number of times, ``settle``, then ``root``."""
+    """Changes to a ``MerkleMap``: ``put`` any number of times, ``settle`` once, then ``root``."""
+
+    def __init__(self, base: MerkleMap) -> None:
+        super().__init__(base)
+        self._waiting: dict[int, list[Change]] = {}
 
     def put(self, changes: Iterable[Change]) -> None:
         """Add ``changes``; a later one for a key replaces an earlier one."""
-        by_bucket: dict[int, list[Change]] = {}
+        waiting = self._waiting
         for change in changes:
-            by_bucket.setdefault(bucket_of(change[0]), []).append(change)
-        for number, members in by_bucket.items():
-            self.buckets[number] = _changed(self._bucket(number), members)
+            waiting.setdefault(bucket_of(change[0]), []).append(change)
 
     def settle(self) -> Iterator[None]:
         """Compute the hashes; yields now and then, so that the caller can let others run."""
         leaves = self.nodes[0]
-        for done, (number, (_, hashes)) in enumerate(self.buckets.items(), start=1):
-            leaves[number] = leaf_hash(bucket_key(number), tree_root(hashes))
+        for done, (number, changes) in enumerate(self._waiting.items(), start=1):
+            bucket = self.buckets[number] = _changed(self._bucket(number), changes)
+            leaves[number] = leaf_hash(bucket_key(number), tree_root(bucket[1]))
             if not done % _STEP:
                 yield
+        self._waiting = {}
         for level in range(_DEPTH):
             above = self.nodes[level + 1]
             for parent in {index >> 1 for index in self.nodes[level]}:
