@@ -108,7 +108,6 @@ _MAX_PUBLIC = 2048
 _MAX_BLOCKS = 16
 _MAX_ENTRIES = 32
 _MAX_CAPABILITIES = 4
-_MAX_REQUIRE_DEPTH = 4
 _MAX_PAYLOAD = 64 * 1024
 _MAX_EXCHANGE = 1024 * 1024
 _WEEK_US = 7 * 24 * 3600 * 1000000
@@ -209,6 +208,7 @@ class Chain:
             raise _malformed("block-count")
         self.marks: list[tuple[int, int, int]] = []
         self.entries: list[tuple[int, bytes]] = []
+        self._ids: list[bytes] = []
         at = _HEADER
         for level in range(count):
             if at + 2 > size:
@@ -289,12 +289,12 @@ class Chain:
 
     def ids(self) -> "list[bytes]":
         """The public id of every prefix, 16 bytes each; the last is the capability's own."""
-        view = memoryview(self.public)
-        found = []
-        for mark in self.marks:
-            parts: list[bytes | memoryview] = [b"\x02", view[:11], view[_HEADER : mark[2]]]
-            found.append(_sha256(parts)[:16])
-        return found
+        if not self._ids:
+            view = memoryview(self.public)
+            for mark in self.marks:
+                parts: list[bytes | memoryview] = [b"\x02", view[:11], view[_HEADER : mark[2]]]
+                self._ids.append(_sha256(parts)[:16])
+        return self._ids
 
     def caveats(self, level: int) -> "list[tuple[int, bytes]]":
         """(type, value) of the caveats of one block, in order."""
@@ -413,6 +413,29 @@ class _Reader:
         return memoryview(self.data)[at : self.at]
 
 
+def _is_utf8(data: bytes) -> bool:
+    """Whether ``data`` is text; small interpreters decode more than Unicode allows."""
+    more = 0  # continuation bytes still to come
+    low, high = 0x80, 0xBF  # what the next of them may be
+    for byte in data:
+        if more:
+            if not low <= byte <= high:
+                return False
+            more -= 1
+            low, high = 0x80, 0xBF
+        elif 0xC2 <= byte <= 0xDF:
+            more = 1
+        elif 0xE0 <= byte <= 0xEF:  # no longer spelling than needed, no surrogates
+            more = 2
+            low, high = (0xA0 if byte == 0xE0 else 0x80), (0x9F if byte == 0xED else 0xBF)
+        elif 0xF0 <= byte <= 0xF4:  # nor beyond the last code point
+            more = 3
+            low, high = (0x90 if byte == 0xF0 else 0x80), (0x8F if byte == 0xF4 else 0xBF)
+        elif byte >= 0x80:
+            return False
+    return more == 0
+
+
 class Request:
     """A decoded envelope. ``key`` is empty until its tag was verified."""
 
@@ -422,16 +445,15 @@ class Request:
         if reader.array() != 12:
             raise _malformed("type")
         if reader.integer(255) != 1:
-            raise Refusal(REFUSED, "unknown-version")
+            raise _malformed("version")
         self.flags = reader.integer(FLATTEN | DEVICE_ONLY)
         self.op = reader.integer(255)
         self.target = bytes(reader.text(127))
         if not _is_object(self.target):
             raise _malformed("object")
         self.handler = bytes(reader.text(32))
-        for letter in self.handler:
-            if letter not in _NAME:
-                raise _malformed("handler")
+        if not _is_utf8(self.handler):
+            raise _malformed("handler")
         self.sequence_epoch = reader.integer(0xFFFFFFFF)
         self.sequence = reader.integer(0xFFFFFFFFFFFFFFFF)
         self.deadline = reader.integer(0xFFFFFFFFFFFFFFFF)
@@ -529,12 +551,12 @@ class Verifier:
         if self.denied:
             for chain in request.chains:
                 self._check_denied(chain)
-        failed = self._failed_caveat(request, 0, now, ())
-        if failed:
-            raise Refusal(CAVEAT, "caveat", failed)
         rights = _RIGHT_OF.get(request.op)
         if rights is None:
             raise Refusal(MALFORMED, "bad-request", "operation")
+        failed = self._failed_caveat(request, 0, now, ())
+        if failed:
+            raise Refusal(CAVEAT, "caveat", failed)
         if request.op == OP_PUT and request.handler:
             rights |= INVOKE
         target = b"" if request.op == OP_SEQUENCE_FIX else request.target
@@ -556,13 +578,15 @@ class Verifier:
         """A word for the first caveat of capability ``index`` that does not hold; "" if all do."""
         chain = request.chains[index]
         path = path + (index,)  # noqa: RUF005 (MicroPython has no star in displays)
+        # What the others came to: each is judged once, however many requirements name it.
+        verdicts: dict[int, bool] = {}
         for level in range(len(chain.marks)):
             matched = None
             for kind, value in chain.caveats(level):
                 if kind == HANDLER:
                     matched = bool(matched) or value == request.handler
                 elif kind == REQUIRE:
-                    if not self._required(request, value, now, path):
+                    if not self._required(request, value, now, path, verdicts):
                         return "require"
                 elif kind == SEALED:
                     if level != len(chain.marks) - 1:
@@ -573,16 +597,22 @@ class Verifier:
                 return "handler"
         return ""
 
-    def _required(self, request: Request, name: bytes, now: int, path: "tuple[int, ...]") -> bool:
+    def _required(
+        self,
+        request: Request,
+        name: bytes,
+        now: int,
+        path: "tuple[int, ...]",
+        verdicts: "dict[int, bool]",
+    ) -> bool:
         """Whether another capability of the request has the prefix ``name`` and itself holds."""
-        if len(path) > _MAX_REQUIRE_DEPTH:
-            return False
         for index in range(len(request.chains)):
-            if (
-                index not in path
-                and name in request.chains[index].ids()
-                and not self._failed_caveat(request, index, now, path)
-            ):
+            if index in path or name not in request.chains[index].ids():
+                continue
+            if index not in verdicts:
+                # At most four capabilities and no cycles: never deeper than the four allowed.
+                verdicts[index] = not self._failed_caveat(request, index, now, path)
+            if verdicts[index]:
                 return True
         return False
 

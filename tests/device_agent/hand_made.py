@@ -96,8 +96,8 @@ def envelope(
     tag: bytes | None = None,
 ) -> bytes:
     """A request of ``tokens``; ``tag`` replaces the right one."""
-    signed = struct.pack(">BBBH", 3, flags, op, len(target)) + target.encode()
-    signed += bytes([len(handler)]) + handler.encode()
+    signed = struct.pack(">BBBH", 3, flags, op, len(target.encode())) + target.encode()
+    signed += bytes([len(handler.encode())]) + handler.encode()
     signed += struct.pack(">IQQ", sequence_epoch, sequence, deadline) + client
     signed += bytes([len(tokens)])
     for token in tokens:

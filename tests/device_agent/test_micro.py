@@ -250,6 +250,24 @@ class TestEnvelopes:
         verifier().check(envelope([mint(ROOT)], deadline=NOW + week), NOW)
         assert refused(envelope([mint(ROOT)], deadline=NOW + week + 1))[0] == micro.REFUSED
 
+    def test_a_handler_is_any_text_but_no_other_bytes(self) -> None:
+        token = mint(ROOT)
+        for name in ("é", "\ud7ff", "\ue000", "\U0010ffff", "x" * 32):
+            message = envelope([token], op=3, handler=name)
+            assert verifier().check(message, NOW).handler == name.encode()
+        assert refused(envelope([token], op=3, handler="x" * 33))[0] == micro.REFUSED
+
+    @given(st.binary(min_size=2, max_size=5))
+    def test_what_is_text_is_what_unicode_says(self, data: bytes) -> None:
+        message = envelope([mint(ROOT)], op=3, handler="x" * len(data))
+        spliced = message.replace(b"x" * len(data), data)
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            assert refused(spliced) == (micro.REFUSED, "handler")
+        else:
+            assert refused(spliced) == (micro.REFUSED, "bad-tag")
+
     def test_a_large_payload_is_for_the_exchange_only(self) -> None:
         payload = bytes(64 * 1024 + 1)
         assert refused(envelope([mint(ROOT)], op=3, payload=payload))[0] == micro.REFUSED
@@ -371,6 +389,24 @@ class TestRequire:
         one = mint(block([root_entry(GET)]))
         child = one.derive(block([child_entry(0, GET)], caveat(0x86, one.id)))
         assert refused(envelope([child])) == (micro.CAVEAT, "require")
+
+    def test_many_requirements_cost_no_more_than_the_capabilities_there_are(self) -> None:
+        tokens = [mint(block([root_entry(GET)]), serial=serial) for serial in range(4)]
+        wanted = sorted([mint(block([root_entry(0)]), serial=9).id, *[t.id for t in tokens]])
+        hungry = block([child_entry(0, GET)], *[caveat(0x86, name) for name in wanted])
+        narrowed = [token.derive(hungry) for token in tokens]
+        judged: list[int] = []
+
+        class Counting(micro.Verifier):
+            def _failed_caveat(
+                self, request: micro.Request, index: int, now: int, path: tuple[int, ...]
+            ) -> str:
+                judged.append(index)
+                return super()._failed_caveat(request, index, now, path)
+
+        checker = Counting(key_of(), EPOCH)
+        assert refused(envelope(narrowed), checker=checker) == (micro.CAVEAT, "require")
+        assert len(judged) <= 1 + 3 + 3 * 2 + 3 * 2 * 1
 
     def test_caveats_of_one_that_nobody_requires_do_not_matter(self) -> None:
         idle = self.other(not_after(NOW - 1))
