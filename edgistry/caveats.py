@@ -1,0 +1,278 @@
+"""Caveats: conditions that a block adds to a capability.
+
+Rules kept here:
+
+* A caveat is a type byte, a length byte and a value. Caveats of one block are strictly ascending
+  by (type, value); all caveats of all blocks must hold.
+* Bit 7 of the type means critical: an unknown critical type is refused, an unknown other one is
+  kept and holds always.
+* ``Conditions`` is what all caveats of a chain come to: smallest ``not_after``, largest
+  ``not_before``, smallest ``max_payload``, intersected handlers, everything else collected.
+
+Not handled here: whether conditions hold for a request (``judge.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from .errors import InvalidValueError, MalformedError, UnknownCaveatError
+
+MAX_TIME_US: Final = (1 << 64) - 1
+CRITICAL: Final = 0x80
+MAX_HANDLER_BYTES: Final = 32
+CLIENT_BYTES: Final = 8
+
+
+class CaveatType(IntEnum):
+    """The caveats of version 1."""
+
+    NOT_AFTER = 0x81
+    NOT_BEFORE = 0x82
+    CLIENT = 0x83
+    HANDLER = 0x84
+    MAX_PAYLOAD = 0x85
+    REQUIRE = 0x86
+    SEALED = 0x87
+    LINEAGE = 0x88
+    VEIL = 0x89
+
+
+_NOT_AFTER: Final = 0x81
+_NOT_BEFORE: Final = 0x82
+_CLIENT: Final = 0x83
+_HANDLER: Final = 0x84
+_MAX_PAYLOAD: Final = 0x85
+_REQUIRE: Final = 0x86
+_SEALED: Final = 0x87
+_LINEAGE: Final = 0x88
+_VEIL: Final = 0x89
+
+_FIXED_LENGTHS: Final = {
+    _NOT_AFTER: 8,
+    _NOT_BEFORE: 8,
+    _CLIENT: CLIENT_BYTES,
+    _MAX_PAYLOAD: 4,
+    _REQUIRE: 16,
+    _SEALED: 0,
+    _LINEAGE: 16,
+    _VEIL: 0,
+}
+
+
+class Caveat(NamedTuple):
+    """One caveat; tuples order as the format orders them. Make them with the functions below."""
+
+    type: int
+    value: bytes
+
+    @property
+    def name(self) -> str:
+        """``not_after`` and so on; ``caveat_0x05`` for a type that this version does not know."""
+        try:
+            return CaveatType(self.type).name.lower()
+        except ValueError:
+            return f"caveat_0x{self.type:02x}"
+
+
+def not_after(time_us: int) -> Caveat:
+    """Holds while the issuer's now ≤ ``time_us`` (µs since 1970)."""
+    return Caveat(_NOT_AFTER, _unsigned(time_us, 8, "not_after"))
+
+
+def not_before(time_us: int) -> Caveat:
+    """Holds once the issuer's now ≥ ``time_us`` (µs since 1970)."""
+    return Caveat(_NOT_BEFORE, _unsigned(time_us, 8, "not_before"))
+
+
+def client(client_id: bytes) -> Caveat:
+    """Holds for requests of the client with this 8-byte id."""
+    return Caveat(_CLIENT, _exactly(client_id, CLIENT_BYTES, "client"))
+
+
+def handler(name: str) -> Caveat:
+    """Holds when the request names this handler, or another handler caveat of the same block."""
+    value = name.encode()
+    if not 1 <= len(value) <= MAX_HANDLER_BYTES:
+        raise InvalidValueError(f"handler {name[:80]!r}: use 1-{MAX_HANDLER_BYTES} bytes")
+    return Caveat(_HANDLER, value)
+
+
+def max_payload(length: int) -> Caveat:
+    """Holds for payloads of at most ``length`` bytes."""
+    return Caveat(_MAX_PAYLOAD, _unsigned(length, 4, "max_payload"))
+
+
+def require(public_id: bytes) -> Caveat:
+    """Holds when another capability of the envelope has a prefix with this 16-byte id."""
+    return Caveat(_REQUIRE, _exactly(public_id, 16, "require"))
+
+
+def lineage(public_id: bytes) -> Caveat:
+    """Holds always; revoking ``public_id`` revokes this capability too."""
+    return Caveat(_LINEAGE, _exactly(public_id, 16, "lineage"))
+
+
+SEALED: Final = Caveat(_SEALED, b"")
+"""Nothing may be derived any more: holds only in the last block."""
+
+VEIL: Final = Caveat(_VEIL, b"")
+"""Only a Put with a handler, or a Get of the newest element; replies carry result 0."""
+
+
+def _unsigned(value: int, length: int, name: str) -> bytes:
+    if not 0 <= value < 1 << (8 * length):
+        raise InvalidValueError(f"{name} {value}: does not fit in {length} unsigned bytes")
+    return value.to_bytes(length, "big")
+
+
+def _exactly(value: bytes, length: int, name: str) -> bytes:
+    if len(value) != length:
+        raise InvalidValueError(f"{name} takes {length} bytes, not {len(value)}")
+    return bytes(value)
+
+
+def encode_caveats(caveats: Iterable[Caveat]) -> bytes:
+    """The caveats of one block: put in order, repeats dropped.
+
+    Raises:
+        UnknownCaveatError, MalformedError: a caveat that no verifier of this version accepts.
+    """
+    ordered = sorted(set(caveats))
+    for kind, value in ordered:
+        _check_length(kind, len(value))
+    return b"".join(bytes((kind, len(value))) + value for kind, value in ordered)
+
+
+def _check_length(kind: int, length: int) -> None:
+    """The checks that are not a look into ``_FIXED_LENGTHS``."""
+    fixed = _FIXED_LENGTHS.get(kind)
+    if fixed is not None:
+        fits = length == fixed
+    elif kind == _HANDLER:
+        fits = 1 <= length <= MAX_HANDLER_BYTES
+    elif kind & CRITICAL:
+        raise UnknownCaveatError(f"unknown critical caveat 0x{kind:02x}")
+    else:
+        fits = length <= 255
+    if not fits:
+        raise MalformedError(f"caveat 0x{kind:02x} with a value of {length} bytes")
+
+
+def list_caveats(data: bytes, at: int, end: int) -> tuple[Caveat, ...]:
+    """The caveats in ``data[at:end]``, which ``Conditions.read_block`` has checked before."""
+    found = []
+    while at < end:
+        value = at + 2
+        following = value + data[at + 1]
+        found.append(Caveat(data[at], data[value:following]))
+        at = following
+    return tuple(found)
+
+
+class Conditions:
+    """What the caveats of a whole chain come to. Filled by ``read_block``, then only read."""
+
+    not_after_us = MAX_TIME_US
+    """Last µs at which the capability holds; ``MAX_TIME_US`` when no caveat limits it."""
+    not_before_us = 0
+    clients: tuple[bytes, ...] = ()
+    """All of these must be the client's id, so two different ones never hold."""
+    handlers: frozenset[bytes] | None = None
+    """Handler names that every block allows; ``None``: no block asks for a handler."""
+    max_payload: int | None = None
+    required: tuple[bytes, ...] = ()
+    lineages: tuple[bytes, ...] = ()
+    other: tuple[Caveat, ...] = ()
+    """Unknown caveats without the critical bit: they hold."""
+    sealed = False
+    sealed_early = False
+    """A block follows a sealed one: the seal does not hold, whatever is asked."""
+    veil = False
+
+    def read_block(self, data: bytes, at: int, end: int) -> None:
+        """Narrow by the caveats of the next block, which are ``data[at:end]``.
+
+        Reading and narrowing are one pass: this runs for every block of every request that is not
+        remembered.
+
+        Raises:
+            MalformedError: torn, a wrong length, not strictly ascending.
+            UnknownCaveatError: a critical type that this version does not know.
+            IndexError: torn at the end of ``data`` (the caller turns it into a refusal).
+        """
+        before = (-1, b"")
+        handlers: list[bytes] = []
+        while at < end:
+            kind = data[at]
+            length = data[at + 1]
+            at += 2
+            value = data[at : at + length]
+            at += length
+            caveat = (kind, value)
+            if caveat <= before:
+                raise MalformedError("caveats are not strictly ascending")
+            before = caveat
+            if _FIXED_LENGTHS.get(kind) != length:
+                _check_length(kind, length)
+            if kind == _NOT_AFTER:
+                time_us = int.from_bytes(value, "big")
+                if time_us < self.not_after_us:
+                    self.not_after_us = time_us
+            elif kind == _CLIENT:
+                if value not in self.clients:
+                    self.clients = (*self.clients, value)
+            elif kind == _MAX_PAYLOAD:
+                limit = int.from_bytes(value, "big")
+                if self.max_payload is None or limit < self.max_payload:
+                    self.max_payload = limit
+            elif kind == _HANDLER:
+                handlers.append(value)
+            else:
+                self._add_rare(kind, value)
+        if at != end:
+            raise MalformedError("a caveat runs over the end of its block")
+        if handlers:
+            allowed = frozenset(handlers)
+            self.handlers = allowed if self.handlers is None else self.handlers & allowed
+
+    def _add_rare(self, kind: int, value: bytes) -> None:
+        if kind == _NOT_BEFORE:
+            self.not_before_us = max(self.not_before_us, int.from_bytes(value, "big"))
+        elif kind == _REQUIRE:
+            self.required = _with(self.required, value)
+        elif kind == _LINEAGE:
+            self.lineages = _with(self.lineages, value)
+        elif kind == _SEALED:
+            self.sealed = True
+        elif kind == _VEIL:
+            self.veil = True
+        else:
+            self.other = (*self.other, Caveat(kind, value))
+
+    def caveats(self) -> list[Caveat]:
+        """The caveats of one block that come to the same.
+
+        An empty intersection of handlers has no such form and is left out: ``flatten.py``
+        refuses it first.
+        """
+        found = [*map(client, self.clients), *map(require, self.required), *self.other]
+        found += map(lineage, self.lineages)
+        found += [Caveat(_HANDLER, name) for name in self.handlers or ()]
+        if self.not_after_us != MAX_TIME_US:
+            found.append(not_after(self.not_after_us))
+        if self.not_before_us:
+            found.append(not_before(self.not_before_us))
+        if self.max_payload is not None:
+            found.append(max_payload(self.max_payload))
+        if self.sealed:
+            found.append(SEALED)
+        if self.veil:
+            found.append(VEIL)
+        return sorted(set(found))
+
+
+def _with(values: tuple[bytes, ...], value: bytes) -> tuple[bytes, ...]:
+    return values if value in values else (*values, value)

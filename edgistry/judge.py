@@ -1,0 +1,154 @@
+"""Whether an authentic request is authorised: caveats, then rights.
+
+Rules kept here:
+
+* Every caveat of every block of the authorising (first) capability holds, and so do, recursively,
+  those of the capabilities it requires: depth at most 4, no cycles.
+* **One** entry of the authorising capability holds all rights that the operation needs, on an
+  object that is or covers the target. Required capabilities add no rights.
+* The reasons are exact. They are told only to holders of the capability: callers verify the tag
+  first (``verifier.py``).
+
+A client may ask the same question before it sends anything (``Capability.check``). Not handled
+here: tags, revocation, replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from .capability_chain import Chain
+from .envelope import RIGHTS_NEEDED, Operation
+from .errors import BadRequestError, CaveatError, NoRightError
+from .rights import Right, names_of
+
+MAX_REQUIRE_DEPTH: Final = 4
+NEWEST: Final = bytes(8)
+"""The payload of a Get of the newest element."""
+
+_PUT: Final = int(Operation.PUT)
+_GET: Final = int(Operation.GET)
+_SEQUENCE_FIX: Final = int(Operation.SEQUENCE_FIX)
+_INVOKE: Final = int(Right.INVOKE)
+_NEEDED: Final = {int(operation): rights for operation, rights in RIGHTS_NEEDED.items()}
+
+
+class Question(NamedTuple):
+    """What authority is asked for: the fields of an envelope that caveats and rights look at."""
+
+    op: int
+    target: str
+    handler: str
+    client: bytes
+    payload: bytes
+
+
+def rights_needed(op: int, handler: str) -> int:
+    """The rights that ``op`` needs, all in one entry.
+
+    Raises:
+        BadRequestError: no such operation.
+    """
+    needed = _NEEDED.get(op)
+    if needed is None:
+        raise BadRequestError(f"unknown operation {op}")
+    return needed | _INVOKE if handler and op == _PUT else needed
+
+
+def judge(question: Question, chains: Sequence[Chain], *, now_us: int) -> None:
+    """Pass if ``chains[0]``, with the others beside it, authorises ``question`` at ``now_us``.
+
+    Raises:
+        BadRequestError: unknown operation.
+        CaveatError: a caveat does not hold.
+        NoRightError: no entry holds all rights on this target.
+    """
+    needed = rights_needed(question.op, question.handler)
+    _check_caveats(question, chains[0], now_us)
+    if chains[0].conditions.required:
+        _check_required(question, chains, (0,), now_us)
+    _check_rights(question, chains[0], needed)
+
+
+def _check_rights(question: Question, chain: Chain, needed: int) -> None:
+    # A sequence fix reaches every grant of the issuer, so only the widest object will do.
+    target = "" if question.op == _SEQUENCE_FIX else question.target
+    wanted = target.encode()
+    for rights, name, _ in chain.granted:
+        if needed & ~rights:
+            continue
+        if name == wanted or not name or wanted.startswith(name + b"/"):
+            return
+    asked = " and ".join(names_of(needed))
+    raise NoRightError(f"no entry allows {asked} on {target or 'everything'!r}")
+
+
+def _check_caveats(question: Question, chain: Chain, now_us: int) -> None:
+    """All caveats but ``require``, in the order of their types."""
+    conditions = chain.conditions
+    if now_us > conditions.not_after_us:
+        raise CaveatError("the capability's time is over", caveat="not_after")
+    if now_us < conditions.not_before_us:
+        raise CaveatError("the capability's time has not come", caveat="not_before")
+    for client in conditions.clients:
+        if client != question.client:
+            raise CaveatError("the capability is for another client", caveat="client")
+    allowed = conditions.handlers
+    if allowed is not None and question.handler.encode() not in allowed:
+        raise CaveatError("the capability asks for another handler", caveat="handler")
+    limit = conditions.max_payload
+    if limit is not None and len(question.payload) > limit:
+        raise CaveatError(f"the payload is longer than {limit} bytes", caveat="max_payload")
+    if conditions.sealed_early:
+        raise CaveatError("a block was added after the seal", caveat="sealed")
+    if conditions.veil and not _is_veiled(question):
+        raise CaveatError(
+            "only a put with a handler, or a get of the newest element", caveat="veil"
+        )
+
+
+def _is_veiled(question: Question) -> bool:
+    if question.op == _PUT:
+        return question.handler != ""
+    return question.op == _GET and question.payload == NEWEST
+
+
+def _check_required(
+    question: Question, chains: Sequence[Chain], path: tuple[int, ...], now_us: int
+) -> None:
+    """Every capability that ``chains[path[-1]]`` requires is among the others and holds itself."""
+    if len(path) > MAX_REQUIRE_DEPTH:
+        raise CaveatError("capabilities require each other too deep", caveat="require")
+    # Each other capability is looked into once, however many ids ask for it: the work is bounded
+    # by the number of capabilities, not by the number of caveats.
+    verdicts: dict[int, CaveatError | None] = {}
+    for wanted in chains[path[-1]].conditions.required:
+        refusal: CaveatError | None = None
+        for index, chain in enumerate(chains):
+            if index in path or wanted not in chain.ids:
+                continue
+            if index not in verdicts:
+                verdicts[index] = _required_refusal(question, chains, (*path, index), now_us)
+            refusal = verdicts[index]
+            if refusal is None:
+                break
+        else:
+            why = f": {refusal.detail}" if refusal else ""
+            raise CaveatError(
+                f"requires {wanted.hex()} beside it, which is not there or does not hold{why}",
+                caveat="require",
+            )
+
+
+def _required_refusal(
+    question: Question, chains: Sequence[Chain], path: tuple[int, ...], now_us: int
+) -> CaveatError | None:
+    chain = chains[path[-1]]
+    try:
+        _check_caveats(question, chain, now_us)
+        if chain.conditions.required:
+            _check_required(question, chains, path, now_us)
+    except CaveatError as error:
+        return error
+    return None

@@ -1,0 +1,258 @@
+"""Verifying requests: from received bytes to an authorised request, or an exact refusal.
+
+Rules kept here:
+
+* Order: decode → chains → tag → deny set → caveats → rights. Before the tag has verified, every
+  refusal is answered alike (``GENERIC_REFUSAL``); afterwards the exact reason is told in a reply
+  with a tag (paper §3.2).
+* All capabilities of an envelope verify and pass the deny set; the first one authorises.
+* The memo keeps, by public bytes, what was computed for chains whose request verified and was not
+  denied. It is bounded, holds one epoch and one deny set, and goes away with them as a whole:
+  a request that is being verified meanwhile cannot put an old state into the new memo.
+* Verifying changes nothing else: whoever has no valid capability costs no state.
+
+Replay protection is the next step and not handled here: a request that passed ``check`` is
+executed only through ``replay.py``.
+"""
+
+from __future__ import annotations
+
+import hmac
+import threading
+from collections.abc import Iterable
+from typing import Final
+
+from .capability import request_key
+from .capability_chain import Chain
+from .envelope import (
+    MAX_U64,
+    Envelope,
+    Status,
+    decode_envelope,
+    encode_reply,
+    envelope_tag,
+)
+from .errors import BadTagError, InvalidValueError, Refused, ResynchroniseError, RevokedError
+from .issuer import Issuer
+from .judge import Question, judge
+from .mac import ID_BYTES
+
+DEFAULT_MEMO: Final = 1024
+"""Chains remembered by default: a few MB at most, enough for the callers of one node."""
+
+
+class _Signer:
+    """A chain with its last secret state, which no ``repr`` shows."""
+
+    __slots__ = ("_state", "chain")
+
+    def __init__(self, chain: Chain, state: bytes) -> None:
+        self.chain = chain
+        self._state = state
+
+    def __repr__(self) -> str:
+        return f"<signer of {self.chain!r}>"
+
+
+class Checked:
+    """A request that authority allows: what an executor works on, and how it answers.
+
+    ``Verifier.check`` makes them. The key of the request stays inside.
+    """
+
+    __slots__ = ("_signers", "envelope", "issuer")
+
+    def __init__(self, issuer: bytes, envelope: Envelope, signers: list[_Signer]) -> None:
+        self.issuer = issuer
+        """The label of the verifier that checked it: whose resources the target names."""
+        self.envelope = envelope
+        self._signers = signers
+
+    @property
+    def chain(self) -> Chain:
+        """The chain that authorises: the first capability."""
+        return self._signers[0].chain
+
+    @property
+    def chains(self) -> list[Chain]:
+        """All capabilities of the envelope in order."""
+        return [signer.chain for signer in self._signers]
+
+    @property
+    def question(self) -> Question:
+        """The fields that authority looks at."""
+        envelope = self.envelope
+        return Question(
+            envelope.op, envelope.target, envelope.handler, envelope.client, envelope.payload
+        )
+
+    @property
+    def is_veiled(self) -> bool:
+        """Whether replies must carry result 0 (the veil caveat)."""
+        return any(signer.chain.conditions.veil for signer in self._signers)
+
+    def reply(
+        self,
+        status: int,
+        *,
+        result: int = 0,
+        payload: bytes = b"",
+        flat: bytes = b"",
+        sequence_epoch: int = 0,
+        sequence_floor: int = 0,
+    ) -> bytes:
+        """The bytes of a reply with its tag. Under a veil the result becomes 0.
+
+        Raises:
+            InvalidValueError: a number outside its field.
+        """
+        if not 0 <= result <= MAX_U64:
+            raise InvalidValueError("a result has 64 unsigned bits")
+        return encode_reply(
+            self._key(),
+            self.envelope.tag,
+            status=status,
+            result=0 if self.is_veiled else result,
+            sequence_epoch=sequence_epoch,
+            sequence_floor=sequence_floor,
+            payload=payload,
+            flat=flat,
+        )
+
+    def refusal(self, error: Refused) -> bytes:
+        """The bytes of the reply that tells ``error``, with its tag."""
+        if isinstance(error, ResynchroniseError):
+            return self.reply(
+                error.wire_status,
+                sequence_epoch=error.sequence_epoch,
+                sequence_floor=error.sequence_floor,
+            )
+        return self.reply(error.wire_status)
+
+    def _key(self) -> bytes:
+        return request_key([signer._state for signer in self._signers])
+
+    def _is_authentic(self) -> bool:
+        # The only place where a request's tag is compared. Secrets stay in this frame, which
+        # raises nothing.
+        envelope = self.envelope
+        signers = self._signers
+        key = signers[0]._state if len(signers) == 1 else self._key()
+        return hmac.compare_digest(envelope_tag(key, envelope), envelope.tag)
+
+    def __repr__(self) -> str:
+        return f"<Checked op {self.envelope.op} on {self.envelope.target!r} by {self.chain!r}>"
+
+
+class _Generation:
+    """One epoch key and one deny set, with what was computed under them."""
+
+    __slots__ = ("denied", "issuer", "memo")
+
+    def __init__(self, issuer: Issuer, denied: frozenset[bytes]) -> None:
+        self.issuer = issuer
+        self.denied = denied
+        self.memo: dict[bytes, _Signer] = {}
+
+
+class Verifier:
+    """Checks requests to one issuer. Safe to use from many threads."""
+
+    def __init__(
+        self,
+        issuer: Issuer,
+        *,
+        label: bytes = b"",
+        denied: Iterable[bytes] = (),
+        memo: int = DEFAULT_MEMO,
+    ) -> None:
+        """``label`` tells verifiers of one process apart (a device id, say): it is never sent.
+
+        ``denied`` are public ids (16 bytes); ``memo`` is the number of chains to remember, 0 for
+        none.
+        """
+        self.label = label
+        self._memo_limit = memo
+        self._lock = threading.Lock()
+        self._generation = _Generation(issuer, frozenset(denied))
+
+    @property
+    def issuer(self) -> Issuer:
+        """The issuer, with its current epoch."""
+        return self._generation.issuer
+
+    @property
+    def denied(self) -> frozenset[bytes]:
+        """The public ids that are denied, with everything derived from them."""
+        return self._generation.denied
+
+    def replace(self, *, issuer: Issuer | None = None, denied: Iterable[bytes]) -> None:
+        """Work with another epoch key, another deny set, or both; the memo starts empty."""
+        self._generation = _Generation(issuer or self._generation.issuer, frozenset(denied))
+
+    def check(self, data: bytes, *, now_us: int) -> Checked:
+        """The request in ``data``, if its capabilities authorise it at ``now_us`` (µs since 1970).
+
+        Every refusal raised after the tag has verified carries its ``reply``; ``reply_to(error)``
+        gives what to send in any case.
+
+        Raises:
+            MalformedError: no envelope, or a chain in it is not well-formed.
+            WrongEpochError, BadTagError: not signed by this issuer for this request.
+            RevokedError, BadRequestError, CaveatError, NoRightError: authentic, but not allowed.
+        """
+        generation = self._generation
+        envelope = decode_envelope(data)
+        memo = generation.memo
+        signers = []
+        for public in envelope.capabilities:
+            signers.append(memo.get(public) or self._signer(generation, public))
+        checked = Checked(self.label, envelope, signers)
+        if not checked._is_authentic():
+            raise BadTagError("the tag does not verify")
+        try:
+            self._admit(generation, signers)
+            judge(checked.question, [signer.chain for signer in signers], now_us=now_us)
+        except Refused as error:
+            error.reply = checked.refusal(error)  # type: ignore[attr-defined]
+            raise
+        return checked
+
+    @staticmethod
+    def _signer(generation: _Generation, public: bytes) -> _Signer:
+        chain = Chain.parse(public)
+        generation.issuer.check_epoch(chain)
+        return _Signer(chain, generation.issuer.state_of(chain))
+
+    def _admit(self, generation: _Generation, signers: list[_Signer]) -> None:
+        """Refuse denied chains, and remember the others."""
+        memo = generation.memo
+        for signer in signers:
+            chain = signer.chain
+            if chain.public in memo:
+                continue
+            denied = generation.denied
+            if denied and not denied.isdisjoint((*chain.ids, *chain.conditions.lineages)):
+                raise RevokedError("the capability, or one it derives from, was revoked")
+            if self._memo_limit:
+                self._remember(memo, signer)
+
+    def _remember(self, memo: dict[bytes, _Signer], signer: _Signer) -> None:
+        with self._lock:
+            while len(memo) >= self._memo_limit:
+                del memo[next(iter(memo))]
+            memo[signer.chain.public] = signer
+
+
+def check_id(public_id: bytes) -> bytes:
+    """``public_id``, if it has 16 bytes.
+
+    Raises:
+        InvalidValueError: it has not.
+    """
+    if len(public_id) != ID_BYTES:
+        raise InvalidValueError(f"a public id has {ID_BYTES} bytes, not {len(public_id)}")
+    return public_id
+
+
+__all__ = ["Checked", "Status", "Verifier", "check_id"]
