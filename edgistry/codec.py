@@ -33,6 +33,7 @@ __all__ = [
     "encode_json",
     "field",
     "json_schemas",
+    "replace",
     "to_builtins",
 ]
 
@@ -128,6 +129,11 @@ def decode_json(data: bytes, kind: type[T], *, limit: int) -> T:
     except _DECODE_ERRORS as error:
         raise MalformedError(str(error)) from None
     return value
+
+
+def replace(value: T, **changes: object) -> T:
+    """A copy of the frozen ``value`` with some fields changed; types are not checked."""
+    return msgspec.structs.replace(value, **changes)  # type: ignore[type-var]
 
 
 def to_builtins(value: object) -> Any:
