@@ -95,7 +95,6 @@ class FrameDecoder:
         if length >= 0x80:
             length, body = self._long_length(start)
             if body == 0:
-                self._needed = available + 1
                 return None
         if length > self._limit:
             raise TooLargeError(f"a message of {length} bytes, over the cap of {self._limit}")

@@ -116,13 +116,13 @@ class ABCIServer:
         """Close everything. Calls that run are given ``STOP_GRACE_S`` to end. Safe to repeat."""
         self._stopping = True
         self._stop_listening()
-        running = {each.awaited: each for each in self._connections if each.awaited is not None}
+        running = [each.awaited for each in self._connections if each.awaited is not None]
         if running:
             _, late = await asyncio.wait(running, timeout=STOP_GRACE_S)
             for future in late:
                 log.error("a call of the application did not end within %s s", STOP_GRACE_S)
-                running[future].abort()
                 future.cancel()
+        # Closed before the cancellation arrives: it is ours, and no failure of the application.
         for connection in list(self._connections):
             connection.close()
         try:

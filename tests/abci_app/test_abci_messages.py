@@ -73,7 +73,20 @@ requests = st.one_of(
         st.integers(min_value=0, max_value=127),
         st.binary(max_size=100),
     ),
-    st.builds(lambda tx: envelope("check_tx", pb.RequestCheckTx(tx=tx)), st.binary(max_size=300)),
+    # Lengths of two bytes, right and wrong, with and without something after them.
+    st.builds(
+        lambda tx, more: envelope("check_tx", pb.RequestCheckTx(tx=tx)) + more,
+        st.binary(min_size=130, max_size=300),
+        st.sampled_from([b"", b"\x00", b"\x12\x00", b"\x42\x02\x10\x01"]),
+    ),
+    st.builds(
+        lambda tx, low, high: (
+            bytes([0x42, low, high]) + pb.RequestCheckTx(tx=tx).SerializeToString()
+        ),
+        st.binary(min_size=110, max_size=140),
+        st.integers(min_value=0x80, max_value=0xFF),
+        st.sampled_from([0, 1, 2, 0x80, 0x81]),
+    ),
 )
 
 
@@ -83,6 +96,9 @@ requests = st.one_of(
 @example(b"\x22\x00")
 @example(b"\x0a\x02\x0a\x00\x12\x00")
 @example(b"\x0a\x80\x00")
+@example(b"\x42\x84\x81\x00\x0a\x82\x01" + bytes(129))
+@example(b"\x42\x85\x01\x0a\x82\x01" + bytes(130) + b"\x12\x00")
+@example(b"\x42\x84\x81\x00\x0a\x81\x01" + bytes(129))
 @example(b"\x0a\x03\x0a\x01\xff")
 def test_any_bytes_are_read_as_protobuf_reads_them_or_malformed(message: bytes) -> None:
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import socket
 from typing import Any
 
 import pytest
@@ -136,6 +137,23 @@ async def test_flush_answers_at_once_and_after_all_before_it() -> None:
         assert names([await client.receive() for _ in range(2)]) == ["query", "flush"]
 
 
+async def test_flush_sends_what_is_answered_before_the_next_request_is_begun() -> None:
+    class Watcher(BaseApplication):
+        def check_tx(self, request: Any) -> Any:
+            seen.append(peer.recv(1000))
+            return pb.ResponseCheckTx()
+
+    seen: list[bytes] = []
+    async with serving(Watcher()) as served:
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(str(served.path))
+            peer.setblocking(False)
+            peer.sendall(request_frame("echo", message="1") + FLUSH + request_frame("check_tx"))
+            await until(lambda: seen or served.fatal)
+    assert served.fatal == []
+    assert seen == [b"\x05\x12\x03\x0a\x011" + b"\x02\x1a\x00"]
+
+
 async def test_check_tx_is_not_held_up_by_a_slow_block_on_another_connection() -> None:
     app = Recorder()
     async with serving(app) as served:
@@ -197,14 +215,19 @@ async def test_peer_that_does_not_read_is_not_buffered_for_without_end() -> None
     async with serving(app) as served:
         client = await served.connect()
         count = 40
-        client.writer.write(request_frame("query") * count + FLUSH)
+        client.writer.write(request_frame("query") * count)
         # The stream reader takes a little before it stops too; far less than all must be enough.
         await until(lambda: app.answered >= 2)
         (connection,) = served.server._connections
         await until(lambda: connection._congested)
-        assert app.answered < count
-        answers = [await client.receive() for _ in range(count + 1)]
-        assert names(answers) == ["query"] * count + ["flush"]
+        before = app.answered
+        assert before < count
+        client.writer.write(request_frame("query"))
+        await until(lambda: connection._frames.pending > len(request_frame("query")) * 2)
+        await (await served.connect()).call("echo")
+        assert app.answered == before
+        count += 1
+        assert names([await client.receive() for _ in range(count)]) == ["query"] * count
 
 
 async def test_others_get_their_turn_during_a_long_run_of_requests(
@@ -266,6 +289,18 @@ async def test_peer_that_closed_its_writing_side_still_gets_its_answers() -> Non
         await until(lambda: app.calls)
         app.gate.set()
         assert names([await client.receive() for _ in range(2)]) == ["query", "echo"]
+        assert await client.receive() is None
+
+
+async def test_peer_that_closed_its_writing_side_gets_answers_that_take_many_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(abci_connection, "SLICE_S", -1.0)
+    async with serving(BaseApplication()) as served:
+        client = await served.connect()
+        await client.send(request_frame("echo") * 20)
+        client.writer.write_eof()
+        assert names([await client.receive() for _ in range(20)]) == ["echo"] * 20
         assert await client.receive() is None
 
 
@@ -417,6 +452,23 @@ async def test_failure_of_a_call_whose_engine_is_gone_still_halts() -> None:
         assert isinstance(served.fatal[0], KeyError)
 
 
+async def test_only_the_first_failure_is_reported() -> None:
+    gate = asyncio.Event()
+
+    async def fail_late() -> Any:
+        await gate.wait()
+        raise KeyError("bug")
+
+    async with serving(Broken(fail_late)) as served:
+        clients = [await served.connect() for _ in range(3)]
+        for each in clients:
+            await each.send(request_frame("commit"))
+        await until(lambda: sum(bool(c.awaited) for c in served.server._connections) == 3)
+        gate.set()
+        await until(lambda: not served.server._connections)
+        assert len(served.fatal) == 1
+
+
 async def test_serve_raises_what_halted_it() -> None:
     async with serving(Broken(lambda: raise_now(KeyError("bug")))) as served:
         path = served.path.with_name("second.sock")
@@ -501,6 +553,10 @@ async def test_stop_cancels_a_call_that_does_not_end(monkeypatch: pytest.MonkeyP
         client = await served.connect()
         await client.send(request_frame("finalize_block", height=7))
         await until(lambda: app.calls)
+        (call,) = [each.awaited for each in served.server._connections]
         await served.server.stop()
+        assert call is not None
+        await until(call.done)
+        assert call.cancelled()
         assert app.calls == ["finalize 7"]
         assert served.fatal == []
