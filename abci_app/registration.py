@@ -1,0 +1,321 @@
+"""Registering and withdrawing devices: from rows to transactions, exactly once.
+
+Rules kept here:
+
+* A row's device entry and the transaction that publishes it are one durable write. So an import
+  that was killed at any moment is finished by running it again: what was accepted is unchanged.
+* Nothing is sent that the chain has already, or is about to have. What the chain refused or lost
+  is not there, so the same row publishes it again.
+* A bad row is reported and costs only itself.
+* A withdrawn device is forgotten, position and salt, when the chain has let its record go.
+
+Not handled here: parsing files (``fleet``), waiting for blocks (``outbox``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Protocol
+
+from edgistry.codec import encode, replace
+from edgistry.errors import NotFoundError, Refused
+from edgistry.kv import Change, KeyValue
+from edgistry.region import cell_text, published_cell
+from edgistry.transactions import (
+    MAX_BATCH_RECORDS,
+    Kind,
+    NodeId,
+    ServicesPut,
+    ServicesWithdraw,
+    parse_body,
+    parse_transaction,
+)
+
+from .admin_api import DeviceEntry, DevicePage, DeviceRow, DeviceState, Outcome, RowOutcome
+from .devices import (
+    WAKE_UNKNOWN,
+    Device,
+    DeviceTable,
+    Identity,
+    handle_of,
+    identity_of,
+    parse_handle,
+    record_of,
+)
+from .fleet import check_device
+from .outbox import Outbox, Pending
+from .schema import StoredService, stored_service
+
+MAX_BATCH_BYTES = 240_000
+"""Records in one transaction; the rest of its 256 000 bytes is for what is around them."""
+
+
+class ServiceReader(Protocol):
+    """What registering needs of the registry."""
+
+    def service(self, key: bytes) -> StoredService | None: ...
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What a request is going to change."""
+
+    devices: dict[Identity, Device] = field(default_factory=dict)
+    """Rows to store."""
+    publish: dict[Identity, None] = field(default_factory=dict)
+    """Which of them to publish, in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Planned:
+    """What becomes of one good row."""
+
+    line: int
+    outcome: Outcome
+    identity: Identity
+    device: Device
+
+
+class Registrar:
+    """Registers devices of node ``node_id``, which sends through ``outbox``.
+
+    ``draw`` gives that many random bytes.
+    """
+
+    def __init__(
+        self,
+        store: KeyValue,
+        *,
+        node_id: NodeId,
+        reader: ServiceReader,
+        outbox: Outbox,
+        draw: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self._table = DeviceTable(store)
+        self._node_id = node_id
+        self._reader = reader
+        self._outbox = outbox
+        self._draw = draw
+        # One writer at a time: what a plan was made from must not change before it is written.
+        self._writing = asyncio.Lock()
+
+    # --- registering ----------------------------------------------------------------------------
+
+    async def register(self, rows: Sequence[DeviceRow]) -> list[RowOutcome]:
+        """Accept the good ones of ``rows``; one outcome for each row, in order.
+
+        Accepted rows and their transactions are durable when this returns.
+
+        Raises:
+            UnavailableError: the outbox is full; nothing was accepted.
+        """
+        async with self._writing:
+            plan = _Plan()
+            planned = [self._plan_row(plan, row) for row in rows]
+            batches = _batches(plan)
+
+            def rows_with_sequences(first: int) -> Iterable[Change]:
+                for sequence, batch in enumerate(batches, first):
+                    for identity in batch:
+                        device = plan.devices[identity]
+                        plan.devices[identity] = replace(device, sequence=sequence)
+                for device in plan.devices.values():
+                    yield from self._table.put(device)
+
+            if plan.devices:
+                bodies = [_put_body(plan.devices[identity] for identity in b) for b in batches]
+                await self._outbox.append(bodies, also=rows_with_sequences)
+            return [self._outcome(plan, each) for each in planned]
+
+    def _plan_row(self, plan: _Plan, row: DeviceRow) -> _Planned | RowOutcome:
+        try:
+            row = check_device(row)
+            cell = published_cell(row.lat, row.lon, row.resolution)
+        except Refused as error:
+            return RowOutcome(line=row.line, outcome="rejected", reason=error.detail)
+        identity = identity_of(row)
+        known = plan.devices.get(identity) or self._table.get(identity)
+        wanted = self._device(row, cell, known)
+        outcome: Outcome
+        if known is None or known.withdrawing:
+            outcome, publish = "added", True
+        elif identity in plan.publish:
+            outcome, publish = "unchanged" if known == wanted else "updated", True
+        else:
+            publish = self._must_publish(known, wanted)
+            outcome = self._outcome_of_known(known, wanted, publish=publish)
+        if publish:
+            plan.publish[identity] = None
+        if publish or known != wanted:
+            plan.devices[identity] = wanted
+        return _Planned(line=row.line, outcome=outcome, identity=identity, device=wanted)
+
+    def _device(self, row: DeviceRow, cell: int, known: Device | None) -> Device:
+        return Device(
+            key=known.key if known else self._draw(16),
+            salt=known.salt if known else self._draw(32),
+            id=row.id,
+            name=row.name,
+            lat=row.lat,
+            lon=row.lon,
+            resolution=row.resolution,
+            type=row.type,
+            actions=row.actions,
+            wake=WAKE_UNKNOWN,
+            cell=cell,
+            sequence=known.sequence if known else 0,
+        )
+
+    def _must_publish(self, known: Device, wanted: Device) -> bool:
+        """Whether the chain neither has ``wanted`` nor is about to have it."""
+        record = record_of(wanted)
+        if self._outbox.is_pending(known.sequence):
+            return record_of(known) != record
+        return self._reader.service(known.key) != stored_service(self._node_id, record)
+
+    def _outcome_of_known(self, known: Device, wanted: Device, *, publish: bool) -> Outcome:
+        if known != wanted:
+            return "updated"
+        if not publish:
+            return "unchanged"
+        return "added" if self._reader.service(known.key) is None else "updated"
+
+    def _outcome(self, plan: _Plan, planned: _Planned | RowOutcome) -> RowOutcome:
+        if isinstance(planned, RowOutcome):
+            return planned
+        device = plan.devices.get(planned.identity, planned.device)
+        waits = planned.identity in plan.publish or self._outbox.is_pending(device.sequence)
+        return RowOutcome(
+            line=planned.line,
+            outcome=planned.outcome,
+            sequence=device.sequence if waits else 0,
+            handle=handle_of(device.key),
+        )
+
+    # --- withdrawing ----------------------------------------------------------------------------
+
+    async def withdraw(self, handles: Sequence[str]) -> tuple[int, int]:
+        """Begin to withdraw the devices with these ``handles``, all or none.
+
+        The number of devices that were not already on their way out, and the sequence to wait
+        for (0: none).
+
+        Raises:
+            MalformedError: not a handle.
+            NotFoundError: not a device of this node.
+            UnavailableError: the outbox is full.
+        """
+        async with self._writing:
+            devices = {handle: self._known(handle) for handle in handles}
+            waiting = [device.sequence for device in devices.values() if device.withdrawing]
+            leaving = [device for device in devices.values() if not device.withdrawing]
+            sent = [device for device in leaving if self._is_on_chain(device)]
+
+            def rows(sequence: int) -> Iterable[Change]:
+                for device in leaving:
+                    if device in sent:
+                        gone = replace(device, sequence=sequence, withdrawing=True)
+                        yield from self._table.put(gone)
+                    else:
+                        yield from self._table.delete(device)
+
+            last = max(filter(self._outbox.is_pending, waiting), default=0)
+            if leaving:
+                keys = tuple(device.key for device in sent)
+                bodies = [ServicesWithdraw(keys=keys)] if keys else []
+                appended = await self._outbox.append(bodies, also=rows)
+                last = appended if bodies else last
+            return len(leaving), last
+
+    def settled(self, entry: Pending, transaction: bytes) -> list[Change]:
+        """The changes that follow from a transaction being done (the outbox asks for them).
+
+        Devices whose withdrawal went through are forgotten; one whose withdrawal was refused is
+        an ordinary device again.
+        """
+        if entry.kind != Kind.SERVICES_WITHDRAW:
+            return []
+        body = parse_body(parse_transaction(transaction))
+        changes: list[Change] = []
+        for key in body.keys if isinstance(body, ServicesWithdraw) else ():
+            device = self._table.by_key(key)
+            # Registered again meanwhile: another transaction follows this one.
+            if device is None or not device.withdrawing or device.sequence != entry.sequence:
+                continue
+            if self._reader.service(key) is None:
+                changes += self._table.delete(device)
+            else:
+                changes += self._table.put(replace(device, withdrawing=False))
+        return changes
+
+    def _known(self, handle: str) -> Device:
+        device = self._table.by_key(parse_handle(handle))
+        if device is None:
+            raise NotFoundError(f"this node has no device with the handle {handle}")
+        return device
+
+    def _is_on_chain(self, device: Device) -> bool:
+        """Whether the chain has a record of ``device``, or is about to."""
+        if self._outbox.is_pending(device.sequence):
+            return True
+        return self._reader.service(device.key) is not None
+
+    # --- listing --------------------------------------------------------------------------------
+
+    def page(self, *, after: str | None, limit: int) -> DevicePage:
+        """Up to ``limit`` devices in order of their record keys, those after ``after``.
+
+        Raises:
+            MalformedError: ``after`` is not from an earlier page.
+        """
+        start = parse_handle(after) if after else b""
+        devices = list(islice(self._table.scan(start), limit + 1))
+        page = devices[:limit]
+        return DevicePage(
+            devices=tuple(map(self._entry, page)),
+            next=handle_of(page[-1].key) if len(devices) > limit else None,
+        )
+
+    def _entry(self, device: Device) -> DeviceEntry:
+        return DeviceEntry(
+            handle=handle_of(device.key),
+            id=device.id,
+            name=device.name,
+            lat=device.lat,
+            lon=device.lon,
+            type=device.type,
+            actions=device.actions,
+            cell=cell_text(device.cell),
+            resolution=device.resolution,
+            state=self._state(device),
+        )
+
+    def _state(self, device: Device) -> DeviceState:
+        if device.withdrawing:
+            return "withdrawing"
+        if self._outbox.is_pending(device.sequence):
+            return "pending"
+        stored = stored_service(self._node_id, record_of(device))
+        return "published" if self._reader.service(device.key) == stored else "unpublished"
+
+
+def _batches(plan: _Plan) -> list[list[Identity]]:
+    """The devices to publish, in transactions within the limits on records and bytes."""
+    batches: list[list[Identity]] = []
+    size = 0
+    for identity in plan.publish:
+        more = len(encode(record_of(plan.devices[identity])))
+        if not batches or size + more > MAX_BATCH_BYTES or len(batches[-1]) >= MAX_BATCH_RECORDS:
+            batches.append([])
+            size = 0
+        batches[-1].append(identity)
+        size += more
+    return batches
+
+
+def _put_body(devices: Iterable[Device]) -> ServicesPut:
+    return ServicesPut(records=tuple(map(record_of, devices)))

@@ -1,0 +1,92 @@
+"""A registry in memory under the simulated chain: what blocks do, without their rules' details."""
+
+from __future__ import annotations
+
+from abci_app.schema import (
+    ChainParameters,
+    Head,
+    Member,
+    SequenceState,
+    StoredRegion,
+    StoredService,
+    stored_service,
+)
+from edgistry.transactions import (
+    NodeId,
+    NodeLease,
+    RegionPut,
+    ServicesPut,
+    ServicesWithdraw,
+    parse_body,
+    parse_transaction,
+)
+
+from .simulated_chain import SimulatedChain
+
+NODE = NodeId(b"n" * 20)
+OTHER = NodeId(b"o" * 20)
+
+
+class SimulatedRegistry(SimulatedChain):
+    """Sink and reader for services: ``commit`` applies what was not told to be refused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: dict[bytes, StoredService] = {}
+        self.named: dict[str, StoredRegion] = {}
+        self.lease_renewals = 0
+        self.alive = {NODE, OTHER}
+        self.head = Head(height=1, block_time_us=0, app_hash=bytes(32), previous_app_hash=bytes(32))
+        self.parameters = ChainParameters(
+            chain_id="test",
+            lease_us=600_000_000,
+            delete_after_us=7 * 86_400_000_000,
+            outage_gap_us=60_000_000,
+        )
+
+    def members(self) -> dict[NodeId, Member]:
+        return {NODE: Member(public_key=bytes(32), name="n")}
+
+    def service(self, key: bytes) -> StoredService | None:
+        return self.records.get(key)
+
+    def region(self, name: str) -> StoredRegion | None:
+        return self.named.get(name)
+
+    def regions(self) -> list[tuple[str, StoredRegion]]:
+        return sorted(self.named.items())
+
+    def is_visible(self, node_id: bytes) -> bool:
+        return node_id in self.alive
+
+    def sequence(self, node_id: NodeId) -> SequenceState:
+        return self.state
+
+    def commit(self, count: int | None = None) -> None:
+        before = len(self.committed)
+        super().commit(count)
+        for data in self.committed[before:]:
+            transaction = parse_transaction(data)
+            if transaction.sequence not in self.refuse:
+                self._apply(NodeId(transaction.node_id), parse_body(transaction))
+        self.head = Head(
+            height=self.head.height + 1,
+            block_time_us=self.head.block_time_us + 1_000_000,
+            app_hash=bytes(32),
+            previous_app_hash=bytes(32),
+        )
+
+    def _apply(self, node_id: NodeId, body: object) -> None:
+        match body:
+            case ServicesPut():
+                for record in body.records:
+                    self.records[record.key] = stored_service(node_id, record)
+            case ServicesWithdraw():
+                for key in body.keys:
+                    self.records.pop(key, None)
+            case RegionPut():
+                self.named[body.name] = StoredRegion(
+                    owner=node_id, version=body.version, cells=body.cells
+                )
+            case NodeLease():
+                self.lease_renewals += 1
