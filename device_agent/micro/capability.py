@@ -306,6 +306,14 @@ class Chain:
             at = stop
         return found
 
+    def has(self, wanted: int) -> bool:
+        """Whether any block has a caveat of type ``wanted``."""
+        for level in range(len(self.marks)):
+            for kind, _ in self.caveats(level):
+                if kind == wanted:
+                    return True
+        return False
+
     def grants(self, rights: int, target: bytes) -> bool:
         """Whether one entry holds all of ``rights`` over ``target``."""
         for held, name in self.entries:
@@ -543,13 +551,9 @@ class Verifier:
         return request
 
     def _permit(self, request: Request, now: int) -> None:
-        request.veiled = any(
-            kind == VEIL
-            for level in range(len(request.chains[0].marks))
-            for kind, _ in request.chains[0].caveats(level)
-        )
-        if self.denied:
-            for chain in request.chains:
+        for chain in request.chains:
+            request.veiled = request.veiled or chain.has(VEIL)
+            if self.denied:
                 self._check_denied(chain)
         rights = _RIGHT_OF.get(request.op)
         if rights is None:
