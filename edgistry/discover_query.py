@@ -32,10 +32,11 @@ from .api import (
     RegionArea,
 )
 from .codec import decode_json, encode_json
-from .errors import InvalidValueError, LimitExceededError, MalformedError
+from .errors import InvalidValueError, LimitExceededError, MalformedError, UnknownRegionError
 from .transactions import check_region_name, check_service_names
 
 MAX_CURSOR_CHARACTERS = 200
+MAX_REGION_CHARACTERS = 64
 MAX_HEIGHT = (1 << 63) - 1
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,40}(\.[0-9]{0,40})?([eE][+-]?[0-9]{1,4})?", re.ASCII)
@@ -49,6 +50,7 @@ def parse_discover_parameters(parameters: Mapping[str, str]) -> DiscoverQuery:
 
     Raises:
         MalformedError: an unknown parameter, not exactly one area, or unreadable text.
+        UnknownRegionError: a region name that no region can have.
         InvalidValueError: a value outside its range.
         LimitExceededError: a radius or a number of results over its limit.
     """
@@ -167,8 +169,7 @@ def _check_area(body: DiscoverBody) -> Area:
     if body.radius_km is not None and body.near is None:
         raise MalformedError("radius_km goes with near")
     if body.region is not None:
-        check_region_name(body.region)
-        return RegionArea(name=body.region)
+        return RegionArea(name=_check_region(body.region))
     if body.cell is not None:
         if not _CELL.fullmatch(body.cell):
             raise MalformedError(
@@ -178,6 +179,17 @@ def _check_area(body: DiscoverBody) -> Area:
     if body.near is not None:
         return _check_near(body.near, body.radius_km)
     return PolygonArea(geojson=body.polygon or {})
+
+
+def _check_region(name: str) -> str:
+    """A name that no region can have is as unknown as one that none has; noise is malformed."""
+    try:
+        check_region_name(name)
+    except MalformedError as error:
+        if 0 < len(name) <= MAX_REGION_CHARACTERS and name.isprintable():
+            raise UnknownRegionError(f"no region {name!r}; {error}") from None
+        raise
+    return name
 
 
 def _check_near(near: str | tuple[float, float], radius_km: float | None) -> NearArea:

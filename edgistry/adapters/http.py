@@ -28,6 +28,7 @@ import dataclasses
 import errno
 import io
 import logging
+import os
 import socket
 import struct
 import time
@@ -429,8 +430,7 @@ class HttpClient:
         except aiohttp.InvalidURL:
             raise InvalidValueError(f"not a usable address: {self._base + path}") from None
         except (aiohttp.ClientError, OSError) as error:
-            reason = str(error) or type(error).__name__
-            raise CannotReachError(f"cannot reach {self.target}: {reason}") from None
+            raise CannotReachError(f"cannot reach {self.target}: {_reason(error)}") from None
 
     async def close(self) -> None:
         """Close all connections. Closing twice is safe."""
@@ -468,6 +468,15 @@ class HttpClient:
                 raise TooLargeError(f"an answer over {self._response_limit} bytes")
             chunks.append(chunk)
         return b"".join(chunks)
+
+
+def _reason(error: Exception) -> str:
+    """Why it failed, in the system's words where it has some."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    number = getattr(cause, "errno", None)
+    if isinstance(number, int) and number > 0:
+        return os.strerror(number)
+    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
 
 
 def check_node_url(text: str) -> str:

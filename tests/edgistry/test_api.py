@@ -36,6 +36,7 @@ from edgistry.errors import (
     MalformedError,
     Refused,
     TooLargeError,
+    UnknownRegionError,
     every_refusal,
 )
 from edgistry.openapi import openapi_document
@@ -98,7 +99,7 @@ def test_polygon_does_not_fit_into_parameters() -> None:
 def test_any_parameters_give_a_query_or_a_refusal(parameters: dict[str, str]) -> None:
     try:
         query = parse_discover_parameters(parameters)
-    except (MalformedError, InvalidValueError, LimitExceededError):
+    except (MalformedError, InvalidValueError, LimitExceededError, UnknownRegionError):
         return
     assert 1 <= query.limit <= 1000
 
@@ -122,7 +123,7 @@ json_values = st.recursive(
 def test_any_body_gives_a_query_or_a_refusal(body: bytes) -> None:
     try:
         query = parse_discover_body(body)
-    except (MalformedError, InvalidValueError, LimitExceededError):
+    except (MalformedError, InvalidValueError, LimitExceededError, UnknownRegionError):
         return
     assert 1 <= query.limit <= 1000
 
@@ -153,7 +154,9 @@ NEAR = {"near": "37.77,-122.42", "radius_km": "20"}
         ({"region": "bay", "cell": "87283082effffff"}, MalformedError, "region and cell"),
         ({"region": "bay", "color": "red"}, MalformedError, "'color'"),
         ({"region": "bay", "polygon": "{}"}, MalformedError, "'polygon'"),
-        ({"region": "Bay Area"}, MalformedError, "region name"),
+        ({"region": "Bay Area"}, UnknownRegionError, "region name"),
+        ({"region": "x" * 65}, MalformedError, "region name"),
+        ({"region": "\n"}, MalformedError, "region name"),
         ({"region": ""}, MalformedError, "region name"),
         ({"region": "bay", "radius_km": "3"}, MalformedError, "goes with near"),
         ({"cell": "87283082EFFFFFF"}, MalformedError, "15 lower-case hex"),

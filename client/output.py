@@ -1,0 +1,56 @@
+"""What people and programs get to see (this is the only module that imports rich).
+
+Rules kept here:
+
+* Results go to standard output, remarks and errors to standard error.
+* A terminal gets tables with borders and colours; anything else gets the same rows as plain
+  columns separated by tabs, with the column names in the first line.
+* Control characters in what a node sent are made visible, never sent to the terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from edgistry.codec import encode_json
+from edgistry.wording import visible
+
+
+def print_json(value: object) -> None:
+    """``value`` as indented JSON on standard output."""
+    click.echo(encode_json(value, indent=2).decode())
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """``rows`` under ``columns``; ``title`` only where a person looks."""
+    if not sys.stdout.isatty():
+        for row in (columns, *rows):
+            click.echo("\t".join(visible(cell) for cell in row))
+        return
+    table = Table(title=Text(visible(title)), title_justify="left")
+    for number, column in enumerate(columns):
+        # The first names the row: it stays in one piece, to be copied.
+        table.add_column(column, overflow="fold", no_wrap=number == 0)
+    for row in rows:
+        # Text, not markup: a name like [red] is a name.
+        table.add_row(*(Text(visible(cell)) for cell in row))
+    Console().print(table)
+
+
+def print_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """Names and values, one a line."""
+    width = max(len(name) for name, _ in facts) if sys.stdout.isatty() else 0
+    for name, value in facts:
+        gap = " " * (width + 2 - len(name)) if width else "\t"
+        click.echo(f"{click.style(name, bold=True)}{gap}{visible(value)}")
+
+
+def remark(text: str) -> None:
+    """A line for people beside the result."""
+    click.echo(visible(text), err=True)
