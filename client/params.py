@@ -22,8 +22,8 @@ from edgistry.errors import InvalidValueError, MalformedError
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic only in new versions
-    """A type whose reader is a function of the core that raises refusals."""
+class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic only in new versions
+    """A type whose reader raises refusals, as the functions of the core do."""
 
     def __init__(self, name: str, read: Callable[[str], Any]) -> None:
         self.name = name
@@ -43,13 +43,13 @@ def _read_cell(text: str) -> str:
     return area.cell if isinstance(area, CellArea) else text
 
 
-POINT = _Parsed("LAT,LON", lambda text: parse_point("point", text))
+POINT = Parsed("LAT,LON", lambda text: parse_point("point", text))
 """``37.77,-122.42`` as (latitude, longitude) in degrees."""
 
-CELL = _Parsed("CELL", _read_cell)
+CELL = Parsed("CELL", _read_cell)
 """An H3 cell as 15 lower-case hex digits."""
 
-DURATION = _Parsed("DURATION", parse_duration)
+DURATION = Parsed("DURATION", parse_duration)
 """``90s``, ``5m``, ``2h`` as seconds."""
 
 
