@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,12 +26,20 @@ def abci_client() -> Path:
     return _tool("abci-cli", "abci/cmd/abci-cli")
 
 
-def engine_sources() -> Path:
-    """The directory of the engine's published sources."""
-    go = find_go(_tell)
+def engine_protocol() -> list[Path]:
+    """Import directories of the engine's published protocol definitions."""
+    engine = _sources(MODULE, f"v{ENGINE_VERSION}")
+    wanted = re.search(
+        r"^\s*(github\.com/cosmos/gogoproto) (\S+)", (engine / "go.mod").read_text(), re.M
+    )
+    assert wanted is not None
+    return [engine / "proto", _sources(wanted[1], wanted[2])]
+
+
+def _sources(module: str, version: str) -> Path:
     with tempfile.TemporaryDirectory() as elsewhere:
         done = subprocess.run(
-            [go, "mod", "download", "-json", f"{MODULE}@v{ENGINE_VERSION}"],
+            [find_go(_tell), "mod", "download", "-json", f"{module}@{version}"],
             cwd=elsewhere,
             env={**os.environ, "GOWORK": "off", "GOFLAGS": "-mod=mod"},
             capture_output=True,
