@@ -103,7 +103,7 @@ class BadSignatureError(Refused):
     code = "bad-signature"
     number = 12
     http_status = 403
-    help = "Sign with the node's registry key (keys/registry.pem), not its validator or p2p key."
+    help = "Sign with the node's registry key (keys/registry.key), not its validator or p2p key."
 
 
 class WrongSequenceError(Refused):
@@ -249,6 +249,14 @@ class EngineError(Refused):
     code = "engine"
     number = 56
     help = "Run `edgistry-node engine install` and read what it prints."
+
+
+class NodeFailedError(Refused):
+    """A node that was started ended by itself."""
+
+    code = "node-failed"
+    number = 64
+    help = "Read what it printed; the directory logs/ of the node has the rest."
 
 
 class UnavailableError(Refused):

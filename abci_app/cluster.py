@@ -1,0 +1,197 @@
+"""A cluster whose node directories are on this machine: what is running, and is it well.
+
+Rules kept here:
+
+* A node runs when a process holds its directory's lock; how it is doing it says itself, over its
+  public API.
+* ``bring_up`` starts only what does not run, and returns when every node answers, has a block and
+  is not catching up any more.
+
+Not handled here: making the directories (``initialize``), processes (``launch``), output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgistry.adapters import config as toml
+from edgistry.adapters.node_client import NodeClient
+from edgistry.api import StatusAnswer
+from edgistry.codec import Document
+from edgistry.errors import DirectoryError, NodeFailedError, Refused, TimedOutError
+
+from .config import PORTS_PER_NODE, ClusterConfig, is_loopback, url_host
+from .directory import NodeDirectory, open_directory, running_pid
+from .initialize import CLUSTER_FILE
+from .launch import last_words, start_node
+
+STATUS_TIMEOUT_S = 3.0
+_POLL_S = 0.2
+
+Tell = Callable[[str], None]
+
+
+class NodeStatus(Document):
+    """One node of a cluster; what only a running node knows is null when it does not answer."""
+
+    node: str
+    api: str
+    running: bool
+    height: int | None = None
+    app_hash: str | None = None
+    block_time: str | None = None
+    peers: int | None = None
+    catching_up: bool | None = None
+    services: int | None = None
+    outbox: int | None = None
+
+
+class ClusterStatus(Document):
+    """All nodes, in order."""
+
+    nodes: tuple[NodeStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterNode:
+    """A node of a cluster: its directory here, and where its API answers."""
+
+    directory: NodeDirectory
+    api: str
+    is_local: bool
+    name: str
+
+
+def open_cluster(root: Path) -> tuple[ClusterConfig, tuple[ClusterNode, ...]]:
+    """The cluster in ``root``.
+
+    Raises:
+        DirectoryError: it is none, or a node's directory is missing.
+        ConfigError: one of its files is wrong.
+    """
+    root = root.absolute()
+    if not (root / CLUSTER_FILE).exists():
+        advice = f"`edgistry-node cluster init {root}` makes one"
+        if (root / "node.toml").exists():
+            advice = f"it is a single node: use `edgistry-node run {root}`"
+        raise DirectoryError(f"{root} is no cluster's directory (it has no cluster.toml); {advice}")
+    cluster = toml.load(root / CLUSTER_FILE, ClusterConfig)
+    return cluster, tuple(
+        _node(root / name, host, cluster.base_port + PORTS_PER_NODE * number)
+        for number, (name, host) in enumerate(zip(cluster.names, cluster.hosts, strict=True))
+    )
+
+
+def _node(path: Path, host: str, api_port: int) -> ClusterNode:
+    if not is_loopback(host):
+        # Its directory is a copy to take elsewhere: only the host says where it runs.
+        return ClusterNode(
+            directory=NodeDirectory(path),
+            api=f"http://{url_host(host)}:{api_port}",
+            is_local=False,
+            name=path.name,
+        )
+    directory, config = open_directory(path)
+    return ClusterNode(directory=directory, api=config.api_url, is_local=True, name=config.name)
+
+
+async def node_status(node: ClusterNode) -> NodeStatus:
+    """How ``node`` is doing now."""
+    alive = node.is_local and running_pid(node.directory) is not None
+    if node.is_local and not alive:
+        return NodeStatus(node=node.name, api=node.api, running=False)
+    try:
+        async with NodeClient(node.api, timeout_s=STATUS_TIMEOUT_S) as client:
+            answer = await client.status()
+    except Refused:
+        # A process that does not answer is there all the same; elsewhere nobody can tell.
+        return NodeStatus(node=node.name, api=node.api, running=alive)
+    return status_of(node.name, node.api, answer)
+
+
+def status_of(name: str, api: str, answer: StatusAnswer) -> NodeStatus:
+    """What a node that runs says about itself."""
+    return NodeStatus(
+        node=name,
+        api=api,
+        running=True,
+        height=answer.height,
+        app_hash=answer.app_hash,
+        block_time=answer.block_time,
+        peers=answer.peers,
+        catching_up=answer.catching_up,
+        services=answer.services,
+        outbox=answer.outbox,
+    )
+
+
+async def cluster_status(nodes: Sequence[ClusterNode]) -> ClusterStatus:
+    """How all ``nodes`` are doing now, asked at once."""
+    return ClusterStatus(nodes=tuple(await asyncio.gather(*map(node_status, nodes))))
+
+
+def is_ready(status: NodeStatus) -> bool:
+    """Whether a node takes part: it answers, has a block, and has caught up."""
+    return status.running and bool(status.height) and status.catching_up is False
+
+
+async def bring_up(
+    nodes: Sequence[ClusterNode], *, wait_s: float, tell: Tell
+) -> tuple[ClusterNode, ...]:
+    """Start what does not run and wait until all are ready; the nodes that were started.
+
+    Raises:
+        DirectoryError: a node belongs to another machine.
+        NodeFailedError: a node ended again; what it printed is in the detail.
+        TimedOutError: not ready in time; the nodes go on trying.
+    """
+    elsewhere = [node for node in nodes if not node.is_local]
+    if elsewhere:
+        raise DirectoryError(
+            f"{elsewhere[0].name} belongs to another machine ({elsewhere[0].api}): copy its"
+            f" directory there and run `edgistry-node run` on it; do not run the original as well"
+        )
+    started = {}
+    for node in nodes:
+        if running_pid(node.directory) is None:
+            tell(f"starting {node.name} ({node.api})")
+            started[node] = start_node(node.directory)
+    deadline = time.monotonic() + wait_s
+    last_told = ""
+    while True:
+        status = await cluster_status(nodes)
+        for node, process in started.items():
+            if process.poll() is not None:
+                raise NodeFailedError(
+                    f"{node.name} ended with exit code {process.returncode}; it printed:\n"
+                    + last_words(node.directory)
+                )
+        ready = [each for each in status.nodes if is_ready(each)]
+        if len(ready) == len(nodes):
+            return tuple(started)
+        waiting = ", ".join(
+            f"{each.node} ({_why(each)})" for each in status.nodes if each not in ready
+        )
+        if waiting != last_told:
+            tell(f"{len(ready)} of {len(nodes)} nodes ready; waiting for {waiting}")
+            last_told = waiting
+        if time.monotonic() > deadline:
+            raise TimedOutError(
+                f"after {wait_s:g} s still waiting for {waiting}; the nodes go on trying, and"
+                " `cluster logs` shows what they do"
+            )
+        await asyncio.sleep(_POLL_S)
+
+
+def _why(status: NodeStatus) -> str:
+    if not status.running:
+        return "starting"
+    if status.height is None:
+        return "not answering yet"
+    if not status.height:
+        return "no block yet"
+    return f"catching up, height {status.height}"
