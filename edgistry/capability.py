@@ -28,15 +28,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from . import caveats as make
-from .capability_chain import (
-    CURRENT_EPOCH,
-    Chain,
-    ChildEntry,
-    Entry,
-    append_block,
-    child_block,
-    next_state,
-)
+from .blocks import ChildEntry, append_block, child_block, next_state
+from .capability_chain import CURRENT_EPOCH, Chain, Entry
 from .caveats import Caveat
 from .codec import encode
 from .envelope import (
@@ -153,7 +146,7 @@ class Capability:
             InvalidValueError, MalformedError: a value outside its field, or more than 16 blocks,
                 32 entries or 2048 public bytes.
         """
-        if self.chain.conditions.sealed:
+        if self.chain.conditions.rare.sealed:
             raise CaveatError("the capability is sealed: nothing derives from it", caveat="sealed")
         if entries is None:
             entries = _narrowed_entries(self.chain, allow, object_name)
@@ -356,7 +349,7 @@ def _unsealed(request: BoundRequest, flat: bytes) -> Capability:
         chain = Chain.parse(flat[:-KEY_BYTES])
     except MalformedError as error:
         raise BadReplyError(f"not a flattened capability: {error}") from None
-    if chain.public[:11] != request.envelope.capabilities[0][:11] or len(chain.blocks) != 1:
+    if chain.public[:11] != request.envelope.capabilities[0][:11] or len(chain.ends) != 1:
         raise BadReplyError("not a flattened capability of this grant")
     state = bytes(left ^ right for left, right in zip(flat[-KEY_BYTES:], mask, strict=True))
     return Capability(chain, state)

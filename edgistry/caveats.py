@@ -14,7 +14,7 @@ Not handled here: whether conditions hold for a request (``judge.py``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -50,7 +50,7 @@ _SEALED: Final = 0x87
 _LINEAGE: Final = 0x88
 _VEIL: Final = 0x89
 
-_FIXED_LENGTHS: Final = {
+FIXED_LENGTHS: Final = {
     _NOT_AFTER: 8,
     _NOT_BEFORE: 8,
     _CLIENT: CLIENT_BYTES,
@@ -142,13 +142,18 @@ def encode_caveats(caveats: Iterable[Caveat]) -> bytes:
     """
     ordered = sorted(set(caveats))
     for kind, value in ordered:
-        _check_length(kind, len(value))
+        check_length(kind, len(value))
     return b"".join(bytes((kind, len(value))) + value for kind, value in ordered)
 
 
-def _check_length(kind: int, length: int) -> None:
-    """The checks that are not a look into ``_FIXED_LENGTHS``."""
-    fixed = _FIXED_LENGTHS.get(kind)
+def check_length(kind: int, length: int) -> None:
+    """Check a value's length, and that the type may be used.
+
+    Raises:
+        MalformedError: a length that the type does not have.
+        UnknownCaveatError: a critical type that this version does not know.
+    """
+    fixed = FIXED_LENGTHS.get(kind)
     if fixed is not None:
         fits = length == fixed
     elif kind == _HANDLER:
@@ -162,7 +167,7 @@ def _check_length(kind: int, length: int) -> None:
 
 
 def list_caveats(data: bytes, at: int, end: int) -> tuple[Caveat, ...]:
-    """The caveats in ``data[at:end]``, which ``Conditions.read_block`` has checked before."""
+    """The caveats in ``data[at:end]``, which the reader of the chain has checked before."""
     found = []
     while at < end:
         value = at + 2
@@ -172,85 +177,82 @@ def list_caveats(data: bytes, at: int, end: int) -> tuple[Caveat, ...]:
     return tuple(found)
 
 
-class Conditions:
-    """What the caveats of a whole chain come to. Filled by ``read_block``, then only read."""
+def joined(values: tuple[bytes, ...], value: bytes) -> tuple[bytes, ...]:
+    """``values`` and ``value``, without repeats."""
+    return values if value in values else (*values, value)
 
-    not_after_us = MAX_TIME_US
-    """Last µs at which the capability holds; ``MAX_TIME_US`` when no caveat limits it."""
-    not_before_us = 0
-    clients: tuple[bytes, ...] = ()
-    """All of these must be the client's id, so two different ones never hold."""
-    handlers: frozenset[bytes] | None = None
-    """Handler names that every block allows; ``None``: no block asks for a handler."""
-    max_payload: int | None = None
-    required: tuple[bytes, ...] = ()
-    lineages: tuple[bytes, ...] = ()
-    other: tuple[Caveat, ...] = ()
-    """Unknown caveats without the critical bit: they hold."""
-    sealed = False
-    sealed_early = False
-    """A block follows a sealed one: the seal does not hold, whatever is asked."""
-    veil = False
 
-    def read_block(self, data: bytes, at: int, end: int) -> None:
-        """Narrow by the caveats of the next block, which are ``data[at:end]``.
+class RareConditions:
+    """What the caveats that few chains carry come to."""
 
-        Reading and narrowing are one pass: this runs for every block of every request that is not
-        remembered.
+    __slots__ = (
+        "handlers",
+        "lineages",
+        "not_before_us",
+        "other",
+        "required",
+        "sealed",
+        "sealed_early",
+        "veil",
+    )
 
-        Raises:
-            MalformedError: torn, a wrong length, not strictly ascending.
-            UnknownCaveatError: a critical type that this version does not know.
-            IndexError: torn at the end of ``data`` (the caller turns it into a refusal).
-        """
-        before = (-1, b"")
-        handlers: list[bytes] = []
-        while at < end:
-            kind = data[at]
-            length = data[at + 1]
-            at += 2
-            value = data[at : at + length]
-            at += length
-            caveat = (kind, value)
-            if caveat <= before:
-                raise MalformedError("caveats are not strictly ascending")
-            before = caveat
-            if _FIXED_LENGTHS.get(kind) != length:
-                _check_length(kind, length)
-            if kind == _NOT_AFTER:
-                time_us = int.from_bytes(value, "big")
-                if time_us < self.not_after_us:
-                    self.not_after_us = time_us
-            elif kind == _CLIENT:
-                if value not in self.clients:
-                    self.clients = (*self.clients, value)
-            elif kind == _MAX_PAYLOAD:
-                limit = int.from_bytes(value, "big")
-                if self.max_payload is None or limit < self.max_payload:
-                    self.max_payload = limit
-            elif kind == _HANDLER:
-                handlers.append(value)
+    def __init__(self, caveats: Sequence[tuple[int, int, bytes]], last_block: int) -> None:
+        """``caveats`` are (block index, type, value), in the order of the chain."""
+        self.not_before_us = 0
+        self.handlers: frozenset[bytes] | None = None
+        """Handler names that every block allows; ``None``: no block asks for a handler."""
+        self.required: tuple[bytes, ...] = ()
+        self.lineages: tuple[bytes, ...] = ()
+        self.other: tuple[Caveat, ...] = ()
+        """Unknown caveats without the critical bit: they hold."""
+        self.sealed = False
+        self.sealed_early = False
+        """A block follows a sealed one: the seal does not hold, whatever is asked."""
+        self.veil = False
+        handlers: dict[int, list[bytes]] = {}
+        for index, kind, value in caveats:
+            if kind == _HANDLER:
+                handlers.setdefault(index, []).append(value)
+            elif kind == _NOT_BEFORE:
+                self.not_before_us = max(self.not_before_us, int.from_bytes(value, "big"))
+            elif kind == _REQUIRE:
+                self.required = joined(self.required, value)
+            elif kind == _LINEAGE:
+                self.lineages = joined(self.lineages, value)
+            elif kind == _SEALED:
+                self.sealed = True
+                self.sealed_early = self.sealed_early or index < last_block
+            elif kind == _VEIL:
+                self.veil = True
             else:
-                self._add_rare(kind, value)
-        if at != end:
-            raise MalformedError("a caveat runs over the end of its block")
+                self.other = (*self.other, Caveat(kind, value))
         if handlers:
-            allowed = frozenset(handlers)
-            self.handlers = allowed if self.handlers is None else self.handlers & allowed
+            self.handlers = frozenset.intersection(*map(frozenset, handlers.values()))
 
-    def _add_rare(self, kind: int, value: bytes) -> None:
-        if kind == _NOT_BEFORE:
-            self.not_before_us = max(self.not_before_us, int.from_bytes(value, "big"))
-        elif kind == _REQUIRE:
-            self.required = _with(self.required, value)
-        elif kind == _LINEAGE:
-            self.lineages = _with(self.lineages, value)
-        elif kind == _SEALED:
-            self.sealed = True
-        elif kind == _VEIL:
-            self.veil = True
-        else:
-            self.other = (*self.other, Caveat(kind, value))
+
+NO_RARE: Final = RareConditions((), 0)
+"""Shared by all chains without rare caveats: they cost nothing then."""
+
+
+class Conditions:
+    """What the caveats of a whole chain come to; only read once made."""
+
+    __slots__ = ("clients", "max_payload", "not_after_us", "rare")
+
+    def __init__(
+        self,
+        not_after_us: int,
+        max_payload: int | None,
+        clients: tuple[bytes, ...],
+        rare: RareConditions,
+    ) -> None:
+        self.not_after_us = not_after_us
+        """Last µs at which the capability holds; ``MAX_TIME_US`` when no caveat limits it."""
+        self.max_payload = max_payload
+        self.clients = clients
+        """All of these must be the client's id, so two different ones never hold."""
+        self.rare = rare
+        """All other conditions; ``NO_RARE`` itself when there are none."""
 
     def caveats(self) -> list[Caveat]:
         """The caveats of one block that come to the same.
@@ -258,21 +260,18 @@ class Conditions:
         An empty intersection of handlers has no such form and is left out: ``flatten.py``
         refuses it first.
         """
-        found = [*map(client, self.clients), *map(require, self.required), *self.other]
-        found += map(lineage, self.lineages)
-        found += [Caveat(_HANDLER, name) for name in self.handlers or ()]
+        rare = self.rare
+        found = [*map(client, self.clients), *map(require, rare.required), *rare.other]
+        found += map(lineage, rare.lineages)
+        found += [Caveat(_HANDLER, name) for name in rare.handlers or ()]
         if self.not_after_us != MAX_TIME_US:
             found.append(not_after(self.not_after_us))
-        if self.not_before_us:
-            found.append(not_before(self.not_before_us))
+        if rare.not_before_us:
+            found.append(not_before(rare.not_before_us))
         if self.max_payload is not None:
             found.append(max_payload(self.max_payload))
-        if self.sealed:
+        if rare.sealed:
             found.append(SEALED)
-        if self.veil:
+        if rare.veil:
             found.append(VEIL)
         return sorted(set(found))
-
-
-def _with(values: tuple[bytes, ...], value: bytes) -> tuple[bytes, ...]:
-    return values if value in values else (*values, value)

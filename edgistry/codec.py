@@ -13,7 +13,7 @@ This is the only module that imports msgspec. Not handled here: what the values 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 import msgspec
@@ -33,6 +33,7 @@ __all__ = [
     "encode_json",
     "field",
     "json_schemas",
+    "reader_of",
     "replace",
     "to_builtins",
 ]
@@ -68,7 +69,7 @@ else:
 
 _encoder = msgspec.msgpack.Encoder()
 _json_encoder = msgspec.json.Encoder()
-_decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
+_readers: dict[Any, Callable[[bytes], Any]] = {}
 _json_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 
 # What msgspec may raise on hostile bytes: its own errors, a depth overflow, broken UTF-8.
@@ -91,19 +92,38 @@ def decode(data: bytes, kind: type[T], *, limit: int) -> T:
         TooLargeError: ``data`` is longer than ``limit``.
         MalformedError: not MessagePack, not this type, or not the canonical encoding.
     """
+    reader = _readers.get(kind)
+    if reader is None:
+        reader = _readers[kind] = _reader(kind)
     if len(data) > limit:
         raise TooLargeError(f"{len(data)} bytes where at most {limit} are allowed")
-    decoder = _decoders.get(kind)
-    if decoder is None:
-        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
-    try:
-        value: T = decoder.decode(data)
-        canonical = _encoder.encode(value)
-    except _DECODE_ERRORS as error:
-        raise MalformedError(f"not a {_name(kind)}: {error}") from None
-    if canonical != data:
-        raise MalformedError(f"not the canonical encoding of a {_name(kind)}")
+    value: T = reader(data)
     return value
+
+
+def reader_of(kind: type[T]) -> Callable[[bytes], T]:
+    """``decode`` made ready for one type, without the limit: for what is read very often.
+
+    The caller checks the length first. The function raises ``MalformedError`` as ``decode`` does.
+    """
+    return _reader(kind)
+
+
+def _reader(kind: type[T]) -> Callable[[bytes], T]:
+    read = msgspec.msgpack.Decoder(kind).decode
+    write = _encoder.encode
+
+    def reader(data: bytes) -> T:
+        try:
+            value = read(data)
+            canonical = write(value)
+        except _DECODE_ERRORS as error:
+            raise MalformedError(f"not a {_name(kind)}: {error}") from None
+        if canonical != data:
+            raise MalformedError(f"not the canonical encoding of a {_name(kind)}")
+        return value
+
+    return reader
 
 
 def encode_json(value: object, *, indent: int = 0) -> bytes:

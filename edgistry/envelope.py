@@ -18,13 +18,14 @@ payload says (``operations.py``) and does.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from enum import IntEnum, IntFlag
 from hashlib import sha256
 from types import MappingProxyType
 from typing import Annotated, Final
 
-from .codec import Meta, Wire, decode, encode
-from .errors import InvalidValueError, MalformedError, Refused, TooLargeError
+from .codec import Meta, Wire, encode, reader_of
+from .errors import InvalidValueError, MalformedError, Refused
 from .mac import TAG_BYTES, USE_ENVELOPE, USE_REPLY, mac
 from .rights import Right, check_object
 
@@ -171,8 +172,11 @@ GENERIC_REFUSAL: Final = encode(
 )
 """The answer to everything that does not verify: a hint, never believed as final."""
 
+_read_envelope: Final = reader_of(Envelope)
+_read_reply: Final = reader_of(Reply)
+_EXCHANGE: Final = int(Operation.EXCHANGE)
 _REQUEST_START: Final = struct.Struct(">cBBH").pack
-_REQUEST_NUMBERS: Final = struct.Struct(">IQQ8sB").pack
+_REQUEST_NUMBERS: Final = struct.Struct(">IQQ8sBH").pack
 _REPLY_NUMBERS: Final = struct.Struct(">HQIQ").pack
 
 
@@ -182,10 +186,9 @@ def decode_envelope(data: bytes) -> Envelope:
     Raises:
         MalformedError: anything else than one canonical envelope within all limits.
     """
-    try:
-        envelope = decode(data, Envelope, limit=MAX_ENVELOPE_BYTES)
-    except TooLargeError as error:
-        raise MalformedError(str(error)) from None
+    if len(data) > MAX_ENVELOPE_BYTES:
+        raise MalformedError(f"an envelope of {len(data)} bytes; the limit is {MAX_ENVELOPE_BYTES}")
+    envelope = _read_envelope(data)
     check_envelope(envelope)
     return envelope
 
@@ -202,7 +205,7 @@ def check_envelope(envelope: Envelope) -> None:
         raise MalformedError(f"a handler name has at most {MAX_HANDLER_BYTES} bytes")
     if envelope.deadline > envelope.sequence + MAX_DEADLINE_AHEAD_US:
         raise MalformedError("the deadline is more than 7 days after the sequence")
-    if len(envelope.payload) > MAX_PAYLOAD and envelope.op != Operation.EXCHANGE:
+    if len(envelope.payload) > MAX_PAYLOAD and envelope.op != _EXCHANGE:
         raise MalformedError(f"a payload has at most {MAX_PAYLOAD} bytes")
     capabilities = envelope.capabilities
     if len(capabilities) > 1 and len(set(capabilities)) != len(capabilities):
@@ -213,8 +216,9 @@ def envelope_message(envelope: Envelope) -> bytes:
     """T, what the envelope's tag covers: every field, each with its length where it varies."""
     target = envelope.target.encode()
     handler = envelope.handler.encode()
-    capabilities = envelope.capabilities
-    parts = [
+    publics = envelope.capabilities
+    public = publics[0]
+    parts = (
         _REQUEST_START(USE_ENVELOPE, envelope.flags, envelope.op, len(target)),
         target,
         bytes((len(handler),)),
@@ -224,14 +228,18 @@ def envelope_message(envelope: Envelope) -> bytes:
             envelope.sequence,
             envelope.deadline,
             envelope.client,
-            len(capabilities),
+            len(publics),
+            len(public),
         ),
-    ]
-    for public in capabilities:
-        parts.append(len(public).to_bytes(2, "big"))
-        parts.append(public)
-    parts.append(sha256(envelope.payload).digest())
+        public,
+        b"" if len(publics) == 1 else _with_lengths(publics[1:]),
+        sha256(envelope.payload).digest(),
+    )
     return b"".join(parts)
+
+
+def _with_lengths(publics: Sequence[bytes]) -> bytes:
+    return b"".join(len(public).to_bytes(2, "big") + public for public in publics)
 
 
 def envelope_tag(key: bytes, envelope: Envelope) -> bytes:
@@ -305,10 +313,9 @@ def decode_reply(data: bytes) -> Reply:
         MalformedError: anything else than one canonical reply; a tag that is neither empty nor 16
             bytes; an empty tag on anything but the generic refusal.
     """
-    try:
-        reply = decode(data, Reply, limit=MAX_REPLY_BYTES)
-    except TooLargeError as error:
-        raise MalformedError(str(error)) from None
+    if len(data) > MAX_REPLY_BYTES:
+        raise MalformedError(f"a reply of {len(data)} bytes; the limit is {MAX_REPLY_BYTES}")
+    reply = _read_reply(data)
     if len(reply.rtag) != TAG_BYTES and data != GENERIC_REFUSAL:
         raise MalformedError("a reply without a tag that is not the generic refusal")
     return reply

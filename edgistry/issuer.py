@@ -17,15 +17,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from .blocks import epoch_key, header_bytes, root_block
 from .capability import Capability
-from .capability_chain import (
-    CURRENT_EPOCH,
-    Chain,
-    Entry,
-    epoch_key,
-    header_bytes,
-    root_block,
-)
+from .capability_chain import CURRENT_EPOCH, Chain, Entry
 from .caveats import Caveat
 from .errors import InvalidValueError, WrongEpochError
 from .mac import KEY_BYTES

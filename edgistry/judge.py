@@ -16,9 +16,10 @@ here: tags, revocation, replay.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from .capability_chain import Chain
+from .caveats import NO_RARE, Conditions, RareConditions
 from .envelope import RIGHTS_NEEDED, Operation
 from .errors import BadRequestError, CaveatError, NoRightError
 from .rights import Right, names_of
@@ -34,8 +35,23 @@ _INVOKE: Final = int(Right.INVOKE)
 _NEEDED: Final = {int(operation): rights for operation, rights in RIGHTS_NEEDED.items()}
 
 
+class Request(Protocol):
+    """What caveats and rights look at; an ``Envelope`` is one."""
+
+    @property
+    def op(self) -> int: ...
+    @property
+    def target(self) -> str: ...
+    @property
+    def handler(self) -> str: ...
+    @property
+    def client(self) -> bytes: ...
+    @property
+    def payload(self) -> bytes: ...
+
+
 class Question(NamedTuple):
-    """What authority is asked for: the fields of an envelope that caveats and rights look at."""
+    """A request that nobody has bound yet."""
 
     op: int
     target: str
@@ -56,66 +72,64 @@ def rights_needed(op: int, handler: str) -> int:
     return needed | _INVOKE if handler and op == _PUT else needed
 
 
-def judge(question: Question, chains: Sequence[Chain], *, now_us: int) -> None:
-    """Pass if ``chains[0]``, with the others beside it, authorises ``question`` at ``now_us``.
+def judge(request: Request, chains: Sequence[Chain], *, now_us: int) -> None:
+    """Pass if ``chains[0]``, with the others beside it, authorises ``request`` at ``now_us``.
 
     Raises:
         BadRequestError: unknown operation.
         CaveatError: a caveat does not hold.
         NoRightError: no entry holds all rights on this target.
     """
-    needed = rights_needed(question.op, question.handler)
-    _check_caveats(question, chains[0], now_us)
-    if chains[0].conditions.required:
-        _check_required(question, chains, (0,), now_us)
-    _check_rights(question, chains[0], needed)
-
-
-def _check_rights(question: Question, chain: Chain, needed: int) -> None:
+    op = request.op
+    needed = rights_needed(op, request.handler)
+    chain = chains[0]
+    _check_caveats(request, chain.conditions, now_us)
+    if chain.conditions.rare.required:
+        _check_required(request, chains, (0,), now_us)
     # A sequence fix reaches every grant of the issuer, so only the widest object will do.
-    target = "" if question.op == _SEQUENCE_FIX else question.target
-    wanted = target.encode()
+    target = b"" if op == _SEQUENCE_FIX else request.target.encode()
     for rights, name, _ in chain.granted:
-        if needed & ~rights:
-            continue
-        if name == wanted or not name or wanted.startswith(name + b"/"):
+        if not needed & ~rights and (name == target or not name or target.startswith(name + b"/")):
             return
     asked = " and ".join(names_of(needed))
-    raise NoRightError(f"no entry allows {asked} on {target or 'everything'!r}")
+    raise NoRightError(f"no entry allows {asked} on {target.decode() or 'everything'!r}")
 
 
-def _check_caveats(question: Question, chain: Chain, now_us: int) -> None:
-    """All caveats but ``require``, in the order of their types."""
-    conditions = chain.conditions
+def _check_caveats(request: Request, conditions: Conditions, now_us: int) -> None:
+    """All caveats but ``require``."""
     if now_us > conditions.not_after_us:
         raise CaveatError("the capability's time is over", caveat="not_after")
-    if now_us < conditions.not_before_us:
-        raise CaveatError("the capability's time has not come", caveat="not_before")
     for client in conditions.clients:
-        if client != question.client:
+        if client != request.client:
             raise CaveatError("the capability is for another client", caveat="client")
-    allowed = conditions.handlers
-    if allowed is not None and question.handler.encode() not in allowed:
-        raise CaveatError("the capability asks for another handler", caveat="handler")
     limit = conditions.max_payload
-    if limit is not None and len(question.payload) > limit:
+    if limit is not None and len(request.payload) > limit:
         raise CaveatError(f"the payload is longer than {limit} bytes", caveat="max_payload")
-    if conditions.sealed_early:
+    if conditions.rare is not NO_RARE:
+        _check_rare_caveats(request, conditions.rare, now_us)
+
+
+def _check_rare_caveats(request: Request, rare: RareConditions, now_us: int) -> None:
+    if now_us < rare.not_before_us:
+        raise CaveatError("the capability's time has not come", caveat="not_before")
+    if rare.handlers is not None and request.handler.encode() not in rare.handlers:
+        raise CaveatError("the capability asks for another handler", caveat="handler")
+    if rare.sealed_early:
         raise CaveatError("a block was added after the seal", caveat="sealed")
-    if conditions.veil and not _is_veiled(question):
+    if rare.veil and not _is_veiled(request):
         raise CaveatError(
             "only a put with a handler, or a get of the newest element", caveat="veil"
         )
 
 
-def _is_veiled(question: Question) -> bool:
-    if question.op == _PUT:
-        return question.handler != ""
-    return question.op == _GET and question.payload == NEWEST
+def _is_veiled(request: Request) -> bool:
+    if request.op == _PUT:
+        return request.handler != ""
+    return request.op == _GET and request.payload == NEWEST
 
 
 def _check_required(
-    question: Question, chains: Sequence[Chain], path: tuple[int, ...], now_us: int
+    request: Request, chains: Sequence[Chain], path: tuple[int, ...], now_us: int
 ) -> None:
     """Every capability that ``chains[path[-1]]`` requires is among the others and holds itself."""
     if len(path) > MAX_REQUIRE_DEPTH:
@@ -123,13 +137,13 @@ def _check_required(
     # Each other capability is looked into once, however many ids ask for it: the work is bounded
     # by the number of capabilities, not by the number of caveats.
     verdicts: dict[int, CaveatError | None] = {}
-    for wanted in chains[path[-1]].conditions.required:
+    for wanted in chains[path[-1]].conditions.rare.required:
         refusal: CaveatError | None = None
         for index, chain in enumerate(chains):
             if index in path or wanted not in chain.ids:
                 continue
             if index not in verdicts:
-                verdicts[index] = _required_refusal(question, chains, (*path, index), now_us)
+                verdicts[index] = _required_refusal(request, chains, (*path, index), now_us)
             refusal = verdicts[index]
             if refusal is None:
                 break
@@ -142,13 +156,13 @@ def _check_required(
 
 
 def _required_refusal(
-    question: Question, chains: Sequence[Chain], path: tuple[int, ...], now_us: int
+    request: Request, chains: Sequence[Chain], path: tuple[int, ...], now_us: int
 ) -> CaveatError | None:
     chain = chains[path[-1]]
     try:
-        _check_caveats(question, chain, now_us)
-        if chain.conditions.required:
-            _check_required(question, chains, path, now_us)
+        _check_caveats(request, chain.conditions, now_us)
+        if chain.conditions.rare.required:
+            _check_required(request, chains, path, now_us)
     except CaveatError as error:
         return error
     return None

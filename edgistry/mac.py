@@ -14,6 +14,7 @@ Not handled here: what is hashed, and comparing (callers use ``hmac.compare_dige
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterable
 from hashlib import sha256
 
 USE_ROOT_BLOCK = b"\x00"
@@ -34,10 +35,17 @@ TAG_BYTES = 16
 ID_BYTES = 16
 """Public ids of capabilities and of their prefixes."""
 
+SIGNED_HEADER_BYTES = 11
+"""H11: the header without its last byte, the block count, which every holder changes."""
+
+HEADER_BYTES = 12
+
 _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
 _INNER_REST = b"\x36" * 32
 _OUTER_REST = b"\x5c" * 32
+_INNER_REST_ROOT = _INNER_REST + USE_ROOT_BLOCK
+_INNER_REST_BLOCK = _INNER_REST + USE_BLOCK
 
 
 def mac(key: bytes, message: bytes) -> bytes:
@@ -51,3 +59,20 @@ def mac(key: bytes, message: bytes) -> bytes:
         return hmac.digest(key, message, "sha256")
     inner = sha256(key.translate(_INNER) + _INNER_REST + message).digest()
     return sha256(key.translate(_OUTER) + _OUTER_REST + inner).digest()
+
+
+def chain_state(epoch_key: bytes, public: bytes, ends: Iterable[int]) -> bytes:
+    """s_n of the chain in ``public``, whose blocks end at ``ends``, under a 32-byte ``epoch_key``.
+
+    The same as ``mac`` step by step (a test compares them), with the two hashes written out: this
+    is the inner loop of verifying.
+    """
+    state = epoch_key
+    at = HEADER_BYTES
+    start = _INNER_REST_ROOT + public[:SIGNED_HEADER_BYTES]
+    for end in ends:
+        inner = sha256(state.translate(_INNER) + start + public[at:end]).digest()
+        state = sha256(state.translate(_OUTER) + _OUTER_REST + inner).digest()
+        start = _INNER_REST_BLOCK
+        at = end
+    return state

@@ -14,6 +14,7 @@ Not handled here: which rights an operation needs (``envelope.py``).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from enum import IntFlag
 
@@ -44,6 +45,7 @@ MAX_COMPONENT = 32
 MAX_OBJECT_BYTES = 2 * MAX_COMPONENT + 1
 
 _SAFE = b"abcdefghijklmnopqrstuvwxyz0123456789._-"
+_DOTS = (b".", b"..")
 _RULE = (
     "use '', 'namespace' or 'namespace/woof', each of 1-32 a-z, 0-9, '.', '_', '-', "
     "and not '.' or '..'"
@@ -53,7 +55,7 @@ _RULE = (
 def is_component(name: bytes) -> bool:
     """Whether ``name`` can stand between two "/" of an object."""
     # What is stripped down to nothing held only safe bytes: four times faster than a pattern.
-    return not name.strip(_SAFE) and 0 < len(name) <= MAX_COMPONENT and name not in (b".", b"..")
+    return not name.strip(_SAFE) and 0 < len(name) <= MAX_COMPONENT and name not in _DOTS
 
 
 def is_object_bytes(name: bytes) -> bool:
@@ -64,6 +66,7 @@ def is_object_bytes(name: bytes) -> bool:
     return is_component(namespace) and (not slash or is_component(woof))
 
 
+@functools.lru_cache(maxsize=1024)
 def check_object(text: str) -> str:
     """``text``, if it is an object.
 
@@ -90,11 +93,12 @@ def narrowed(object_name: bytes, narrow: bytes) -> bytes:
     Raises:
         MalformedError: the result is no object.
     """
-    if object_name:
-        if b"/" not in object_name and is_component(narrow):
-            return object_name + b"/" + narrow
-    elif is_component(narrow) or is_object_bytes(narrow):
-        return narrow
+    plain = not narrow.strip(_SAFE) and len(narrow) <= MAX_COMPONENT and narrow not in _DOTS
+    if not object_name:
+        if plain or is_object_bytes(narrow):
+            return narrow
+    elif plain and b"/" not in object_name:
+        return object_name + b"/" + narrow
     raise MalformedError(f"{narrow[:80]!r} below {object_name!r} is no object: {_RULE}")
 
 

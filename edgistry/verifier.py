@@ -34,7 +34,7 @@ from .envelope import (
 )
 from .errors import BadTagError, InvalidValueError, Refused, ResynchroniseError, RevokedError
 from .issuer import Issuer
-from .judge import Question, judge
+from .judge import judge
 from .mac import ID_BYTES
 
 DEFAULT_MEMO: Final = 1024
@@ -79,17 +79,9 @@ class Checked:
         return [signer.chain for signer in self._signers]
 
     @property
-    def question(self) -> Question:
-        """The fields that authority looks at."""
-        envelope = self.envelope
-        return Question(
-            envelope.op, envelope.target, envelope.handler, envelope.client, envelope.payload
-        )
-
-    @property
     def is_veiled(self) -> bool:
         """Whether replies must carry result 0 (the veil caveat)."""
-        return any(signer.chain.conditions.veil for signer in self._signers)
+        return any(signer.chain.conditions.rare.veil for signer in self._signers)
 
     def reply(
         self,
@@ -212,7 +204,7 @@ class Verifier:
             raise BadTagError("the tag does not verify")
         try:
             self._admit(generation, signers)
-            judge(checked.question, [signer.chain for signer in signers], now_us=now_us)
+            judge(envelope, checked.chains, now_us=now_us)
         except Refused as error:
             error.reply = checked.refusal(error)  # type: ignore[attr-defined]
             raise
@@ -232,7 +224,7 @@ class Verifier:
             if chain.public in memo:
                 continue
             denied = generation.denied
-            if denied and not denied.isdisjoint((*chain.ids, *chain.conditions.lineages)):
+            if denied and not denied.isdisjoint((*chain.ids, *chain.conditions.rare.lineages)):
                 raise RevokedError("the capability, or one it derives from, was revoked")
             if self._memo_limit:
                 self._remember(memo, signer)
