@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 from edgistry.codec import Document, Meta
 from edgistry.transactions import MAX_BATCH_RECORDS
 
-MAX_ADMIN_BODY_BYTES = 16 << 20
-"""A region's GeoJSON is by far the largest body: a country's border has some megabytes."""
+MAX_ADMIN_BODY_BYTES = 4 << 20
+"""A batch of 512 rows has at most about 1 MB, a region's GeoJSON likewise."""
 MAX_SETTLED_WAIT_S = 30.0
 MAX_LIST = 1000
 

@@ -1,0 +1,102 @@
+"""Whether a node's writes get through, and if not, why.
+
+Rules kept here:
+
+* Reads are served from the last committed block, however old: a cut-off node is ready.
+* Writes do not get through while no block is made, too few nodes are connected, the engine catches
+  up, or the clock is off: a node whose clock is more than 60 s behind drops out of consensus, and
+  one that is ahead proposes blocks that the others do not accept.
+* Block time is compared with the clock only while blocks come: an old block alone says nothing
+  about the clock, nor does the first block after an outage, which carries an old time.
+
+Pure: times are arguments. Not handled here: asking the engine (``consensus``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+EngineKind = Literal["cometbft", "solo"]
+
+HALTED_AFTER_S = 45.0
+"""The chain beats every 10 s; a proposer that is away costs a round of about 5 s."""
+CLOCK_TOLERANCE_S = 60.0
+STEADY_BLOCKS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vitals:
+    """What is known about a node at one moment."""
+
+    engine: EngineKind
+    height: int
+    members: int
+    is_member: bool
+    peers: int
+    catching_up: bool
+    silence_s: float
+    """Since the last block arrived, or since the node started."""
+    steady_blocks: int
+    """Blocks that arrived one after another without a halt in between."""
+    block_age_s: float
+    """The node's clock less the last block's time."""
+    outbox_gap: int
+    """Sequences missing between the chain and the first waiting transaction."""
+
+
+class BlockWatch:
+    """When blocks arrive, by a clock that never jumps (seconds)."""
+
+    def __init__(self, now_s: float) -> None:
+        self._last_s = now_s
+        self.steady_blocks = 0
+
+    def committed(self, now_s: float) -> None:
+        """A block arrived."""
+        halted = now_s - self._last_s > HALTED_AFTER_S
+        self.steady_blocks = 0 if halted else self.steady_blocks + 1
+        self._last_s = now_s
+
+    def silence_s(self, now_s: float) -> float:
+        """Seconds since the last block, or since the watch began."""
+        return now_s - self._last_s
+
+
+def connections_needed(members: int) -> int:
+    """How many other nodes of ``members`` a node needs for more than two thirds with itself."""
+    return members * 2 // 3
+
+
+def reasons_writes_wait(vitals: Vitals) -> list[str]:
+    """Why writes do not get through now; empty when they do."""
+    if vitals.height == 0:
+        return ["the chain has not begun: no block yet"]
+    reasons = []
+    if not vitals.is_member:
+        reasons.append("not a member: this node's registry key is not in the chain's genesis")
+    if vitals.catching_up:
+        reasons.append("catching up: blocks that were missed are replayed")
+    elif vitals.outbox_gap:
+        reasons.append(
+            f"chain behind: {vitals.outbox_gap} earlier transaction(s) of this node are not on "
+            "the chain; registry.ldb or the chain is older than queues.ldb"
+        )
+    needed = connections_needed(vitals.members)
+    if vitals.engine != "solo" and vitals.peers < needed:
+        reasons.append(
+            f"cut off: connected to {vitals.peers} of {vitals.members - 1} other nodes, "
+            f"a block needs {needed}"
+        )
+    if vitals.silence_s > HALTED_AFTER_S:
+        reasons.append(f"halted: no block for {vitals.silence_s:.0f} s")
+    elif (
+        abs(vitals.block_age_s) > CLOCK_TOLERANCE_S
+        and vitals.steady_blocks >= STEADY_BLOCKS
+        and not vitals.catching_up
+    ):
+        side = "ahead of" if vitals.block_age_s > 0 else "behind"
+        reasons.append(
+            f"clock off: this machine's clock is {abs(vitals.block_age_s):.0f} s {side} block time"
+        )
+    return reasons

@@ -1,0 +1,231 @@
+"""The node's use cases in one place: what HTTP and the admin socket can ask of a node.
+
+Rules kept here:
+
+* Reads come from the last committed block, writes go through the outbox; both go on while the
+  node is cut off.
+* After each Commit the index, the outbox and the block watch hear of it, in this order.
+
+Not handled here: the use cases themselves (``registration``, ``regions``, ``discover_service``,
+``leases``), transport (``http_server``, ``admin_server``), starting and stopping (``node``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from edgistry import __version__
+from edgistry.api import (
+    DiscoverAnswer,
+    DiscoverQuery,
+    ReadyAnswer,
+    RegionList,
+    StatusAnswer,
+    block_time_text,
+)
+from edgistry.kv import Change, KeyValue
+from edgistry.transactions import Kind, NodeId, Sign, parse_transaction
+
+from .admin_api import (
+    DeadLetterEntry,
+    DeadLetterList,
+    DeviceRow,
+    RegisterAnswer,
+    SettledAnswer,
+    SettledRefusal,
+    WithdrawAnswer,
+)
+from .discover_service import Discoverer
+from .health import BlockWatch, EngineKind, Vitals, reasons_writes_wait
+from .leases import LeaseKeeper
+from .outbox import Outbox, Pending, TransactionSink
+from .reader import RecordChange, RegistryReader
+from .regions import Regions
+from .registration import Registrar
+from .schema import Head
+
+
+class EngineView(Protocol):
+    """How the consensus engine is doing, as of a moment ago."""
+
+    @property
+    def peers(self) -> int:
+        """Nodes it is connected to."""
+
+    @property
+    def catching_up(self) -> bool:
+        """Whether it replays blocks, or does not answer yet."""
+
+
+class NodeService:
+    """The use cases of the node ``node_id`` over its two databases.
+
+    ``store`` is ``queues.ldb``; ``sink`` and ``view`` are the engine's. Times: ``clock_us`` is
+    the wall clock in microseconds since 1970, ``steady_s`` seconds that never jump.
+
+    Raises (when made):
+        ChainMismatchError: ``store`` belongs to another chain or node.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        engine: EngineKind,
+        chain_id: str,
+        node_id: NodeId,
+        sign: Sign,
+        store: KeyValue,
+        reader: RegistryReader,
+        sink: TransactionSink,
+        view: Callable[[], EngineView],
+        clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        steady_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = name
+        self._engine: EngineKind = engine
+        self._chain_id = chain_id
+        self._node_id = node_id
+        self._reader = reader
+        self._view = view
+        self._clock_us = clock_us
+        self._steady_s = steady_s
+        self._blocks = BlockWatch(steady_s())
+        self.outbox = Outbox(
+            store,
+            chain_id=chain_id,
+            node_id=node_id,
+            sign=sign,
+            reader=reader,
+            sink=sink,
+            clock_s=steady_s,
+        )
+        self.registrar = Registrar(store, node_id=node_id, reader=reader, outbox=self.outbox)
+        self.named_regions = Regions(store, node_id=node_id, reader=reader, outbox=self.outbox)
+        self.leases = LeaseKeeper(reader=reader, outbox=self.outbox)
+        self.outbox.on_settled = self._settled
+        self.discoverer = Discoverer(reader)
+        reader.subscribe(self._committed)
+
+    async def run(self) -> None:
+        """Send, confirm and renew until cancelled; raises what must stop the node."""
+        tasks = [asyncio.create_task(self.outbox.run()), asyncio.create_task(self.leases.run())]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            # Wait: a write that has begun must end before the database is closed.
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- reads ----------------------------------------------------------------------------------
+
+    async def discover(self, query: DiscoverQuery) -> DiscoverAnswer:
+        """As ``Discoverer.discover``."""
+        return await self.discoverer.discover(query)
+
+    def regions(self) -> RegionList:
+        """All regions of the last committed block."""
+        return self.named_regions.list()
+
+    def status(self) -> StatusAnswer:
+        """What the node says about itself."""
+        head, view = self._reader.head, self._view()
+        return StatusAnswer(
+            node=self._name,
+            version=__version__,
+            engine=self._engine,
+            chain_id=self._chain_id,
+            height=head.height,
+            app_hash=head.app_hash.hex(),
+            block_time=block_time_text(head.block_time_us),
+            members=len(self._reader.members()),
+            peers=view.peers,
+            catching_up=view.catching_up,
+            services=len(self.discoverer.index),
+            regions=len(self.named_regions.list().regions),
+            outbox=self.outbox.pending,
+        )
+
+    def ready(self) -> tuple[bool, ReadyAnswer]:
+        """Whether reads can be served, and whether writes get through."""
+        reasons = reasons_writes_wait(self._vitals())
+        can_read = self._reader.head.height > 0
+        answer = ReadyAnswer(ready=can_read, writes=not reasons, reasons=tuple(reasons))
+        return can_read, answer
+
+    # --- the operator's part --------------------------------------------------------------------
+
+    async def register(self, rows: Sequence[DeviceRow]) -> RegisterAnswer:
+        """Accept the good ones of up to 512 rows, durably.
+
+        Raises:
+            UnavailableError: the outbox is full; nothing was accepted.
+        """
+        outcomes = await self.registrar.register(rows)
+        return RegisterAnswer(outcomes=tuple(outcomes), height=self._reader.head.height)
+
+    async def withdraw(self, handles: Sequence[str]) -> WithdrawAnswer:
+        """Begin to withdraw devices, all or none; raises as ``Registrar.withdraw``."""
+        withdrawn, sequence = await self.registrar.withdraw(handles)
+        return WithdrawAnswer(
+            withdrawn=withdrawn, sequence=sequence, height=self._reader.head.height
+        )
+
+    async def settled(self, *, first: int, last: int, timeout_s: float) -> SettledAnswer:
+        """How far the outbox is, as soon as it reached ``last`` or ``timeout_s`` ran out.
+
+        ``refused`` has the refused transactions from ``first`` to ``last``.
+        """
+        await self.outbox.wait_until(last, timeout_s)
+        letters = self.outbox.dead_letters.between(first, last)
+        return SettledAnswer(
+            through=self.outbox.settled_through,
+            height=self._reader.head.height,
+            refused=tuple(
+                SettledRefusal(sequence=letter.sequence, reason=letter.reason) for letter in letters
+            ),
+        )
+
+    def dead_letters(self, limit: int) -> DeadLetterList:
+        """The newest ``limit`` transactions that the chain refused, newest first."""
+        entries = []
+        for letter in self.outbox.dead_letters.newest(limit):
+            kind = parse_transaction(letter.transaction).kind
+            entries.append(
+                DeadLetterEntry(
+                    sequence=letter.sequence,
+                    kind=Kind(kind).name.lower().replace("_", "-"),
+                    bytes=len(letter.transaction),
+                    reason=letter.reason,
+                )
+            )
+        return DeadLetterList(dead_letters=tuple(entries))
+
+    # --- what happens by itself -----------------------------------------------------------------
+
+    def _committed(self, head: Head, changes: Sequence[RecordChange]) -> None:
+        self.outbox.notify()
+        self._blocks.committed(self._steady_s())
+
+    def _settled(self, entry: Pending, transaction: bytes) -> Iterable[Change]:
+        return [*self.registrar.settled(entry, transaction), *self.named_regions.settled(entry)]
+
+    def _vitals(self) -> Vitals:
+        head, view, now_s = self._reader.head, self._view(), self._steady_s()
+        members = self._reader.members()
+        return Vitals(
+            engine=self._engine,
+            height=head.height,
+            members=len(members),
+            is_member=self._node_id in members,
+            peers=view.peers,
+            catching_up=view.catching_up,
+            silence_s=self._blocks.silence_s(now_s),
+            steady_blocks=self._blocks.steady_blocks,
+            block_age_s=(self._clock_us() - head.block_time_us) / 1_000_000,
+            outbox_gap=self.outbox.gap,
+        )
