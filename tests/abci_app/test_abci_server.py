@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import signal
 import socket
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,9 +24,10 @@ from abci_app.abci_connection import READ_AHEAD, FaultyAnswerError
 from abci_app.abci_framing import encode_frame, encode_uvarint
 from abci_app.abci_messages import CALLS
 from abci_app.abci_server import ABCIServer
+from edgistry.adapters.http import run
 from edgistry.errors import BadSignatureError, ChainMismatchError, NotFoundError
 
-from .abci_client import Client, names, request_frame, serving, until
+from .abci_client import PATIENCE_S, Client, names, request_frame, serving, until
 
 FLUSH = request_frame("flush")
 ENGINE_IN_FLIGHT = 256
@@ -560,3 +566,52 @@ async def test_stop_cancels_a_call_that_does_not_end(monkeypatch: pytest.MonkeyP
         assert call.cancelled()
         assert app.calls == ["finalize 7"]
         assert served.fatal == []
+
+
+def is_served(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_run_serves_until_signalled_and_removes_its_socket(number: signal.Signals) -> None:
+    program = (
+        "import sys, pathlib; from abci_app.abci_server import ABCIServer, BaseApplication;"
+        "ABCIServer(BaseApplication(), path=pathlib.Path(sys.argv[1])).run()"
+    )
+    with tempfile.TemporaryDirectory(prefix="edg", dir="/tmp") as folder:
+        path = Path(folder, "abci.sock")
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, str(path))
+        try:
+            await until(lambda: is_served(path) or process.returncode is not None)
+            client = Client(*await asyncio.open_unix_connection(path))
+            assert (await client.call("echo", message="up")).message == "up"
+            process.send_signal(number)
+            async with asyncio.timeout(PATIENCE_S):
+                assert await process.wait() == 0
+            assert await client.receive() is None
+            await client.close()
+            await until(lambda: not path.exists())
+        finally:
+            if process.returncode is None:
+                process.kill()
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        test_answers_keep_the_order_of_requests_when_an_early_one_takes_long,
+        test_more_than_fits_waits_in_the_peer_and_arrives_whole,
+        test_peer_that_does_not_read_is_not_buffered_for_without_end,
+        test_peer_that_closed_its_writing_side_still_gets_its_answers,
+        test_engine_may_vanish_and_return,
+        test_returning_engine_waits_until_the_call_of_the_old_one_has_ended,
+        test_stop_lets_a_running_call_end_and_sends_its_answer,
+    ],
+    ids=lambda scenario: scenario.__name__.removeprefix("test_"),
+)
+def test_the_loop_that_nodes_run_on_behaves_the_same(
+    scenario: Callable[[], Coroutine[Any, Any, None]],
+) -> None:
+    """Nodes run on uvloop, whose transports are not asyncio's."""
+    run(scenario())
