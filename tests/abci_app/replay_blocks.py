@@ -1,0 +1,97 @@
+"""A chain of seeded random blocks; run as a program it prints what each block came to.
+
+``python -m tests.abci_app.replay_blocks [DATABASE]``: one line a block, app hash and result codes.
+Good and bad transactions of every kind are in it, outages and deletion, too. The registry is in
+memory, or in LevelDB at DATABASE.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from pathlib import Path
+
+from edgistry.adapters.leveldb import LevelKeyValue
+from edgistry.cell import base_cell, children_of
+from edgistry.kv import KeyValue, MemoryKeyValue
+from edgistry.transactions import Body, ServicesPut
+
+from .chain_world import (
+    ANN,
+    BOB,
+    DAY,
+    EVE,
+    LEASE,
+    SECOND,
+    Node,
+    World,
+    genesis,
+    put,
+    record,
+    region,
+    started,
+    withdraw,
+)
+
+BLOCKS = 60
+CAROL = Node("carol")
+_CELLS = [cell for parent in children_of(base_cell(20)) for cell in children_of(parent)]
+
+
+def _body(source: random.Random) -> Body:
+    names = source.sample(range(400), source.randint(1, 40))
+    choice = source.randrange(10)
+    if choice < 5:
+        return put(*names)
+    if choice < 7:
+        return withdraw(*names)
+    if choice == 7:
+        cells = source.sample(_CELLS, source.randint(1, 20))
+        return region(f"region-{source.randrange(4)}", source.randint(1, 3), cells)
+    if choice == 8:
+        return ServicesPut(records=(record("good"), record("bad", cell=source.getrandbits(62))))
+    return LEASE
+
+
+def _transactions(source: random.Random, world: World) -> list[bytes]:
+    found = []
+    for _ in range(source.randrange(8)):
+        node = source.choice((ANN, BOB, CAROL))
+        odd = source.randrange(12)
+        if odd == 0:
+            found.append(source.randbytes(source.randrange(200)))
+        elif odd == 1:
+            found.append(EVE.sign(1, _body(source)))
+        elif odd == 2:
+            found.append(node.sign(source.randint(1, 1000), _body(source)))
+        else:
+            found.append(world.next(node, _body(source)))
+    return found
+
+
+async def replay(store: KeyValue) -> list[str]:
+    """What each block came to."""
+    source = random.Random(20)
+    world = started(store, genesis(ANN, BOB, CAROL, lease_s=60, delete_after_s=600))
+    lines = [world.app_hash.hex()]
+    for _ in range(BLOCKS):
+        pause = source.choice((SECOND, 10 * SECOND, 59 * SECOND, DAY))
+        codes = await world.block(*_transactions(source, world), after_us=pause)
+        lines.append(f"{world.app_hash.hex()} {codes}")
+    for _ in range(80):
+        await world.block(after_us=10 * SECOND)
+        lines.append(world.app_hash.hex())
+    left = sum(1 for _ in world.app.reader.services())
+    return [*lines, f"{left} records left"]
+
+
+def main(arguments: list[str]) -> None:
+    store: KeyValue = LevelKeyValue(Path(arguments[0])) if arguments else MemoryKeyValue()
+    for line in asyncio.run(replay(store)):
+        print(line)
+    store.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
