@@ -44,6 +44,7 @@ from .envelope import (
     check_envelope,
     decode_reply,
     envelope_tag,
+    mask_state,
     reply_tag,
     with_tag,
 )
@@ -56,7 +57,7 @@ from .errors import (
     WidenedError,
 )
 from .judge import Question, judge
-from .mac import KEY_BYTES, TAG_BYTES, USE_FLAT, USE_SEVERAL_KEYS, mac
+from .mac import KEY_BYTES, SIGNED_HEADER_BYTES, TAG_BYTES, USE_SEVERAL_KEYS
 from .rights import covers, names_of
 
 __all__ = ["BoundRequest", "Capability", "ChildEntry", "Entry", "request_key"]
@@ -340,16 +341,16 @@ class BoundRequest:
         """
         if not reply.flat or reply.status & 0x7FFF != Status.OK:
             return None
-        return _unsealed(self, reply.flat)
+        return _unmasked(self, reply.flat)
 
 
-def _unsealed(request: BoundRequest, flat: bytes) -> Capability:
-    mask = mac(request._key, USE_FLAT + request.envelope.tag)
+def _unmasked(request: BoundRequest, flat: bytes) -> Capability:
     try:
         chain = Chain.parse(flat[:-KEY_BYTES])
     except MalformedError as error:
         raise BadReplyError(f"not a flattened capability: {error}") from None
-    if chain.public[:11] != request.envelope.capabilities[0][:11] or len(chain.ends) != 1:
+    header = request.envelope.capabilities[0][:SIGNED_HEADER_BYTES]
+    if chain.public[:SIGNED_HEADER_BYTES] != header or len(chain.ends) != 1:
         raise BadReplyError("not a flattened capability of this grant")
-    state = bytes(left ^ right for left, right in zip(flat[-KEY_BYTES:], mask, strict=True))
+    state = mask_state(request._key, request.envelope.tag, flat[-KEY_BYTES:])
     return Capability(chain, state)

@@ -26,7 +26,7 @@ from typing import Annotated, Final
 
 from .codec import Meta, Wire, encode, reader_of
 from .errors import InvalidValueError, MalformedError, Refused
-from .mac import TAG_BYTES, USE_ENVELOPE, USE_REPLY, mac
+from .mac import TAG_BYTES, USE_ENVELOPE, USE_FLAT, USE_REPLY, mac
 from .rights import Right, check_object
 
 ENVELOPE_VERSION: Final = 1
@@ -270,6 +270,12 @@ def reply_tag(key: bytes, tag: bytes, reply: Reply) -> bytes:
     numbers = _REPLY_NUMBERS(reply.status, reply.result, reply.sequence_epoch, reply.sequence_floor)
     digests = sha256(reply.payload).digest() + sha256(reply.flat).digest()
     return mac(key, USE_REPLY + tag + numbers + digests)[:TAG_BYTES]
+
+
+def mask_state(key: bytes, tag: bytes, state: bytes) -> bytes:
+    """A 32-byte ``state`` masked, or unmasked, for the reply to the request with this tag."""
+    mask = mac(key, USE_FLAT + tag)
+    return bytes(left ^ right for left, right in zip(state, mask, strict=True))
 
 
 def encode_reply(

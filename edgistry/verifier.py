@@ -31,6 +31,7 @@ from .envelope import (
     decode_envelope,
     encode_reply,
     envelope_tag,
+    mask_state,
 )
 from .errors import BadTagError, InvalidValueError, Refused, ResynchroniseError, RevokedError
 from .issuer import Issuer
@@ -60,13 +61,16 @@ class Checked:
     ``Verifier.check`` makes them. The key of the request stays inside.
     """
 
-    __slots__ = ("_signers", "envelope", "issuer")
+    __slots__ = ("_issuer", "_signers", "envelope", "label")
 
-    def __init__(self, issuer: bytes, envelope: Envelope, signers: list[_Signer]) -> None:
-        self.issuer = issuer
+    def __init__(
+        self, label: bytes, envelope: Envelope, signers: list[_Signer], issuer: Issuer
+    ) -> None:
+        self.label = label
         """The label of the verifier that checked it: whose resources the target names."""
         self.envelope = envelope
         self._signers = signers
+        self._issuer = issuer
 
     @property
     def chain(self) -> Chain:
@@ -120,6 +124,15 @@ class Checked:
                 sequence_floor=error.sequence_floor,
             )
         return self.reply(error.wire_status)
+
+    def flat(self, flattened: Chain) -> bytes:
+        """``flat`` for a reply: the public bytes of ``flattened``, then its secret state masked.
+
+        The mask depends on the key and the tag of this request, so only who bound the request (or
+        could have) can take it off.
+        """
+        state = self._issuer.state_of(flattened)
+        return flattened.public + mask_state(self._key(), self.envelope.tag, state)
 
     def _key(self) -> bytes:
         return request_key([signer._state for signer in self._signers])
@@ -199,7 +212,7 @@ class Verifier:
         signers = []
         for public in envelope.capabilities:
             signers.append(memo.get(public) or self._signer(generation, public))
-        checked = Checked(self.label, envelope, signers)
+        checked = Checked(self.label, envelope, signers, generation.issuer)
         if not checked._is_authentic():
             raise BadTagError("the tag does not verify")
         try:
