@@ -10,7 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import plyvel
+try:
+    import plyvel
+except ImportError:
+    # Python 3.13 and later: the wheel is plyvel-next, and its module is named after it.
+    import plyvel_next as plyvel
 
 from ..errors import CorruptDatabaseError, DatabaseLockedError, DirectoryError
 from ..kv import Change
