@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from .api import DiscoverAnswer, RegionList, ServiceEntry, StatusAnswer
     from .errors import Refused
 
+__version__ = "0.1.0"
+"""Of the whole distribution; setup.cfg reads it from here."""
+
 __all__ = [
     "BlockingNodeClient",
     "DiscoverAnswer",
