@@ -129,6 +129,8 @@ class CometConsensus:
             for task in done:
                 task.result()
         finally:
+            # Also when cancelled: the engine ends politely, while the application answers it.
+            await self._supervisor.stop()
             for task in tasks:
                 task.cancel()
 

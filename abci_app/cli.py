@@ -1,0 +1,39 @@
+"""``edgistry-node``: the command line of those who run a node.
+
+Rules kept here: exit codes are 0 ok, 1 refused, 2 usage, 3 cannot reach, 4 timed out; a refusal
+is shown in one form, by one function; anything else that escapes is a bug and shows a traceback.
+
+Not handled here: the commands themselves (``cli_*.py``).
+"""
+
+from __future__ import annotations
+
+import click
+
+from .cli_cluster import cluster
+from .cli_engine import engine
+from .cli_node import abci, init, run, status
+from .cli_shared import CONTEXT_SETTINGS, Program
+
+
+@click.group("edgistry-node", cls=Program, context_settings=CONTEXT_SETTINGS)
+@click.version_option(package_name="edgistry", prog_name="edgistry-node")
+def program() -> None:
+    """Run Edgistry nodes, and register devices with them.
+
+    \b
+    A node on its own:   edgistry-node init DIR; edgistry-node run DIR
+    Four that agree:     edgistry-node cluster init DIR; edgistry-node cluster up DIR
+
+    \b
+    Exit codes: 0 ok, 1 refused, 2 usage, 3 cannot reach the node, 4 timed out.
+    """
+
+
+for _command in (init, run, status, cluster, engine, abci):
+    program.add_command(_command)
+
+
+def main() -> None:
+    """The entry point of the ``edgistry-node`` program."""
+    program(prog_name="edgistry-node")

@@ -1,0 +1,149 @@
+"""``edgistry-node init | run | status | abci``: one node."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import cast
+
+import click
+
+from edgistry.adapters.http import run as run_loop
+from edgistry.adapters.log import get_logger, setup_logging
+from edgistry.errors import CannotReachError, Refused
+
+from .cli_cluster import print_status
+from .cli_shared import directory_argument, json_option, option, print_json, tell
+from .cluster import ClusterNode, ClusterStatus, node_status
+from .config import DEFAULT_BASE_PORT, EngineKind, NodeConfig
+from .directory import NodeDirectory, hold, open_directory
+from .engine import find_engine
+from .initialize import LEASE_S, init_node, new_chain_id
+from .node import run_abci, run_node
+
+logger = get_logger("edgistry.node")
+
+
+@click.command("init")
+@directory_argument
+@option(
+    "--engine",
+    env="EDGISTRY_ENGINE_KIND",
+    type=click.Choice(["solo", "cometbft"]),
+    metavar="solo|cometbft",
+    default="solo",
+    help="What makes blocks; recorded in DIR, and there is no conversion.",
+)
+@option("--name", env="EDGISTRY_NAME", metavar="NAME", default="node0", help="Name of the node.")
+@option(
+    "--base-port",
+    env="EDGISTRY_BASE_PORT",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    default=DEFAULT_BASE_PORT,
+    help="Port of the HTTP API; cometbft takes the two after it as well.",
+)
+@option(
+    "--chain-id",
+    env="EDGISTRY_CHAIN_ID",
+    metavar="ID",
+    help="Name of the chain.  [default: a new random one]",
+)
+@option(
+    "--lease-s",
+    env="EDGISTRY_LEASE_S",
+    type=click.IntRange(1),
+    metavar="SECONDS",
+    default=LEASE_S,
+    help="How long records stay visible when the node is silent. Part of the genesis.",
+)
+def init(
+    directory: Path, engine: str, name: str, base_port: int, chain_id: str | None, lease_s: int
+) -> None:
+    """Make a single node in DIR, which must be empty or missing.
+
+    For several nodes that agree with each other see `edgistry-node cluster init`.
+
+    Never run a copy of the directory beside the original, and never restore an old one of a
+    cometbft node: two nodes with one key sign different blocks.
+    """
+    init_node(
+        directory,
+        name=name,
+        engine=cast(EngineKind, engine),
+        base_port=base_port,
+        chain_id=chain_id or new_chain_id(),
+        lease_s=lease_s,
+    )
+    click.echo(f"node {name} ({engine}) is in {directory.absolute()}")
+    click.echo(f"run it: edgistry-node run {directory}")
+
+
+@click.command("run")
+@directory_argument
+@option(
+    "--console/--no-console",
+    env="EDGISTRY_CONSOLE",
+    default=None,
+    help="Also write the log to stderr.  [default: when it is a terminal]",
+)
+def run(directory: Path, console: bool | None) -> None:
+    """Run the node in DIR until SIGTERM or Ctrl-C.
+
+    One process that starts and watches its consensus engine, serves the HTTP API and takes the
+    operator's commands on DIR/run/admin.sock. Logs are in DIR/logs.
+    """
+    layout, config = open_directory(directory)
+    with hold(layout):
+        _start_logging(layout, config, console)
+        binary = find_engine() if config.engine == "cometbft" else None
+        try:
+            run_loop(run_node(layout, config, engine_binary=binary, tell=tell))
+        except Refused as refusal:
+            logger.error("the node stops", code=refusal.code, reason=refusal.detail)
+            raise
+        except Exception:
+            logger.critical("the node stops: this is a bug", exc_info=True)
+            raise
+
+
+@click.command("abci")
+@directory_argument
+@option(
+    "--port",
+    env="EDGISTRY_ABCI_PORT",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="Listen on this port of 127.0.0.1 instead of DIR/run/abci.sock.",
+)
+def abci(directory: Path, port: int | None) -> None:
+    """Run only the ABCI server of the node in DIR, without an engine, until SIGTERM or Ctrl-C.
+
+    For protocol tests with an ABCI client: whoever connects can commit blocks.
+    """
+    layout, config = open_directory(directory)
+    with hold(layout):
+        _start_logging(layout, config, None)
+        run_loop(run_abci(layout, config, port=port, tell=tell))
+
+
+def _start_logging(layout: NodeDirectory, config: NodeConfig, console: bool | None) -> None:
+    wanted = sys.stderr.isatty() if console is None else console
+    setup_logging(level=config.log.level, path=layout.logs_dir / "node.log", console=wanted)
+
+
+@click.command("status")
+@directory_argument
+@json_option
+def status(directory: Path, as_json: bool) -> None:
+    """Show how the node in DIR is doing; exits with 3 if it does not run."""
+    layout, config = open_directory(directory)
+    node = ClusterNode(directory=layout, api=config.api_url, is_local=True, name=config.name)
+    answer = run_loop(node_status(node))
+    if as_json:
+        print_json(answer)
+    else:
+        print_status(ClusterStatus(nodes=(answer,)))
+    if not answer.running or answer.height is None:
+        why = "does not answer" if answer.running else "does not run"
+        raise CannotReachError(f"{config.name} {why}; `edgistry-node run {directory}` starts it")
