@@ -262,9 +262,8 @@ def _go_install(go: Path, target: Path, tell: Tell, environment: dict[str, str])
         env=environment,
         cwd=target,
     ) as process:
-        assert process.stdout is not None  # we asked for a pipe
         try:
-            for line in process.stdout:
+            for line in process.stdout or ():
                 lines.append(line.rstrip())
                 if line.startswith("go: downloading"):
                     downloads += 1
