@@ -39,8 +39,11 @@ CAROL = Node("carol")
 _CELLS = [cell for parent in children_of(base_cell(20)) for cell in children_of(parent)]
 
 
-def _body(source: random.Random) -> Body:
-    names = source.sample(range(400), source.randint(1, 40))
+def _body(source: random.Random, node: Node) -> Body:
+    # Mostly the node's own records; now and then those that others may have taken.
+    owner = node.name if source.randrange(6) else "anyone"
+    numbers = source.sample(range(200), source.randint(1, 40))
+    names = [f"{owner} {number}" for number in numbers]
     choice = source.randrange(10)
     if choice < 5:
         return put(*names)
@@ -48,7 +51,7 @@ def _body(source: random.Random) -> Body:
         return withdraw(*names)
     if choice == 7:
         cells = source.sample(_CELLS, source.randint(1, 20))
-        return region(f"region-{source.randrange(4)}", source.randint(1, 3), cells)
+        return region(f"{owner}-{source.randrange(2)}", source.randint(1, 2), cells)
     if choice == 8:
         return ServicesPut(records=(record("good"), record("bad", cell=source.getrandbits(62))))
     return LEASE
@@ -62,11 +65,11 @@ def _transactions(source: random.Random, world: World) -> list[bytes]:
         if odd == 0:
             found.append(source.randbytes(source.randrange(200)))
         elif odd == 1:
-            found.append(EVE.sign(1, _body(source)))
+            found.append(EVE.sign(1, _body(source, EVE)))
         elif odd == 2:
-            found.append(node.sign(source.randint(1, 1000), _body(source)))
+            found.append(node.sign(source.randint(1, 1000), _body(source, node)))
         else:
-            found.append(world.next(node, _body(source)))
+            found.append(world.next(node, _body(source, node)))
     return found
 
 
