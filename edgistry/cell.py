@@ -160,8 +160,8 @@ def span_of(cell: int) -> tuple[int, int]:
     """The part of the cell tree under ``cell``, as a half-open interval of tree positions.
 
     A tree position is an index without mode and resolution, its unused digits 0. Spans of cells
-    that follow one another in the tree touch: where a span would stop before a digit 7, which no
-    cell has, it stops after it.
+    that follow one another in the tree touch: where a span would stop before positions that no
+    cell has (a digit 7, the missing child of a pentagon), it stops after them.
     """
     level = cell >> _RESOLUTION_BIT & 15
     body = cell & _BODY
@@ -170,6 +170,8 @@ def span_of(cell: int) -> tuple[int, int]:
     while level and body >> _SHIFT[level] & 7 == 6:
         stop += 1 << _SHIFT[level]
         level -= 1
+    if level and not (body & _TAIL[0]) >> _SHIFT[level] and body >> _BASE_CELL_BIT in PENTAGONS:
+        stop += 1 << _SHIFT[level]
     return start, stop
 
 
