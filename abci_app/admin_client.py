@@ -1,0 +1,141 @@
+"""The command line's side of ``run/admin.sock``.
+
+Rules kept here: a refusal of the node comes back as the class it left as; a node that does not
+run is ``CannotReachError`` with the command that starts it.
+
+Not handled here: what is asked (``cli_register``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+from edgistry.adapters.http import HttpClient
+from edgistry.adapters.node_client import refusal_of
+from edgistry.api import PROBLEM_CONTENT_TYPE, Problem, RegionList
+from edgistry.codec import Document, decode_json, encode_json
+from edgistry.errors import CannotReachError, MalformedError, UnexpectedAnswerError
+
+from .admin_api import (
+    MAX_LIST,
+    MAX_SETTLED_WAIT_S,
+    DeviceEntry,
+    DevicePage,
+    DeviceRow,
+    RegionDetail,
+    RegionPutAnswer,
+    RegionPutRequest,
+    RegisterAnswer,
+    RegisterRequest,
+    SettledAnswer,
+    WithdrawAnswer,
+    WithdrawRequest,
+)
+from .directory import NodeDirectory
+
+T = TypeVar("T", bound=Document)
+
+TIMEOUT_S = 60.0
+"""For an answer: a batch waits at most for the ones before it to reach the disk."""
+_MAX_ANSWER_BYTES = 64_000_000
+
+
+class AdminClient:
+    """A blocking client of the node in ``directory``. Use it with ``with``.
+
+    All methods may raise ``CannotReachError``, ``TimedOutError``, ``UnexpectedAnswerError`` and
+    what the node refuses.
+    """
+
+    def __init__(self, directory: NodeDirectory) -> None:
+        self._directory = directory
+        self._http = HttpClient(directory.admin_socket, timeout_s=TIMEOUT_S)
+        self._runner = asyncio.Runner()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.run(self._http.close())
+        self._runner.close()
+
+    def register(self, rows: Sequence[DeviceRow]) -> RegisterAnswer:
+        """Register up to 512 devices."""
+        return self._post("/admin/devices", RegisterRequest(rows=tuple(rows)), RegisterAnswer)
+
+    def withdraw(self, handles: Sequence[str]) -> WithdrawAnswer:
+        """Begin to withdraw up to 512 devices, all or none."""
+        body = WithdrawRequest(handles=tuple(handles))
+        return self._post("/admin/devices/withdraw", body, WithdrawAnswer)
+
+    def devices(self) -> Iterator[DeviceEntry]:
+        """All devices of the node, page after page."""
+        query = {"limit": str(MAX_LIST)}
+        while True:
+            page = self._get("/admin/devices", DevicePage, query)
+            yield from page.devices
+            if page.next is None:
+                return
+            query["after"] = page.next
+
+    def region_put(self, name: str, geojson: dict[str, Any]) -> RegionPutAnswer:
+        """Put a named region."""
+        body = RegionPutRequest(name=name, geojson=geojson)
+        return self._post("/admin/regions", body, RegionPutAnswer)
+
+    def regions(self) -> RegionList:
+        """The named regions of the chain."""
+        return self._get("/admin/regions", RegionList)
+
+    def region(self, name: str) -> RegionDetail:
+        """One region with its cells."""
+        return self._get(f"/admin/regions/{quote(name, safe='')}", RegionDetail)
+
+    def settled(self, *, first: int, last: int, timeout_s: float) -> SettledAnswer:
+        """Wait up to ``timeout_s`` (at most 30 s) for the outbox to reach ``last``."""
+        query = {
+            "first": str(first),
+            "last": str(last),
+            "timeout_s": f"{max(0.0, min(timeout_s, MAX_SETTLED_WAIT_S)):.3f}",
+        }
+        return self._get("/admin/settled", SettledAnswer, query)
+
+    def _get(self, path: str, kind: type[T], query: Mapping[str, str] | None = None) -> T:
+        return self._ask("GET", path, kind, query=query)
+
+    def _post(self, path: str, body: Document, kind: type[T]) -> T:
+        return self._ask("POST", path, kind, body=encode_json(body))
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        *,
+        query: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> T:
+        try:
+            answer = self._runner.run(self._http.request(method, path, query=query, body=body))
+        except CannotReachError:
+            root = self._directory.root
+            raise CannotReachError(
+                f"the node in {root} does not answer; if it does not run, `edgistry-node run "
+                f"{root}` starts it"
+            ) from None
+        problem = answer.headers.get("Content-Type", "").startswith(PROBLEM_CONTENT_TYPE)
+        if problem:
+            raise refusal_of(_decode(answer.body, Problem))
+        if answer.status != 200:
+            raise UnexpectedAnswerError(f"status {answer.status} without a problem document")
+        return _decode(answer.body, kind)
+
+
+def _decode(body: bytes, kind: type[T]) -> T:
+    try:
+        return decode_json(body, kind, limit=_MAX_ANSWER_BYTES)
+    except MalformedError as error:
+        raise UnexpectedAnswerError(f"not a {kind.__name__}: {error}") from None
