@@ -139,7 +139,7 @@ class RegistryApplication(BaseApplication):
         self._executed = None
         self._ledger.commit(executed.staged)
         self._admission.forget_pending()
-        self.reader.announce(executed.record_changes)
+        self.reader.announce(executed.staged.changes.before, executed.record_changes)
         return pb.ResponseCommit()
 
     # --- not a message

@@ -66,9 +66,8 @@ class BlockState:
 
     def get(self, key: bytes, kind: type[W]) -> W | None:
         """The value of the record at database key ``key``, as this block has it so far."""
-        try:
-            value = self._values[key]
-        except KeyError:
+        value = self._values.get(key)
+        if value is None and key not in self._values:
             data = self._read(key)
             value = None if data is None else unpack(data, kind)
             self._values[key] = value
@@ -129,8 +128,7 @@ class BlockState:
         return self._settled
 
     def _read(self, key: bytes) -> bytes | None:
-        try:
-            return self._before[key]
-        except KeyError:
+        data = self._before.get(key)
+        if data is None and key not in self._before:
             data = self._before[key] = self._committed.get(key)
-            return data
+        return data

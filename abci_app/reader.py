@@ -13,7 +13,7 @@ Not handled here: writing (transactions do that), and search by place (``discove
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from edgistry.kv import prefix_end
@@ -61,6 +61,7 @@ class RegistryReader:
         self._subscribers: list[Subscriber] = []
         self._committed = asyncio.Event()
         self._leases: dict[NodeId, int] = {}
+        self._shift_us = 0
         self._lease_now_us = 0
         self.refresh()
 
@@ -128,21 +129,29 @@ class RegistryReader:
         """Return after the next Commit and all its subscribers."""
         await self._committed.wait()
 
-    def announce(self, changes: Sequence[RecordChange]) -> None:
-        """Tell subscribers and waiters of the head just committed (the application's part)."""
-        self.refresh()
+    def announce(self, changed: Iterable[bytes], changes: Sequence[RecordChange]) -> None:
+        """Tell subscribers and waiters of the head just committed (the application's part).
+
+        ``changed`` are the database keys of all records that the block changed.
+        """
+        if any(key.startswith((LEASES, LEASE_CLOCK_KEY)) for key in changed):
+            self._read_leases()
+        self._lease_now_us = self.head.block_time_us - self._shift_us
         for callback in self._subscribers:
             callback(self.head, changes)
         waiting, self._committed = self._committed, asyncio.Event()
         waiting.set()
 
     def refresh(self) -> None:
-        """Read the leases again (the application's part, after genesis and Commit)."""
+        """Look at the ledger anew (the application's part, after genesis)."""
+        self._read_leases()
+        self._lease_now_us = self.head.block_time_us - self._shift_us
+
+    def _read_leases(self) -> None:
         records = self._ledger.records
         self._leases = {
             NodeId(key[len(LEASES) :]): unpack(value, Lease).expires_us
             for key, value in records.scan(LEASES, prefix_end(LEASES))
         }
         data = records.get(LEASE_CLOCK_KEY)
-        shift_us = 0 if data is None else unpack(data, LeaseClock).shift_us
-        self._lease_now_us = self.head.block_time_us - shift_us
+        self._shift_us = 0 if data is None else unpack(data, LeaseClock).shift_us
