@@ -18,6 +18,8 @@ import click
 from edgistry.codec import encode_json
 from edgistry.duration import parse_duration
 from edgistry.errors import InvalidValueError, MalformedError, Refused
+from edgistry.wording import refusal_text
+from edgistry.wording import visible as visible  # for the commands
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -25,19 +27,6 @@ CONTEXT_SETTINGS: dict[str, Any] = {
     "help_option_names": ["-h", "--help"],
     "max_content_width": 100,
 }
-
-
-def refusal_text(error: Refused) -> str:
-    """The one form in which a refusal is shown: what is wrong, then what to do next."""
-    return f"error: {visible(error.detail)} [{error.code}]\nhint: {visible(error.advice())}"
-
-
-def visible(text: str) -> str:
-    """``text`` with what could steer a terminal spelled out; line breaks stay."""
-    return "".join(
-        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
-        for each in text
-    )
 
 
 class RefusedCommand(click.ClickException):

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgistry.codec import encode_json
-from edgistry.wording import visible
+from edgistry.wording import in_one_line, visible
 
 
 def print_json(value: object) -> None:
@@ -31,15 +31,15 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     """``rows`` under ``columns``; ``title`` only where a person looks."""
     if not sys.stdout.isatty():
         for row in (columns, *rows):
-            click.echo("\t".join(visible(cell) for cell in row))
+            click.echo("\t".join(in_one_line(cell) for cell in row))
         return
-    table = Table(title=Text(visible(title)), title_justify="left")
+    table = Table(title=Text(in_one_line(title)), title_justify="left")
     for number, column in enumerate(columns):
         # The first names the row: it stays in one piece, to be copied.
         table.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
         # Text, not markup: a name like [red] is a name.
-        table.add_row(*(Text(visible(cell)) for cell in row))
+        table.add_row(*(Text(in_one_line(cell)) for cell in row))
     Console().print(table)
 
 
@@ -48,7 +48,7 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in facts) if sys.stdout.isatty() else 0
     for name, value in facts:
         gap = " " * (width + 2 - len(name)) if width else "\t"
-        click.echo(f"{click.style(name, bold=True)}{gap}{visible(value)}")
+        click.echo(f"{click.style(name, bold=True)}{gap}{in_one_line(value)}")
 
 
 def remark(text: str) -> None:

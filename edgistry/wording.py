@@ -14,7 +14,12 @@ def refusal_text(error: Refused) -> str:
 
 
 def visible(text: str) -> str:
-    """``text`` with control characters and unpaired surrogates spelled out (``\\x1b``)."""
+    """``text`` with what could steer a terminal spelled out (``\\x1b``); line breaks stay."""
+    return "\n".join(in_one_line(line) for line in text.split("\n"))
+
+
+def in_one_line(text: str) -> str:
+    """As ``visible``, with line breaks spelled out too: for a cell of a table."""
     if text.isprintable():
         return text
     return "".join(

@@ -317,11 +317,11 @@ def test_refusal_is_worded_with_its_code_and_what_to_do() -> None:
 
 
 def test_control_characters_of_a_node_do_not_reach_the_terminal(fake: FakeNode) -> None:
-    fake.services = [entry(1, "\x1b]0;owned\x07")]
+    fake.services = [entry(1, "\x1b]0;\nowned\x07")]
     with serving_from_a_thread(fake) as url:
         result = edgistry(url, "discover", "--region", "bay")
     assert "\x1b" not in result.output
-    assert "\\x1b]0;owned\\x07" in result.stdout
+    assert "\\x1b]0;\\nowned\\x07" in result.stdout
 
 
 def test_unpaired_surrogates_can_be_shown() -> None:
