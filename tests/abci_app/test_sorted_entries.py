@@ -1,0 +1,70 @@
+"""The chunked sorted list, against a plain one."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from abci_app.sorted_entries import SortedEntries
+
+ENTRIES = st.binary(min_size=1, max_size=2)
+
+
+def drain(entries: SortedEntries, start: bytes, stop: bytes) -> tuple[list[bytes], bytes | None]:
+    found: list[bytes] = []
+    walk = entries.between(start, stop)
+    while True:
+        try:
+            found.append(next(walk))
+        except StopIteration as end:
+            return found, end.value
+
+
+@settings(max_examples=200)
+@given(st.sets(ENTRIES), ENTRIES, ENTRIES)
+def test_between_gives_the_entries_of_a_half_open_interval_and_the_next(
+    chosen: set[bytes], start: bytes, stop: bytes
+) -> None:
+    start, stop = sorted((start, stop))
+    beyond = sorted(entry for entry in chosen if entry >= stop)
+    expected = sorted(entry for entry in chosen if start <= entry < stop)
+    assert drain(SortedEntries(chosen), start, stop) == (expected, beyond[0] if beyond else None)
+
+
+def test_thousands_of_changes_keep_order_across_chunks() -> None:
+    randomness = random.Random(4)
+    held = {randomness.randbytes(3) for _ in range(3000)}
+    entries = SortedEntries(held)
+    for _ in range(20_000):
+        if randomness.random() < 0.5 and held:
+            # Removing from the low end empties whole chunks.
+            gone = min(held) if randomness.random() < 0.2 else held.pop()
+            held.discard(gone)
+            entries.remove(gone)
+        else:
+            new = randomness.randbytes(3)
+            if new not in held:
+                held.add(new)
+                entries.add(new)
+    assert len(entries) == len(held)
+    assert drain(entries, b"", b"\xff" * 4)[0] == sorted(held)
+
+
+def test_a_list_can_be_emptied_and_filled_again() -> None:
+    entries = SortedEntries([b"a"])
+    entries.remove(b"a")
+    assert drain(entries, b"", b"z") == ([], None)
+    for number in range(2000):
+        entries.add(number.to_bytes(2, "big"))
+    assert len(drain(entries, b"\0\0", b"\xff\xff")[0]) == 2000
+
+
+@pytest.mark.parametrize("entry", [b"", b"b", b"d"])
+def test_removing_what_is_not_there_is_a_bug_and_changes_nothing(entry: bytes) -> None:
+    entries = SortedEntries([b"a", b"c"])
+    with pytest.raises(LookupError):
+        entries.remove(entry)
+    assert len(entries) == 2
