@@ -85,7 +85,7 @@ def init(
     "--console/--no-console",
     env="EDGISTRY_CONSOLE",
     default=None,
-    help="Also write the log to stderr.  [default: when it is a terminal]",
+    help="Also show on stderr what happens.  [default: when it is a terminal]",
 )
 def run(directory: Path, console: bool | None) -> None:
     """Run the node in DIR until SIGTERM or Ctrl-C.
@@ -94,11 +94,14 @@ def run(directory: Path, console: bool | None) -> None:
     operator's commands on DIR/run/admin.sock. Logs are in DIR/logs.
     """
     layout, config = open_directory(directory)
+    shown = sys.stderr.isatty() if console is None else console
     with hold(layout):
-        _start_logging(layout, config, console)
+        _start_logging(layout, config, shown)
         binary = find_engine() if config.engine == "cometbft" else None
         try:
-            run_loop(run_node(layout, config, engine_binary=binary, tell=tell))
+            run_loop(
+                run_node(layout, config, engine_binary=binary, tell=tell if shown else _silent)
+            )
         except Refused as refusal:
             logger.error("the node stops", code=refusal.code, reason=refusal.detail)
             raise
@@ -123,13 +126,16 @@ def abci(directory: Path, port: int | None) -> None:
     """
     layout, config = open_directory(directory)
     with hold(layout):
-        _start_logging(layout, config, None)
+        _start_logging(layout, config, sys.stderr.isatty())
         run_loop(run_abci(layout, config, port=port, tell=tell))
 
 
-def _start_logging(layout: NodeDirectory, config: NodeConfig, console: bool | None) -> None:
-    wanted = sys.stderr.isatty() if console is None else console
-    setup_logging(level=config.log.level, path=layout.logs_dir / "node.log", console=wanted)
+def _start_logging(layout: NodeDirectory, config: NodeConfig, console: bool) -> None:
+    setup_logging(level=config.log.level, path=layout.logs_dir / "node.log", console=console)
+
+
+def _silent(_text: str) -> None:
+    """Nobody is watching."""
 
 
 @click.command("status")

@@ -30,6 +30,7 @@ from .initialize import CLUSTER_FILE
 from .launch import last_words, start_node
 
 STATUS_TIMEOUT_S = 3.0
+TELL_EVERY_S = 3.0
 _POLL_S = 0.2
 
 Tell = Callable[[str], None]
@@ -161,7 +162,7 @@ async def bring_up(
             tell(f"starting {node.name} ({node.api})")
             started[node] = start_node(node.directory)
     deadline = time.monotonic() + wait_s
-    last_told = ""
+    told_at, told_ready = time.monotonic(), 0
     while True:
         status = await cluster_status(nodes)
         for node, process in started.items():
@@ -170,16 +171,15 @@ async def bring_up(
                     f"{node.name} ended with exit code {process.returncode}; it printed:\n"
                     + last_words(node.directory)
                 )
-        ready = [each for each in status.nodes if is_ready(each)]
-        if len(ready) == len(nodes):
+        late = [each for each in status.nodes if not is_ready(each)]
+        if not late:
             return tuple(started)
-        waiting = ", ".join(
-            f"{each.node} ({_why(each)})" for each in status.nodes if each not in ready
-        )
-        if waiting != last_told:
-            tell(f"{len(ready)} of {len(nodes)} nodes ready; waiting for {waiting}")
-            last_told = waiting
-        if time.monotonic() > deadline:
+        ready, now = len(nodes) - len(late), time.monotonic()
+        waiting = ", ".join(f"{each.node} ({_why(each)})" for each in late)
+        if ready > told_ready or now - told_at >= TELL_EVERY_S:
+            tell(f"{ready} of {len(nodes)} nodes are ready; waiting for {waiting}")
+            told_at, told_ready = now, ready
+        if now > deadline:
             raise TimedOutError(
                 f"after {wait_s:g} s still waiting for {waiting}; the nodes go on trying, and"
                 " `cluster logs` shows what they do"
