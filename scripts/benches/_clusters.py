@@ -230,7 +230,7 @@ def abci_cli() -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(
             [
-                str(find_go()),
+                str(find_go(print)),
                 "install",
                 "github.com/cometbft/cometbft/abci/cmd/abci-cli@v0.38.26",
             ],

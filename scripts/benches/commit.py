@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--base-port", type=int, default=28000, metavar="PORT")
     options = parser.parse_args()
     seconds = options.seconds
-    each = int(60 * (seconds + 3))  # more than any client can send in that time
+    each = int(80 * (seconds + 3))  # more than any client can send in that time
 
     rates: dict[str, list[float]] = {"ours": [], "socket": [], "builtin": [], "records": []}
     latencies: dict[str, list[float]] = {"ours": [], "socket": [], "builtin": []}
@@ -177,7 +177,7 @@ def main() -> None:
             rates["ours"].append(rate(cluster, work, seconds).rate)
         arm = Edgistry(options.base_port)
         with arm.prepare().running() as cluster:
-            batches = arm.batches(int(seconds) + 4)
+            batches = arm.batches(2 * int(seconds) + 10)  # the mempools hold 300
             done = rate(cluster, batches, seconds)
             rates["records"].append(done.rate * MAX_BATCH_RECORDS)
 
