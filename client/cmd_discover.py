@@ -22,24 +22,30 @@ from edgistry.discover_query import check_discover_body
 from edgistry.errors import InvalidValueError, MalformedError
 
 from .output import print_json, print_table, remark
-from .params import CELL, POINT, json_option, node_options
+from .params import CELL, POINT, json_option, node_options, option
 
 _COLUMNS = ("handle", "type", "cell", "center", "accuracy", "actions", "state", "wake")
 
 
 @click.command("discover")
-@click.option("--region", metavar="NAME", help="A named region; see `edgistry region list`.")
-@click.option("--cell", type=CELL, metavar="CELL", help="An H3 cell, resolution 7 or coarser.")
-@click.option("--near", type=POINT, metavar="LAT,LON", help="A point in degrees.")
-@click.option("--radius-km", type=float, metavar="R", help="Radius around --near, at most 500.")
-@click.option(
+@option("--region", metavar="NAME", help="A named region; see `edgistry region list`.")
+@option("--cell", type=CELL, metavar="CELL", help="An H3 cell, resolution 7 or coarser.")
+@option("--near", type=POINT, metavar="LAT,LON", help="A point in degrees.")
+@option("--radius-km", type=float, metavar="R", help="Radius around --near, at most 500.")
+@option(
     "--polygon",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     help="A GeoJSON file with a Polygon or MultiPolygon.",
 )
-@click.option("--type", "type_name", metavar="TYPE", help="Only services of this type.")
-@click.option(
+@option(
+    "--type",
+    "type_name",
+    metavar="TYPE",
+    envvar="EDGISTRY_DISCOVER_TYPE",
+    help="Only services of this type.",
+)
+@option(
     "--limit",
     type=int,
     metavar="N",
@@ -47,8 +53,8 @@ _COLUMNS = ("handle", "type", "cell", "center", "accuracy", "actions", "state", 
     show_default=True,
     help="Services to show, at most 1000.",
 )
-@click.option("--cursor", metavar="CURSOR", help="Go on after an earlier answer (its `next`).")
-@click.option(
+@option("--cursor", metavar="CURSOR", help="Go on after an earlier answer (its `next`).")
+@option(
     "--min-height",
     type=int,
     metavar="HEIGHT",

@@ -8,6 +8,7 @@ Not handled here: values over a limit, which are refused like everywhere else (e
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -53,24 +54,26 @@ DURATION = Parsed("DURATION", parse_duration)
 """``90s``, ``5m``, ``2h`` as seconds."""
 
 
+option = functools.partial(click.option, show_envvar=True)
+"""As ``click.option``; the help names the environment variable, ``EDGISTRY_COMMAND_OPTION``."""
+
+
 def node_options(command: Command) -> Command:
     """Add ``--node`` and ``--timeout``, which every command that asks a node has."""
-    timeout = click.option(
+    timeout = option(
         "--timeout",
         "timeout_s",
         type=DURATION,
         metavar="DURATION",
         envvar="EDGISTRY_TIMEOUT",
-        show_envvar=True,
         default="30s",
         show_default=True,
         help="How long to wait for the node's answer.",
     )
-    node = click.option(
+    node = option(
         "--node",
         metavar="URL",
         envvar="EDGISTRY_NODE",
-        show_envvar=True,
         default=DEFAULT_NODE,
         show_default=True,
         help="The node to ask; any node of the cluster will do.",
@@ -80,12 +83,11 @@ def node_options(command: Command) -> Command:
 
 def json_option(command: Command) -> Command:
     """Add ``--json``."""
-    option = click.option(
+    flag = option(
         "--json",
         "as_json",
         is_flag=True,
         envvar="EDGISTRY_JSON",
-        show_envvar=True,
         help="Print JSON, for programs.",
     )
-    return option(command)
+    return flag(command)

@@ -303,6 +303,16 @@ def test_help_explains_every_option(command: list[str]) -> None:
     for parameter in found.params:
         assert parameter.help, parameter.name
         assert parameter.opts[0] in result.output
+    if command in (["discover"], ["region", "list"], ["status"]):
+        words = " ".join(result.output.split())
+        assert words.count("[env var: EDGISTRY_") == len(found.params)
+
+
+def test_option_can_come_from_the_environment(node: str, fake: FakeNode) -> None:
+    environment = {"EDGISTRY_NODE": node, "EDGISTRY_DISCOVER_TYPE": "valve"}
+    result = CliRunner().invoke(program, ["discover", "--region", "bay"], env=environment)
+    assert result.exit_code == 0
+    assert [each.type for each in fake.queries] == ["valve"]
 
 
 def test_help_lists_the_exit_codes() -> None:
