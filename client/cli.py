@@ -16,6 +16,7 @@ import click
 from edgistry.errors import Refused
 from edgistry.wording import refusal_text
 
+from .cmd_cap import cap
 from .cmd_discover import discover
 from .cmd_region import region
 from .cmd_status import status
@@ -53,7 +54,7 @@ def program() -> None:
     """
 
 
-for _command in (discover, region, status):
+for _command in (cap, discover, region, status):
     program.add_command(_command)
 
 

@@ -1,0 +1,380 @@
+"""``edgistry cap``: look at capabilities, narrow them, and keep them.
+
+Everything here works without asking anybody: a capability is all that its holder needs to narrow
+it (paper §3.1). Whether it was revoked, or its epoch is over, only the issuer knows.
+
+Not handled here: choosing a capability for a call, which the keyring does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgistry.capability import Capability
+from edgistry.captext import danger_text
+from edgistry.codec import Document
+from edgistry.duration import parse_duration
+from edgistry.envelope import Operation
+from edgistry.errors import MalformedError
+from edgistry.judge import NEWEST
+from edgistry.rights import check_object, parse_rights
+from edgistry.wording import visible
+
+from .cap_view import (
+    capability_tree,
+    end_of,
+    grant_text,
+    moment_text,
+    shown_capability,
+    tree_lines,
+)
+from .capability_source import capability_of
+from .keyring import Choice, Keyring, KeyringEntry, Wanted, check
+from .output import print_json, print_table, remark
+from .params import Parsed, json_option
+from .secret_files import write_secret
+
+_MAX_PAYLOAD = 1024 * 1024
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def when_us(text: str, *, now_us: int) -> int:
+    """A moment in µs since 1970: ``2h`` from now (to the second), or ``2030-01-01T00:00:00Z``.
+
+    Raises:
+        MalformedError: neither a duration nor a time with its zone.
+    """
+    try:
+        seconds = now_us // 1_000_000 + round(parse_duration(text))
+    except MalformedError:
+        pass
+    else:
+        return seconds * 1_000_000
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise MalformedError(f"{text[:50]!r}: write a duration (2h), or a time (2030-01-01T00:00Z)")
+    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    if since.days < 0:
+        raise MalformedError(f"{text[:50]!r} is before 1970")
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def _hexadecimal(length: int, what: str) -> Callable[[str], bytes]:
+    def read(text: str) -> bytes:
+        try:
+            data = bytes.fromhex(text)
+        except ValueError:
+            data = b""
+        if len(data) != length or len(text) != 2 * length:
+            raise MalformedError(f"{text[:50]!r}: {what} has {2 * length} hexadecimal digits")
+        return data
+
+    return read
+
+
+def _operation(text: str) -> Operation:
+    names = {each.name.lower().replace("_", "-"): each for each in Operation}
+    if text not in names:
+        raise MalformedError(f"{text[:50]!r} is no operation; they are {', '.join(names)}")
+    return names[text]
+
+
+_RIGHTS = Parsed("RIGHTS", parse_rights)
+_OBJECT = Parsed("OBJECT", check_object)
+_WHEN = Parsed("WHEN", lambda text: when_us(text, now_us=_now_us()))
+_CLIENT = Parsed("CLIENT", _hexadecimal(8, "a client id"))
+_ID = Parsed("ID", _hexadecimal(16, "a capability's id"))
+_OPERATION = Parsed("OPERATION", _operation)
+
+_force_option = click.option("--force", is_flag=True, help="Replace what is there.")
+
+
+class MadeDocument(Document):
+    """A capability that was made or kept, without its secret."""
+
+    id: str
+    name: str
+
+
+class CheckDocument(Document):
+    """What a holder can tell; refusals are errors."""
+
+    allowed: bool
+    id: str
+    name: str | None
+    beside: list[str]
+
+
+class EntryLine(Document):
+    """One entry of the keyring."""
+
+    name: str
+    id: str
+    grants: list[str]
+    not_after_us: int | None
+    place: str
+
+
+class KeyringDocument(Document):
+    """The keyring; ``damaged`` are names of files that hold no capability."""
+
+    folder: str
+    entries: list[EntryLine]
+    damaged: list[str]
+
+
+@click.group("cap")
+def cap() -> None:
+    """Look at capabilities, narrow them, and keep them. Nobody is contacted.
+
+    A capability is a bearer secret: whoever has it may do what it says. Give it as a file, or
+    through standard input (-): an argument stays in the shell's history.
+    """
+
+
+@cap.command("show", short_help="Show who may do what, until when.")
+@click.argument("source", metavar="TEXT|FILE")
+@click.option("--danger", is_flag=True, help="Print the secret text as well.")
+@json_option
+def show(source: str, danger: bool, as_json: bool) -> None:
+    """Show who may do what, until when, as a tree.
+
+    FILE is a file with a capability; - reads standard input, and a name that is no file is looked
+    up in the keyring. TEXT works too, but stays in the shell's history. The secret is never
+    shown, unless you say --danger.
+    """
+    capability = capability_of(source)
+    text = danger_text(capability) if danger else None
+    if as_json:
+        print_json(shown_capability(capability, danger_text=text))
+        return
+    for line in tree_lines(capability_tree(capability, now_us=_now_us())):
+        click.echo(visible(line))
+    if text is not None:
+        remark("The next line is a secret: whoever sees it may do all of this.")
+        click.echo(text)
+
+
+@cap.command("id", short_help="Print the public id.")
+@click.argument("source", metavar="FILE")
+@json_option
+def print_id(source: str, as_json: bool) -> None:
+    """Print the public id: what --require and revocation name a capability by.
+
+    FILE as in `edgistry cap show`.
+    """
+    capability = capability_of(source)
+    if as_json:
+        print_json({"id": capability.id.hex()})
+    else:
+        click.echo(capability.id.hex())
+
+
+@cap.command("derive", short_help="Make a narrower capability.")
+@click.argument("source", metavar="FILE")
+@click.option("--allow", type=_RIGHTS, metavar="RIGHTS", help="Keep these rights only: get,latest.")
+@click.option("--object", "object_name", type=_OBJECT, metavar="OBJECT", help="Keep ns or ns/woof.")
+@click.option("--expires", type=_WHEN, metavar="WHEN", help="The end: 2h from now, or a time.")
+@click.option("--not-before", type=_WHEN, metavar="WHEN", help="The beginning, likewise.")
+@click.option("--client", type=_CLIENT, metavar="CLIENT", help="Only this client: 16 hex digits.")
+@click.option(
+    "--handler", "handlers", multiple=True, metavar="NAME", help="Only through this handler."
+)
+@click.option(
+    "--require",
+    type=_ID,
+    multiple=True,
+    metavar="ID",
+    help="Useless without the capability of this id beside it (`edgistry cap id`).",
+)
+@click.option("--max-payload", type=int, metavar="N", help="Payloads of at most N bytes.")
+@click.option("--veil", is_flag=True, help="Only handler puts and newest elements, unnumbered.")
+@click.option("--seal", is_flag=True, help="Nobody can narrow it further.")
+@click.option("-o", "--output", required=True, metavar="OUT", help="The file to write; - prints.")
+@_force_option
+@json_option
+def derive(
+    source: str,
+    output: str,
+    force: bool,
+    as_json: bool,
+    expires: int | None,
+    not_before: int | None,
+    **narrowing: Any,
+) -> None:
+    """Make a capability that can do less, and write it to OUT (mode 0600).
+
+    FILE as in `edgistry cap show`. Without options it can do as much as FILE, but can be revoked
+    on its own. Options that take several values are given several times.
+
+    \b
+    Example:
+      edgistry cap derive mine --allow get,latest --object sensors/temp --expires 2h -o theirs
+    """
+    derived = capability_of(source).derive(
+        not_after_us=expires, not_before_us=not_before, **narrowing
+    )
+    text = danger_text(derived)
+    if output == "-":
+        click.echo(text)
+        return
+    write_secret(Path(output), f"{text}\n".encode(), force=force)
+    if as_json:
+        print_json(MadeDocument(id=derived.id.hex(), name=output))
+    else:
+        click.echo(derived.id.hex())
+        remark(f"Wrote {output}; `edgistry cap show {output}` shows what it can do.")
+
+
+@cap.command("check", short_help="Tell whether something is allowed.")
+@click.argument("source", metavar="[FILE]", required=False)
+@click.option(
+    "--op", "operation", type=_OPERATION, required=True, metavar="OPERATION", help="get …"
+)
+@click.option("--target", type=_OBJECT, required=True, metavar="OBJECT", help="ns/woof, ns, or ''.")
+@click.option("--handler", default="", metavar="NAME", help="The handler that a put names.")
+@click.option(
+    "--payload-bytes",
+    type=click.IntRange(0, _MAX_PAYLOAD),
+    metavar="N",
+    help="Length of the payload; a get of the newest element by default.",
+)
+@click.option("--client", type=_CLIENT, metavar="CLIENT", help="As this client: 16 hex digits.")
+@click.option("--at", type=_WHEN, metavar="WHEN", help="At another time than now.")
+@click.option("--beside", multiple=True, metavar="FILE", help="A capability to send beside it.")
+@click.option("--for", "place", default="", metavar="PLACE", help="Only entries for this place.")
+@json_option
+def check_use(
+    source: str | None,
+    payload_bytes: int | None,
+    at: int | None,
+    beside: tuple[str, ...],
+    as_json: bool,
+    **wanted: Any,
+) -> None:
+    """Tell whether a capability allows an operation, and why not (exit code 1).
+
+    FILE as in `edgistry cap show`; without it the keyring is searched, and the capability with the
+    least authority that suffices is named. Only the issuer knows whether a capability was revoked.
+    """
+    now_us = _now_us() if at is None else at
+    asked = Wanted(payload=_payload(wanted["operation"], payload_bytes), **wanted)
+    if source is None:
+        choice = Keyring.of_user().choose(asked, now_us=now_us)
+    else:
+        entry = KeyringEntry(name=source, capability=capability_of(source))
+        choice = Choice(entry=entry, beside=tuple(map(capability_of, beside)))
+        check(choice, asked, now_us=now_us)
+    chosen = choice.entry.capability
+    if as_json:
+        ids = [each.id.hex() for each in choice.beside]
+        name = choice.entry.name if source is None else None
+        print_json(CheckDocument(allowed=True, id=chosen.id.hex(), name=name, beside=ids))
+        return
+    by = choice.entry.name if source is None else chosen.id.hex()
+    click.echo(visible(f"allowed by {by}"))
+    for each in choice.beside:
+        click.echo(f"beside {each.id.hex()}")
+
+
+def _payload(operation: Operation, length: int | None) -> bytes:
+    if length is None:
+        return NEWEST if operation == Operation.GET else b""
+    return bytes(length)
+
+
+@cap.command("list", short_help="List the keyring.")
+@json_option
+def list_entries(as_json: bool) -> None:
+    """List the capabilities in the keyring (in the user's configuration, 0700)."""
+    keyring = Keyring.of_user()
+    entries, damaged = keyring.entries()
+    if as_json:
+        print_json(
+            KeyringDocument(
+                folder=str(keyring.folder),
+                entries=[_entry_line(each) for each in entries],
+                damaged=[each.name for each in damaged],
+            )
+        )
+        return
+    now_us = _now_us()
+    print_table(
+        f"Capabilities in {keyring.folder}",
+        ("name", "may", "until", "for", "id"),
+        [_row(each, now_us) for each in entries],
+    )
+    for each in damaged:
+        remark(f"damaged: {each.name}: {each.why}")
+    if not entries and not damaged:
+        remark("The keyring is empty; `edgistry cap add FILE` puts a capability in.")
+
+
+def _entry_line(entry: KeyringEntry) -> EntryLine:
+    return EntryLine(
+        name=entry.name,
+        id=entry.capability.id.hex(),
+        grants=_grants(entry.capability),
+        not_after_us=end_of(entry.capability),
+        place=entry.place,
+    )
+
+
+def _grants(capability: Capability) -> list[str]:
+    return [grant_text(each) for each in capability.entries]
+
+
+def _row(entry: KeyringEntry, now_us: int) -> tuple[str, ...]:
+    ends = end_of(entry.capability)
+    until = "no end" if ends is None else moment_text(ends, now_us)
+    may = "; ".join(_grants(entry.capability))
+    return entry.name, may, until, entry.place or "anywhere", entry.capability.id.hex()
+
+
+@cap.command("add", short_help="Put a capability into the keyring.")
+@click.argument("source", metavar="FILE")
+@click.option("--name", metavar="NAME", help="Its name; by default the beginning of its id.")
+@click.option("--for", "place", default="", metavar="PLACE", help="The node or handle it is for.")
+@_force_option
+@json_option
+def add(source: str, name: str | None, place: str, force: bool, as_json: bool) -> None:
+    """Put a capability into the keyring, where commands find it by what they want to do.
+
+    FILE as in `edgistry cap show`; it stays where it is.
+    """
+    capability = capability_of(source)
+    identity = capability.id.hex()
+    entry = Keyring.of_user().add(name or identity[:12], capability, place=place, force=force)
+    if as_json:
+        print_json(MadeDocument(id=identity, name=entry.name))
+    else:
+        click.echo(entry.name)
+        if source != "-":
+            remark(f"Kept as {entry.name}; remove {source} if you do not need it elsewhere.")
+
+
+@cap.command("remove", short_help="Forget a capability.")
+@click.argument("name", metavar="NAME")
+@json_option
+def remove(name: str, as_json: bool) -> None:
+    """Remove a capability from the keyring.
+
+    It keeps working for everybody else who has it: only its issuer can revoke it.
+    """
+    Keyring.of_user().remove(name)
+    if as_json:
+        print_json({"removed": name})
+    else:
+        remark(f"Removed {name}.")
