@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+
 from abci_app.schema import (
     ChainParameters,
     Head,
@@ -35,6 +38,8 @@ class SimulatedRegistry(SimulatedChain):
         self.records: dict[bytes, StoredService] = {}
         self.named: dict[str, StoredRegion] = {}
         self.lease_renewals = 0
+        self.asked_for_commit = asyncio.Event()
+        self.next_block = asyncio.Event()
         self.alive = {NODE, OTHER}
         self.head = Head(height=1, block_time_us=0, app_hash=bytes(32), previous_app_hash=bytes(32))
         self.parameters = ChainParameters(
@@ -53,14 +58,18 @@ class SimulatedRegistry(SimulatedChain):
     def region(self, name: str) -> StoredRegion | None:
         return self.named.get(name)
 
-    def regions(self) -> list[tuple[str, StoredRegion]]:
-        return sorted(self.named.items())
+    def regions(self) -> Iterator[tuple[str, StoredRegion]]:
+        return iter(sorted(self.named.items()))
 
     def is_visible(self, node_id: bytes) -> bool:
         return node_id in self.alive
 
     def sequence(self, node_id: NodeId) -> SequenceState:
         return self.state
+
+    async def next_commit(self) -> None:
+        self.asked_for_commit.set()
+        await self.next_block.wait()
 
     def commit(self, count: int | None = None) -> None:
         before = len(self.committed)
