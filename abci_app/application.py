@@ -158,8 +158,8 @@ class Timestamp(Protocol):
 
 
 def microseconds(time: Timestamp) -> int:
-    """Protobuf time as whole microseconds since 1970."""
-    return time.seconds * 1_000_000 + time.nanos // 1000
+    """Protobuf time as whole microseconds since 1970; an earlier one (Go's zero time) is 0."""
+    return max(0, time.seconds * 1_000_000 + time.nanos // 1000)
 
 
 def _result(refusal: Refused | None) -> pb.ExecTxResult:

@@ -52,6 +52,7 @@ from edgistry.transactions import (
 from .block_state import BlockState
 from .nesting import check_nesting
 from .schema import (
+    BEAT_S,
     LEASE_CLOCK_KEY,
     MAX_REFUSED,
     PARAMETERS_KEY,
@@ -72,8 +73,6 @@ from .schema import (
 
 MAX_DELETED = 512
 """Records deleted in one block: what one batch costs."""
-BEAT_US = 10_000_000
-"""The time between two blocks of a chain that is well: the engine's empty-block interval."""
 
 
 REFUSALS = (
@@ -270,8 +269,7 @@ def _advance_clock(
     gap_us = block_us - previous_us
     if gap_us <= parameters.outage_gap_us:
         return clock.shift_us
-    # A chain with a very short gap never loses more than the gap itself.
-    shift_us = clock.shift_us + gap_us - min(BEAT_US, parameters.outage_gap_us)
+    shift_us = clock.shift_us + gap_us - BEAT_S * 1_000_000
     state.put(LEASE_CLOCK_KEY, LeaseClock(shift_us=shift_us))
     return shift_us
 

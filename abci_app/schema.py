@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 FORMAT = 1
 """Number of this layout; a database with another one is refused."""
+BEAT_S = 10
+"""Seconds between two blocks of an idle chain: the engine's empty-block interval."""
 MAX_MEMBERS = 128
 MAX_REFUSED = 16
 """Refused sequences remembered for each node (consensus.md, *Transactions*)."""
@@ -145,7 +147,9 @@ class GenesisState(Document):
     """May be left out; when stated it must be the chain's."""
     lease_s: int = 600
     delete_after_s: int = 7 * 86_400
-    outage_gap_s: int = 60
+    outage_gap_s: int = 0
+    """A longer silence between blocks is an outage. 0: a third of the lease, 15 to 60 seconds, so
+    that a lease renewed every third of itself outlasts any silence that is none."""
 
 
 def service_key(key: bytes) -> bytes:
@@ -253,13 +257,14 @@ def parse_genesis(data: bytes) -> GenesisState:
 def _check_genesis(state: GenesisState) -> None:
     if state.chain_id:
         check_chain_id(state.chain_id)
-    for field, seconds in (
-        ("lease_s", state.lease_s),
-        ("delete_after_s", state.delete_after_s),
-        ("outage_gap_s", state.outage_gap_s),
+    for field, seconds, least in (
+        ("lease_s", state.lease_s, 1),
+        ("delete_after_s", state.delete_after_s, 1),
+        # Else every beat of an idle chain would be an outage, and move the replicated shift.
+        ("outage_gap_s", outage_gap_s(state), BEAT_S + 1),
     ):
-        if not 1 <= seconds <= _MAX_PERIOD_S:
-            raise InvalidValueError(f"{field} is {seconds}; allowed are 1 to {_MAX_PERIOD_S}")
+        if not least <= seconds <= _MAX_PERIOD_S:
+            raise InvalidValueError(f"{field} is {seconds}; allowed: {least} to {_MAX_PERIOD_S}")
     if not 1 <= len(state.members) <= MAX_MEMBERS:
         raise InvalidValueError(f"{len(state.members)} members; allowed are 1 to {MAX_MEMBERS}")
     for member in state.members:
@@ -272,13 +277,18 @@ def _check_genesis(state: GenesisState) -> None:
             raise InvalidValueError(f"two members have the same {what}")
 
 
+def outage_gap_s(state: GenesisState) -> int:
+    """The outage gap of ``state``, stated or derived, in seconds."""
+    return state.outage_gap_s or min(60, max(15, state.lease_s // 3))
+
+
 def genesis_parameters(chain_id: str, state: GenesisState) -> ChainParameters:
     """The parameters of the chain ``chain_id`` that starts from ``state``."""
     return ChainParameters(
         chain_id=chain_id,
         lease_us=state.lease_s * 1_000_000,
         delete_after_us=state.delete_after_s * 1_000_000,
-        outage_gap_us=state.outage_gap_s * 1_000_000,
+        outage_gap_us=outage_gap_s(state) * 1_000_000,
     )
 
 

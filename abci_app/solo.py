@@ -22,9 +22,8 @@ from edgistry.errors import ChainMismatchError, UnavailableError
 
 from . import abci_pb2 as pb
 from .application import RegistryApplication
-from .schema import GenesisState, genesis_bytes
+from .schema import BEAT_S, GenesisState, genesis_bytes
 
-BEAT_S = 10.0
 MAX_BLOCK_BYTES = 2_000_000
 """What the genesis of a cluster says, so that both kinds of node work in the same portions."""
 MAX_WAITING = 2000

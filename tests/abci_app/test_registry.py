@@ -361,12 +361,23 @@ async def test_an_outage_longer_than_the_deletion_period_deletes_nothing(world: 
     assert world.app.reader.is_visible(ANN.id)
 
 
-async def test_a_short_outage_gap_forgives_all_but_the_gap() -> None:
-    world = started(MemoryKeyValue(), genesis(lease_s=20, outage_gap_s=5))
+async def test_a_short_lease_outlasts_an_outage_longer_than_itself() -> None:
+    world = started(MemoryKeyValue(), genesis(lease_s=30, outage_gap_s=0))
     await world.do(ANN, LEASE)
-    before = world.app.reader.lease_now_us
-    await world.block(after_us=100 * SECOND)
-    assert world.app.reader.lease_now_us - before == 5 * SECOND
+    await world.block(after_us=10 * SECOND)
+    await world.block(after_us=45 * SECOND)
+    assert world.app.reader.is_visible(ANN.id)
+
+
+@pytest.mark.parametrize("lease_s", [24, 30, 60, 600])
+async def test_no_silence_before_the_next_renewal_lets_a_lease_lapse(lease_s: int) -> None:
+    for tenths in range(1, 21):
+        world = started(MemoryKeyValue(), genesis(lease_s=lease_s, outage_gap_s=0))
+        await world.do(ANN, LEASE)
+        for _ in range(lease_s // 24):
+            await world.block(after_us=8 * SECOND)
+        await world.block(after_us=lease_s * tenths * SECOND // 10)
+        assert world.app.reader.is_visible(ANN.id)
 
 
 def lapsing() -> World:

@@ -20,6 +20,7 @@ from abci_app.schema import (
     genesis_bytes,
     genesis_members,
     genesis_parameters,
+    outage_gap_s,
     pack,
     parse_genesis,
     service_record,
@@ -90,7 +91,7 @@ def test_periods_have_defaults() -> None:
     state = parse_genesis(
         b'{"members":[{"name":"ann","public_key":"' + ANN.public_key.hex().encode() + b'"}]}'
     )
-    assert (state.lease_s, state.delete_after_s, state.outage_gap_s) == (600, 604_800, 60)
+    assert (state.lease_s, state.delete_after_s, outage_gap_s(state)) == (600, 604_800, 60)
 
 
 def state_with(**fields: object) -> GenesisState:
@@ -104,6 +105,7 @@ def state_with(**fields: object) -> GenesisState:
         (state_with(lease_s=0), "lease_s"),
         (state_with(delete_after_s=-1), "delete_after_s"),
         (state_with(outage_gap_s=1 << 40), "outage_gap_s"),
+        (state_with(outage_gap_s=10), "outage_gap_s"),
         (state_with(chain_id="Not A Chain"), "chain id"),
         (state_with(members=()), "0 members"),
         (state_with(members=(GenesisMember(name="", public_key="00" * 32),)), "name"),
