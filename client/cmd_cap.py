@@ -37,7 +37,7 @@ from .cap_view import (
 from .capability_source import capability_of
 from .keyring import Choice, Keyring, KeyringEntry, Wanted, check
 from .output import print_json, print_table, remark
-from .params import Parsed, json_option
+from .params import Parsed, json_option, option
 from .secret_files import write_secret
 
 _MAX_PAYLOAD = 1024 * 1024
@@ -98,7 +98,9 @@ _CLIENT = Parsed("CLIENT", _hexadecimal(8, "a client id"))
 _ID = Parsed("ID", _hexadecimal(16, "a capability's id"))
 _OPERATION = Parsed("OPERATION", _operation)
 
-_force_option = click.option("--force", is_flag=True, help="Replace what is there.")
+_force_option = option(
+    "--force", is_flag=True, allow_from_autoenv=False, help="Replace what is there."
+)
 
 
 class MadeDocument(Document):
@@ -146,7 +148,7 @@ def cap() -> None:
 
 @cap.command("show", short_help="Show who may do what, until when.")
 @click.argument("source", metavar="TEXT|FILE")
-@click.option("--danger", is_flag=True, help="Print the secret text as well.")
+@option("--danger", is_flag=True, allow_from_autoenv=False, help="Print the secret text as well.")
 @json_option
 def show(source: str, danger: bool, as_json: bool) -> None:
     """Show who may do what, until when, as a tree.
@@ -184,25 +186,37 @@ def print_id(source: str, as_json: bool) -> None:
 
 @cap.command("derive", short_help="Make a narrower capability.")
 @click.argument("source", metavar="FILE")
-@click.option("--allow", type=_RIGHTS, metavar="RIGHTS", help="Keep these rights only: get,latest.")
-@click.option("--object", "object_name", type=_OBJECT, metavar="OBJECT", help="Keep ns or ns/woof.")
-@click.option("--expires", type=_WHEN, metavar="WHEN", help="The end: 2h from now, or a time.")
-@click.option("--not-before", type=_WHEN, metavar="WHEN", help="The beginning, likewise.")
-@click.option("--client", type=_CLIENT, metavar="CLIENT", help="Only this client: 16 hex digits.")
-@click.option(
-    "--handler", "handlers", multiple=True, metavar="NAME", help="Only through this handler."
+@option("--allow", type=_RIGHTS, metavar="RIGHTS", help="Keep these rights only: get,latest.")
+@option(
+    "--object",
+    "object_name",
+    type=_OBJECT,
+    metavar="OBJECT",
+    envvar="EDGISTRY_CAP_DERIVE_OBJECT",
+    help="Keep ns or ns/woof.",
 )
-@click.option(
+@option("--expires", type=_WHEN, metavar="WHEN", help="The end: 2h from now, or a time.")
+@option("--not-before", type=_WHEN, metavar="WHEN", help="The beginning, likewise.")
+@option("--client", type=_CLIENT, metavar="CLIENT", help="Only this client: 16 hex digits.")
+@option(
+    "--handler",
+    "handlers",
+    multiple=True,
+    metavar="NAME",
+    envvar="EDGISTRY_CAP_DERIVE_HANDLER",
+    help="Only through this handler.",
+)
+@option(
     "--require",
     type=_ID,
     multiple=True,
     metavar="ID",
     help="Useless without the capability of this id beside it (`edgistry cap id`).",
 )
-@click.option("--max-payload", type=int, metavar="N", help="Payloads of at most N bytes.")
-@click.option("--veil", is_flag=True, help="Only handler puts and newest elements, unnumbered.")
-@click.option("--seal", is_flag=True, help="Nobody can narrow it further.")
-@click.option("-o", "--output", required=True, metavar="OUT", help="The file to write; - prints.")
+@option("--max-payload", type=int, metavar="N", help="Payloads of at most N bytes.")
+@option("--veil", is_flag=True, help="Only handler puts and newest elements, unnumbered.")
+@option("--seal", is_flag=True, help="Nobody can narrow it further.")
+@option("-o", "--output", required=True, metavar="OUT", help="The file to write; - prints.")
 @_force_option
 @json_option
 def derive(
@@ -240,21 +254,34 @@ def derive(
 
 @cap.command("check", short_help="Tell whether something is allowed.")
 @click.argument("source", metavar="[FILE]", required=False)
-@click.option(
-    "--op", "operation", type=_OPERATION, required=True, metavar="OPERATION", help="get …"
+@option(
+    "--op",
+    "operation",
+    type=_OPERATION,
+    required=True,
+    metavar="OPERATION",
+    envvar="EDGISTRY_CAP_CHECK_OP",
+    help="What to do: get, put, latest, scan, delete, ….",
 )
-@click.option("--target", type=_OBJECT, required=True, metavar="OBJECT", help="ns/woof, ns, or ''.")
-@click.option("--handler", default="", metavar="NAME", help="The handler that a put names.")
-@click.option(
+@option("--target", type=_OBJECT, required=True, metavar="OBJECT", help="ns/woof, ns, or ''.")
+@option("--handler", default="", metavar="NAME", help="The handler that a put names.")
+@option(
     "--payload-bytes",
     type=click.IntRange(0, _MAX_PAYLOAD),
     metavar="N",
     help="Length of the payload; a get of the newest element by default.",
 )
-@click.option("--client", type=_CLIENT, metavar="CLIENT", help="As this client: 16 hex digits.")
-@click.option("--at", type=_WHEN, metavar="WHEN", help="At another time than now.")
-@click.option("--beside", multiple=True, metavar="FILE", help="A capability to send beside it.")
-@click.option("--for", "place", default="", metavar="PLACE", help="Only entries for this place.")
+@option("--client", type=_CLIENT, metavar="CLIENT", help="As this client: 16 hex digits.")
+@option("--at", type=_WHEN, metavar="WHEN", help="At another time than now.")
+@option("--beside", multiple=True, metavar="FILE", help="A capability to send beside it.")
+@option(
+    "--for",
+    "place",
+    default="",
+    metavar="PLACE",
+    envvar="EDGISTRY_CAP_CHECK_FOR",
+    help="Only entries of the keyring for this place.",
+)
 @json_option
 def check_use(
     source: str | None,
@@ -345,8 +372,15 @@ def _row(entry: KeyringEntry, now_us: int) -> tuple[str, ...]:
 
 @cap.command("add", short_help="Put a capability into the keyring.")
 @click.argument("source", metavar="FILE")
-@click.option("--name", metavar="NAME", help="Its name; by default the beginning of its id.")
-@click.option("--for", "place", default="", metavar="PLACE", help="The node or handle it is for.")
+@option("--name", metavar="NAME", help="Its name; by default the beginning of its id.")
+@option(
+    "--for",
+    "place",
+    default="",
+    metavar="PLACE",
+    envvar="EDGISTRY_CAP_ADD_FOR",
+    help="The node or handle it is for.",
+)
 @_force_option
 @json_option
 def add(source: str, name: str | None, place: str, force: bool, as_json: bool) -> None:
