@@ -16,7 +16,7 @@ except ImportError:
     # Python 3.13 and later: the wheel is plyvel-next, and its module is named after it.
     import plyvel_next as plyvel
 
-from ..errors import CorruptDatabaseError, DatabaseLockedError, DirectoryError
+from ..errors import CorruptDatabaseError, DatabaseLockedError, DirectoryError, Refused
 from ..kv import Change
 
 
@@ -41,15 +41,8 @@ class LevelKeyValue:
                 lru_cache_size=8 << 20,
                 bloom_filter_bits=10,
             )
-        except plyvel.CorruptionError as error:
-            raise CorruptDatabaseError(f"{path}: {error}") from None
-        except (plyvel.IOError, plyvel.Error) as error:
-            text = str(error)
-            if "lock" in text.lower():
-                raise DatabaseLockedError(f"{path} is open in another process") from None
-            if "corrupt" in text.lower():
-                raise CorruptDatabaseError(f"{path}: {text}") from None
-            raise DirectoryError(f"cannot open the database {path}: {text}") from None
+        except plyvel.Error as error:
+            raise _refusal(path, error) from None
 
     def get(self, key: bytes) -> bytes | None:
         value: bytes | None = self._db.get(key)
@@ -71,3 +64,15 @@ class LevelKeyValue:
 
     def close(self) -> None:
         self._db.close()
+
+
+def _refusal(path: Path, error: plyvel.Error) -> Refused:
+    """What an error on opening means. LevelDB tells it in words only, with the path among them."""
+    words = error.args[0] if error.args else b""
+    text = words.decode(errors="replace") if isinstance(words, bytes) else str(words)
+    # "IO error: lock PATH/LOCK: ..."; without that word it is the lock file that cannot be opened.
+    if text.startswith("IO error: lock "):
+        return DatabaseLockedError(f"{path} is open in another process")
+    if isinstance(error, plyvel.CorruptionError) or text.startswith("Corruption"):
+        return CorruptDatabaseError(f"{path}: {text}")
+    return DirectoryError(f"cannot open the database {path}: {text}")
