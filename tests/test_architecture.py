@@ -75,7 +75,7 @@ CONSENSUS = (
 )
 
 IMPURE_IMPORTS = {
-    "asyncio", "calendar", "concurrent", "ctypes", "fcntl", "getpass", "glob", "http.client",
+    "asyncio", "calendar", "ctypes", "fcntl", "getpass", "glob", "http.client",
     "http.server", "io", "locale", "logging", "mmap", "multiprocessing", "os", "pathlib",
     "platform", "pwd", "random", "secrets", "select", "selectors", "shutil", "signal", "socket",
     "socketserver", "sqlite3", "ssl", "subprocess", "sys", "tempfile", "time", "urllib.request",
