@@ -770,6 +770,9 @@ class Window:
         """``limit`` grants in all, at most 16 for one serial; live ones are never forgotten."""
         self.limit = limit
         self._grants: dict[tuple[int, bytes], _Grant] = {}
+        # The latest deadline that a forgotten grant had accepted: a clock that is set back must
+        # not make its envelopes fresh again.
+        self._horizon = -1
 
     def admit(self, request: Request, now: int) -> "bytes | None":
         """Strike a checked request's sequence out; or the reply remembered for an identical one.
@@ -785,20 +788,25 @@ class Window:
             grant = _Grant()
         if request.sequence_epoch != grant.sequence_epoch:
             raise self._refusal(request, STALE, "sequence epoch", grant, now)
+        used = False
         for sequence, tag in grant.accepted:
             if sequence == request.sequence:
-                if tag != request.tag:
-                    raise self._refusal(request, STALE, "sequence-used", grant, now)
-                if sequence not in grant.replies:
+                used = True
+                if tag == request.tag:
+                    if sequence in grant.replies:
+                        return grant.replies[sequence]
                     raise self._refusal(request, BUSY, "unfinished", grant, now)
-                return grant.replies[sequence]
-        if now > request.deadline:
+        if now > request.deadline or (fresh and request.deadline <= self._horizon):
             raise self._refusal(request, EXPIRED, "deadline", grant, now)
         if request.sequence > now + _AHEAD_US:
             raise self._refusal(request, FUTURE, "sequence-ahead", grant, now)
         full = len(grant.accepted) == 64
-        if request.sequence <= grant.floor or (full and request.sequence < grant.accepted[0][0]):
-            raise self._refusal(request, STALE, "sequence-floor", grant, now)
+        if (
+            used
+            or request.sequence <= grant.floor
+            or (full and request.sequence < grant.accepted[0][0])
+        ):
+            raise self._refusal(request, STALE, "sequence-used", grant, now)
         if fresh:
             self._make_room(request, name, grant, now)
         if full:
@@ -835,6 +843,7 @@ class Window:
     ) -> None:
         for other, old in list(self._grants.items()):
             if now > old.deadline and old.sequence_epoch == 0:
+                self._horizon = max(self._horizon, old.deadline)
                 del self._grants[other]
         of_serial = sum(1 for other in self._grants if other[0] == name[0])
         if of_serial >= 16 or len(self._grants) >= self.limit:

@@ -557,6 +557,15 @@ class TestWindow:
         fresh = self.request(sequence=later, deadline=later)
         assert window.admit(fresh, later) is None
 
+    def test_a_clock_that_is_set_back_makes_nothing_fresh_again(self) -> None:
+        window = micro.Window()
+        request = self.request(deadline=NOW)
+        window.admit(request, NOW)
+        other = verifier().check(envelope([mint(ROOT, serial=2)], deadline=NOW + 2), NOW)
+        window.admit(other, NOW + 1)
+        assert self.refusal(window, request, NOW).status == micro.EXPIRED
+        assert window.admit(self.request(deadline=NOW + 1), NOW) is None
+
     def test_it_holds_no_more_than_it_was_allowed(self) -> None:
         window = micro.Window(limit=1)
         window.admit(self.request(), NOW)

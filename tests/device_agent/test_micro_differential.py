@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import struct
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from device_agent.micro import capability as micro
-from edgistry.envelope import reply_to
-from edgistry.errors import CaveatError, Refused
+from edgistry.envelope import decode_envelope, reply_to
+from edgistry.errors import CannotFlattenError, CaveatError, Refused, StaleError
+from edgistry.flatten import flatten_chain
 from edgistry.issuer import Issuer
+from edgistry.replay_window import Window
 from edgistry.verifier import Checked, Verifier
 
 from .hand_made import (
@@ -180,6 +183,7 @@ def compare(case: Case) -> None:
         numbers = {"result": 12345, "sequence_epoch": 3, "sequence_floor": 2**63}
         mine = micro.reply(other, 0, payload=b"answer", **numbers)  # type: ignore[arg-type]
         assert mine == one.reply(0, payload=b"answer", **numbers)  # type: ignore[arg-type]
+        assert micro.Verifier(key_of(), EPOCH).flatten(other) == flattened(one)
         return
     assert isinstance(other, micro.Refusal), one
     event(one.code)
@@ -188,6 +192,13 @@ def compare(case: Case) -> None:
         assert other.reason == "caveat"
     elif case.faults < 2:
         assert other.reason == one.code, (one.detail, other.detail)
+
+
+def flattened(checked: Checked) -> bytes:
+    try:
+        return checked.flat(flatten_chain(checked.chain))
+    except CannotFlattenError:
+        return b""
 
 
 def answer_to(refusal: micro.Refusal) -> bytes:
@@ -225,3 +236,69 @@ def test_both_refuse_arbitrary_bytes(data: bytes, as_chain: bool) -> None:
     case = Case(message, (), (), 2)
     assert isinstance(ours(case), Refused)
     assert isinstance(theirs(case), micro.Refusal)
+
+
+ROOT = mint(block([root_entry(0x7FF)]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """One envelope that reaches the issuer; times are seconds around ``NOW``."""
+
+    sequence: int
+    lifetime: int
+    at: int
+    op: int
+
+    @functools.cache  # noqa: B019 (arrivals are few and small)
+    def message(self) -> bytes:
+        sequence = NOW + self.sequence * 1_000_000
+        deadline = sequence + self.lifetime * 1_000_000
+        return envelope([ROOT], op=self.op, sequence=sequence, deadline=deadline)
+
+
+def our_window(window: Window, message: bytes, now: int) -> str:
+    request = decode_envelope(message)
+    if window.knows(request):
+        return "known"
+    try:
+        window.check(request, now_us=now)
+    except Refused as refusal:
+        if isinstance(refusal, StaleError):
+            return f"stale above {refusal.sequence_floor}"
+        return refusal.code
+    window.accept(request)
+    return "accepted"
+
+
+def their_window(window: micro.Window, message: bytes, now: int) -> str:
+    request = micro.Verifier(key_of(), EPOCH).check(message, now)
+    try:
+        if window.admit(request, now) is not None:
+            return "known"
+    except micro.Refusal as refusal:
+        if refusal.status == micro.STALE:
+            return f"stale above {refusal.sequence_floor}"
+        return refusal.reason
+    window.remember(request, b"answer")
+    return "accepted"
+
+
+ARRIVALS = st.builds(
+    Arrival,
+    sequence=st.integers(-50, 60) | st.just(400),
+    lifetime=st.integers(0, 120),
+    at=st.integers(-20, 20),
+    op=st.sampled_from([4, 4, 6]),
+)
+
+
+@settings(max_examples=150)
+@given(st.lists(ARRIVALS, max_size=90), st.booleans())
+def test_both_windows_accept_the_same_once(arrivals: list[Arrival], filled: bool) -> None:
+    ours, theirs = Window(), micro.Window()
+    before = [Arrival(sequence=n, lifetime=120, at=0, op=4) for n in range(-100, -36)]
+    for arrival in [*(before if filled else ()), *arrivals]:
+        message = arrival.message()
+        now = NOW + arrival.at * 1_000_000
+        assert their_window(theirs, message, now) == our_window(ours, message, now)
