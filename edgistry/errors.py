@@ -265,6 +265,7 @@ class UnavailableError(Refused):
     code = "unavailable"
     number = 57
     http_status = 503
+    wire_status = 17
     help = "Wait and try again; `edgistry-node status DIR` says what the node is waiting for."
 
 
