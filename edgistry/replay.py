@@ -293,11 +293,7 @@ class ReplayGuard:
         """A further window of a grant, if it may have one; those that are over make room."""
         grant = where[:-8]
         known = set(self._records.windows(grant))
-        known.update(
-            other
-            for other, state in self._states.items()
-            if not state.durable and other[:-8] == grant
-        )
+        known.update(other for other in self._states if other[:-8] == grant)
         if len(known) >= MAX_CLIENTS:
             dropped = sum(self._drop_if_over(other, now_us) for other in sorted(known))
             if not dropped:
