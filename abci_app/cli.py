@@ -13,6 +13,7 @@ import click
 from .cli_cluster import cluster
 from .cli_engine import engine
 from .cli_node import abci, init, run, status
+from .cli_register import device, fleet, region
 from .cli_shared import CONTEXT_SETTINGS, Program
 
 
@@ -30,7 +31,7 @@ def program() -> None:
     """
 
 
-for _command in (init, run, status, cluster, engine, abci):
+for _command in (init, run, status, device, fleet, region, cluster, engine, abci):
     program.add_command(_command)
 
 
