@@ -147,7 +147,7 @@ class Capability:
             InvalidValueError, MalformedError: a value outside its field, or more than 16 blocks,
                 32 entries or 2048 public bytes.
         """
-        if self.chain.conditions.rare.sealed:
+        if self.chain.rare.sealed:
             raise CaveatError("the capability is sealed: nothing derives from it", caveat="sealed")
         if entries is None:
             entries = _narrowed_entries(self.chain, allow, object_name)

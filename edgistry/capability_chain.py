@@ -25,14 +25,16 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 from .caveats import (
-    FIXED_LENGTHS,
+    CLIENT_BYTES,
     MAX_TIME_US,
     NO_RARE,
+    Caveat,
     CaveatType,
-    Conditions,
     RareConditions,
     check_length,
-    joined,
+    client,
+    max_payload,
+    not_after,
 )
 from .errors import MalformedError, UnknownVersionError, WidenedError
 from .mac import HEADER_BYTES, ID_BYTES, SIGNED_HEADER_BYTES, USE_PUBLIC_ID, chain_state
@@ -71,28 +73,36 @@ block 0). Plain tuples, as every request that is not remembered makes one an ent
 class Chain:
     """Parsed public bytes. Equal bytes, equal chain."""
 
-    __slots__ = ("_ids", "conditions", "ends", "epoch", "granted", "public", "serial")
+    __slots__ = (
+        "_ids",
+        "clients",
+        "ends",
+        "epoch",
+        "granted",
+        "max_payload",
+        "not_after_us",
+        "public",
+        "rare",
+        "serial",
+    )
 
-    def __init__(
-        self,
-        public: bytes,
-        epoch: int,
-        serial: int,
-        ends: list[int],
-        granted: list[Granted],
-        conditions: Conditions,
-    ) -> None:
-        self.public = public
-        self.epoch = epoch
-        """As in the header; ``CURRENT_EPOCH`` stands for whichever is current."""
-        self.serial = serial
-        self.ends = ends
-        """For each block the offset of the first byte after it."""
-        self.granted = granted
-        """What the chain grants, before caveats: the last block's entries."""
-        self.conditions = conditions
-        """What all caveats of all blocks come to."""
-        self._ids: tuple[bytes, ...] | None = None
+    public: bytes
+    epoch: int
+    """As in the header; ``CURRENT_EPOCH`` stands for whichever is current."""
+    serial: int
+    ends: list[int]
+    """For each block the offset of the first byte after it."""
+    granted: list[Granted]
+    """What the chain grants, before caveats: the last block's entries."""
+    not_after_us: int
+    """Last µs at which the capability holds; ``MAX_TIME_US`` when no caveat limits it."""
+    max_payload: int | None
+    """Longest payload in bytes, if any caveat limits it."""
+    clients: tuple[bytes, ...]
+    """All of these must be the client's id, so two different ones never hold."""
+    rare: RareConditions
+    """What all other caveats come to; ``NO_RARE`` itself when there are none."""
+    _ids: tuple[bytes, ...] | None
 
     @classmethod
     def parse(cls, public: bytes) -> Chain:
@@ -108,16 +118,34 @@ class Chain:
         magic, version, epoch, serial, count = _HEADER(public)
         if magic != MAGIC or version != VERSION or not 0 < count <= MAX_BLOCKS:
             raise _bad_header(magic, version, count)
+        chain = cls()
+        chain.public = public
+        chain.epoch = epoch
+        chain.serial = serial
+        chain._ids = None
         try:
-            ends, granted, conditions = _read_blocks(public, count)
+            _read_blocks(chain, public, count)
         except (IndexError, struct.error):
             raise MalformedError("a block is cut short") from None
-        return cls(public, epoch, serial, ends, granted, conditions)
+        return chain
 
     @property
     def entries(self) -> tuple[Entry, ...]:
         """What the chain grants, before caveats: the last block's entries with full objects."""
         return tuple(Entry(rights, name.decode()) for rights, name, _ in self.granted)
+
+    def caveats(self) -> list[Caveat]:
+        """The caveats of one block that come to the same as those of all blocks, in order.
+
+        Handlers that exclude each other have no such form and are left out: ``flatten.py`` refuses
+        them first.
+        """
+        found = [*map(client, self.clients), *self.rare.caveats()]
+        if self.not_after_us != MAX_TIME_US:
+            found.append(not_after(self.not_after_us))
+        if self.max_payload is not None:
+            found.append(max_payload(self.max_payload))
+        return sorted(set(found))
 
     @property
     def ids(self) -> tuple[bytes, ...]:
@@ -157,12 +185,13 @@ class Chain:
         return f"<Chain {self.id.hex()} of {len(self.ends)} blocks>"
 
 
-def _read_blocks(data: bytes, count: int) -> tuple[list[int], list[Granted], Conditions]:
-    """The blocks' ends, what the last one grants, and the conditions of all.
+def _read_blocks(chain: Chain, data: bytes, count: int) -> None:
+    """Fill ``chain`` from its blocks.
 
-    This runs for every request whose chain is not remembered. One function instead of one a part:
-    calls, and a second pass over the caveats, took half of the time of reading. ``struct.error``
-    or ``IndexError`` escape when ``data`` ends inside a block.
+    This runs for every request whose chain is not remembered, and the chain's MACs take so little
+    time that this loop decides: so it is one function, with the frequent cases written out. (With
+    a function a part, and a second pass over the caveats, reading took twice as long.)
+    ``struct.error`` or ``IndexError`` escape when ``data`` ends inside a block.
     """
     ends: list[int] = []
     above: list[Granted] = []
@@ -207,29 +236,28 @@ def _read_blocks(data: bytes, count: int) -> tuple[list[int], list[Granted], Con
             if kind <= last and (kind < last or value <= last_value):
                 raise MalformedError("caveats are not strictly ascending")
             last, last_value = kind, value
-            if FIXED_LENGTHS.get(kind) != size:
-                check_length(kind, size)
-            if kind == _NOT_AFTER:
+            if kind == _NOT_AFTER and size == 8:
                 if value < not_after:
                     not_after = value
-            elif kind == _CLIENT:
-                clients = joined(clients, value)
-            elif kind == _MAX_PAYLOAD:
+            elif kind == _CLIENT and size == CLIENT_BYTES:
+                if value not in clients:
+                    clients = (*clients, value)
+            elif kind == _MAX_PAYLOAD and size == 4:
                 if not max_payload or value < max_payload:
                     max_payload = value
             else:
+                check_length(kind, size)
                 rare.append((index, kind, value))
         if at != end:
             raise MalformedError("a block's content does not fill it exactly")
     if end != len(data):
         raise MalformedError(f"{len(data)} public bytes, where the blocks end at {end}")
-    conditions = Conditions(
-        int.from_bytes(not_after, "big"),
-        int.from_bytes(max_payload, "big") if max_payload else None,
-        clients,
-        RareConditions(rare, count - 1) if rare else NO_RARE,
-    )
-    return ends, above, conditions
+    chain.ends = ends
+    chain.granted = above
+    chain.not_after_us = int.from_bytes(not_after, "big")
+    chain.max_payload = int.from_bytes(max_payload, "big") if max_payload else None
+    chain.clients = clients
+    chain.rare = RareConditions(rare, count - 1) if rare else NO_RARE
 
 
 def _bad_header(magic: bytes, version: int, count: int) -> MalformedError:

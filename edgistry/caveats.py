@@ -6,8 +6,9 @@ Rules kept here:
   by (type, value); all caveats of all blocks must hold.
 * Bit 7 of the type means critical: an unknown critical type is refused, an unknown other one is
   kept and holds always.
-* ``Conditions`` is what all caveats of a chain come to: smallest ``not_after``, largest
-  ``not_before``, smallest ``max_payload``, intersected handlers, everything else collected.
+* All caveats of a chain come to one condition each: smallest ``not_after``, largest ``not_before``,
+  smallest ``max_payload``, intersected handlers, everything else collected. The frequent ones are
+  folded where the chain is read (``Chain``), the others here (``RareConditions``).
 
 Not handled here: whether conditions hold for a request (``judge.py``).
 """
@@ -229,49 +230,18 @@ class RareConditions:
         if handlers:
             self.handlers = frozenset.intersection(*map(frozenset, handlers.values()))
 
+    def caveats(self) -> list[Caveat]:
+        """The caveats of one block that come to the same; see ``Chain.caveats``."""
+        found = [*map(require, self.required), *map(lineage, self.lineages), *self.other]
+        found += [Caveat(_HANDLER, name) for name in self.handlers or ()]
+        if self.not_before_us:
+            found.append(not_before(self.not_before_us))
+        if self.sealed:
+            found.append(SEALED)
+        if self.veil:
+            found.append(VEIL)
+        return found
+
 
 NO_RARE: Final = RareConditions((), 0)
 """Shared by all chains without rare caveats: they cost nothing then."""
-
-
-class Conditions:
-    """What the caveats of a whole chain come to; only read once made."""
-
-    __slots__ = ("clients", "max_payload", "not_after_us", "rare")
-
-    def __init__(
-        self,
-        not_after_us: int,
-        max_payload: int | None,
-        clients: tuple[bytes, ...],
-        rare: RareConditions,
-    ) -> None:
-        self.not_after_us = not_after_us
-        """Last µs at which the capability holds; ``MAX_TIME_US`` when no caveat limits it."""
-        self.max_payload = max_payload
-        self.clients = clients
-        """All of these must be the client's id, so two different ones never hold."""
-        self.rare = rare
-        """All other conditions; ``NO_RARE`` itself when there are none."""
-
-    def caveats(self) -> list[Caveat]:
-        """The caveats of one block that come to the same.
-
-        An empty intersection of handlers has no such form and is left out: ``flatten.py``
-        refuses it first.
-        """
-        rare = self.rare
-        found = [*map(client, self.clients), *map(require, rare.required), *rare.other]
-        found += map(lineage, rare.lineages)
-        found += [Caveat(_HANDLER, name) for name in rare.handlers or ()]
-        if self.not_after_us != MAX_TIME_US:
-            found.append(not_after(self.not_after_us))
-        if rare.not_before_us:
-            found.append(not_before(rare.not_before_us))
-        if self.max_payload is not None:
-            found.append(max_payload(self.max_payload))
-        if rare.sealed:
-            found.append(SEALED)
-        if rare.veil:
-            found.append(VEIL)
-        return sorted(set(found))

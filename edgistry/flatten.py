@@ -28,13 +28,13 @@ def flatten_chain(chain: Chain) -> Chain:
             ``chain`` (its blocks name different handlers, or one follows a seal), which one block
             cannot say.
     """
-    rare = chain.conditions.rare
+    rare = chain.rare
     if rare.handlers is not None and not rare.handlers:
         raise CannotFlattenError("no handler satisfies all blocks of the chain")
     if rare.sealed_early:
         raise CannotFlattenError("a block follows a seal")
     header = header_bytes(epoch=chain.epoch, serial=chain.serial)
-    caveats = [*chain.conditions.caveats(), *map(lineage, chain.ids)]
+    caveats = [*chain.caveats(), *map(lineage, chain.ids)]
     try:
         return Chain.parse(header + root_block(chain.entries, caveats))
     except (InvalidValueError, MalformedError) as error:
@@ -49,7 +49,7 @@ def flattened_with(chain: Chain, block: bytes) -> Chain:
         CaveatError: ``chain`` is sealed.
         CannotFlattenError: as in ``flatten_chain``.
     """
-    if chain.conditions.rare.sealed:
+    if chain.rare.sealed:
         raise CaveatError("the capability is sealed: nothing derives from it", caveat="sealed")
     try:
         extended = Chain.parse(append_block(chain.public, block))

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
 from .capability_chain import Chain
-from .caveats import NO_RARE, Conditions, RareConditions
+from .caveats import NO_RARE, RareConditions
 from .envelope import RIGHTS_NEEDED, Operation
 from .errors import BadRequestError, CaveatError, NoRightError
 from .rights import Right, names_of
@@ -83,8 +83,8 @@ def judge(request: Request, chains: Sequence[Chain], *, now_us: int) -> None:
     op = request.op
     needed = rights_needed(op, request.handler)
     chain = chains[0]
-    _check_caveats(request, chain.conditions, now_us)
-    if chain.conditions.rare.required:
+    _check_caveats(request, chain, now_us)
+    if chain.rare.required:
         _check_required(request, chains, (0,), now_us)
     # A sequence fix reaches every grant of the issuer, so only the widest object will do.
     target = b"" if op == _SEQUENCE_FIX else request.target.encode()
@@ -95,18 +95,18 @@ def judge(request: Request, chains: Sequence[Chain], *, now_us: int) -> None:
     raise NoRightError(f"no entry allows {asked} on {target.decode() or 'everything'!r}")
 
 
-def _check_caveats(request: Request, conditions: Conditions, now_us: int) -> None:
+def _check_caveats(request: Request, chain: Chain, now_us: int) -> None:
     """All caveats but ``require``."""
-    if now_us > conditions.not_after_us:
+    if now_us > chain.not_after_us:
         raise CaveatError("the capability's time is over", caveat="not_after")
-    for client in conditions.clients:
+    for client in chain.clients:
         if client != request.client:
             raise CaveatError("the capability is for another client", caveat="client")
-    limit = conditions.max_payload
+    limit = chain.max_payload
     if limit is not None and len(request.payload) > limit:
         raise CaveatError(f"the payload is longer than {limit} bytes", caveat="max_payload")
-    if conditions.rare is not NO_RARE:
-        _check_rare_caveats(request, conditions.rare, now_us)
+    if chain.rare is not NO_RARE:
+        _check_rare_caveats(request, chain.rare, now_us)
 
 
 def _check_rare_caveats(request: Request, rare: RareConditions, now_us: int) -> None:
@@ -137,7 +137,7 @@ def _check_required(
     # Each other capability is looked into once, however many ids ask for it: the work is bounded
     # by the number of capabilities, not by the number of caveats.
     verdicts: dict[int, CaveatError | None] = {}
-    for wanted in chains[path[-1]].conditions.rare.required:
+    for wanted in chains[path[-1]].rare.required:
         refusal: CaveatError | None = None
         for index, chain in enumerate(chains):
             if index in path or wanted not in chain.ids:
@@ -160,8 +160,8 @@ def _required_refusal(
 ) -> CaveatError | None:
     chain = chains[path[-1]]
     try:
-        _check_caveats(request, chain.conditions, now_us)
-        if chain.conditions.rare.required:
+        _check_caveats(request, chain, now_us)
+        if chain.rare.required:
             _check_required(request, chains, path, now_us)
     except CaveatError as error:
         return error

@@ -333,7 +333,7 @@ class ReplayGuard:
 def where_of(checked: Checked) -> bytes:
     """The key of the window that ``checked`` belongs to."""
     chain = checked.chain
-    clients = chain.conditions.clients
+    clients = chain.clients
     return _where(checked.label, chain.serial, clients[0] if clients else _ANYBODY)
 
 

@@ -85,7 +85,7 @@ class Checked:
     @property
     def is_veiled(self) -> bool:
         """Whether replies must carry result 0 (the veil caveat)."""
-        return any(signer.chain.conditions.rare.veil for signer in self._signers)
+        return any(signer.chain.rare.veil for signer in self._signers)
 
     def reply(
         self,
@@ -237,7 +237,7 @@ class Verifier:
             if chain.public in memo:
                 continue
             denied = generation.denied
-            if denied and not denied.isdisjoint((*chain.ids, *chain.conditions.rare.lineages)):
+            if denied and not denied.isdisjoint((*chain.ids, *chain.rare.lineages)):
                 raise RevokedError("the capability, or one it derives from, was revoked")
             if self._memo_limit:
                 self._remember(memo, signer)
