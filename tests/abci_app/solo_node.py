@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -72,10 +73,15 @@ async def open_solo(
     clock: HandClock | None = None,
     lease_s: int = 600,
     beat_s: float = 10.0,
-    clock_us: Callable[[], int] | None = None,
+    real_time: bool = False,
 ) -> SoloNode:
-    """The node over these two databases; nothing runs by itself yet."""
+    """The node over these two databases; nothing runs by itself yet.
+
+    Its clocks are wound by hand, or those of the machine in ``real_time``.
+    """
     hand = clock or HandClock()
+    wall_us: Callable[[], int] = (lambda: time.time_ns() // 1000) if real_time else hand.wall_us
+    steady_s: Callable[[], float] = time.monotonic if real_time else hand.steady_s
     app = RegistryApplication(registry, allowed_peer_ids=lambda peer: False)
     member = GenesisMember(name="solo", public_key=public_key_of(SEED).hex())
     engine = SoloEngine(
@@ -83,7 +89,7 @@ async def open_solo(
         chain_id=CHAIN_ID,
         genesis=GenesisState(members=(member,), lease_s=lease_s),
         genesis_time_us=START_US,
-        clock_us=clock_us or hand.wall_us,
+        clock_us=wall_us,
         beat_s=beat_s,
     )
     await engine.start()
@@ -98,8 +104,8 @@ async def open_solo(
         reader=app.reader,
         sink=engine,
         view=lambda: node.view,
-        clock_us=clock_us or hand.wall_us,
-        steady_s=hand.steady_s,
+        clock_us=wall_us,
+        steady_s=steady_s,
     )
     view = ConsensusView(peers=0, catching_up=False)
     node = SoloNode(service=service, engine=engine, app=app, clock=hand, view=view)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -138,9 +137,7 @@ async def test_running_node_renews_its_lease_by_itself(tmp_path: Path) -> None:
     registry = LevelKeyValue(tmp_path / "registry.ldb")
     queues = LevelKeyValue(tmp_path / "queues.ldb")
     try:
-        node = await open_solo(
-            registry, queues, lease_s=1, beat_s=0.1, clock_us=lambda: time.time_ns() // 1000
-        )
+        node = await open_solo(registry, queues, lease_s=1, beat_s=0.1, real_time=True)
         reader = node.app.reader
         async with running(node):
             first = reader.lease_expires_us(NODE_ID)

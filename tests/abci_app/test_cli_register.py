@@ -1,0 +1,343 @@
+"""``edgistry-node device | fleet | region`` against a real solo node in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from abci_app.admin_server import admin_server
+from abci_app.cli import program
+from abci_app.directory import NodeDirectory
+from abci_app.initialize import init_node
+from edgistry.adapters.leveldb import LevelKeyValue
+from edgistry.adapters.log import close_logging, setup_logging
+from edgistry.api import DiscoverAnswer
+from edgistry.errors import UnavailableError
+
+from .solo_node import SoloNode, open_solo, running
+
+SQUARE = {
+    "type": "Polygon",
+    "coordinates": [[[7.9, 45.9], [8.1, 45.9], [8.1, 46.1], [7.9, 46.1], [7.9, 45.9]]],
+}
+
+
+class NodeThread:
+    """A node whose operator's socket is served by a thread; its engine can be held."""
+
+    def __init__(self, root: Path) -> None:
+        self.layout: NodeDirectory = init_node(
+            root, name="solo", engine="solo", base_port=27000, chain_id="solo-test"
+        )
+        self.node: SoloNode
+        self.loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self.loop.run_until_complete, args=(self._run(),))
+        self._thread.start()
+        assert self._ready.wait(30.0)
+
+    async def _run(self) -> None:
+        async with AsyncExitStack() as parts:
+            registry = LevelKeyValue(self.layout.registry_db)
+            parts.callback(registry.close)
+            queues = LevelKeyValue(self.layout.queues_db)
+            parts.callback(queues.close)
+            self.node = await open_solo(registry, queues, real_time=True)
+            await parts.enter_async_context(running(self.node))
+            server = admin_server(self.node.service)
+            parts.push_async_callback(server.stop)
+            await server.listen_unix(self.layout.admin_socket)
+            self._ready.set()
+            await self._stop.wait()
+
+    def near(self, lat: float, lon: float) -> DiscoverAnswer:
+        return asyncio.run_coroutine_threadsafe(self.node.near(lat, lon), self.loop).result(30.0)
+
+    def do(self, action: Callable[[], None]) -> None:
+        """Run ``action`` on the node's own thread."""
+
+        async def act() -> None:
+            action()
+
+        asyncio.run_coroutine_threadsafe(act(), self.loop).result(30.0)
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(30.0)
+        assert not self._thread.is_alive()
+        self.loop.close()
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[NodeThread]:
+    # The node's log must not get into what the commands print.
+    setup_logging(level="error", path=None)
+    with tempfile.TemporaryDirectory(prefix="edg", dir="/tmp") as directory:
+        node = NodeThread(Path(directory) / "node")
+        yield node
+        node.stop()
+    close_logging()
+
+
+@pytest.fixture
+def held(started: NodeThread) -> Iterator[NodeThread]:
+    """The node, its outbox unable to reach the engine."""
+
+    async def refuse(transaction: bytes) -> None:
+        raise UnavailableError("held")
+
+    outbox = started.node.service.outbox
+    sink = started.node.engine
+    original = sink.submit
+    started.do(lambda: setattr(sink, "submit", refuse))
+    yield started
+    started.do(lambda: setattr(sink, "submit", original))
+    future = asyncio.run_coroutine_threadsafe(
+        outbox.wait_until(outbox.settled_through + outbox.pending, 30.0), started.loop
+    )
+    assert future.result(60.0)
+
+
+def run(node: NodeThread, *words: str, wait: bool = True) -> Result:
+    noun, verb, *rest = words
+    more = ["--wait", "30s"] if wait and verb in ("register", "import", "put", "withdraw") else []
+    arguments = [noun, verb, str(node.layout.root), *rest, *more]
+    return CliRunner().invoke(program, arguments, catch_exceptions=False)
+
+
+def run_json(node: NodeThread, *words: str, code: int = 0, wait: bool = True) -> Any:
+    result = run(node, *words, "--json", wait=wait)
+    assert result.exit_code == code, result.output
+    return json.loads(result.stdout)
+
+
+def csv_file(tmp_path: Path, *lines: str) -> str:
+    path = tmp_path / "fleet.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+# --- device -------------------------------------------------------------------------------------
+
+
+def test_registered_device_can_be_discovered_under_its_handle(started: NodeThread) -> None:
+    words = ("device", "register", "--type", "valve", "--lat", "10.5", "--lon", "-20.25")
+    answer = run_json(started, *words)
+    assert set(answer) == {
+        "added", "updated", "unchanged", "rejected", "tentative", "height", "handle",
+    }  # fmt: skip
+    assert (answer["added"], answer["tentative"], answer["rejected"]) == (1, 0, [])
+    [found] = started.near(10.5, -20.25).services
+    assert (found.handle, found.type, found.actions) == (answer["handle"], "valve", ("read",))
+    assert started.near(10.5, -20.25).height >= answer["height"]
+    again = run_json(started, *words)
+    assert (again["added"], again["unchanged"], again["handle"]) == (0, 1, answer["handle"])
+
+
+def test_actions_and_resolution_are_taken(started: NodeThread) -> None:
+    run_json(
+        started, "device", "register", "--type", "valve", "--lat", "12", "--lon", "12",
+        "--resolution", "6", "--action", "open", "--action", "close",
+    )  # fmt: skip
+    [found] = started.near(12, 12).services
+    assert (found.actions, found.resolution) == (("close", "open"), 6)
+
+
+def test_rejected_device_exits_1_and_says_why(started: NodeThread) -> None:
+    words = ("device", "register", "--type", "valve", "--lat", "99", "--lon", "0")
+    answer = run_json(started, *words, code=1)
+    assert (answer["added"], answer["handle"]) == (0, "")
+    assert "lat 99.0" in answer["rejected"][0]["reason"]
+    plain = run(started, *words)
+    assert plain.exit_code == 1
+    assert "lat 99.0" in plain.stderr
+
+
+def test_not_a_number_is_no_position(started: NodeThread) -> None:
+    words = ("device", "register", "--type", "valve", "--lat", "nan", "--lon", "0")
+    assert run(started, *words).exit_code != 0
+
+
+@pytest.mark.parametrize("words", [("--lat", "x"), ("--resolution", "8"), ("--wait", "soon")])
+def test_unusable_options_exit_2(started: NodeThread, words: tuple[str, str]) -> None:
+    base = ("device", "register", "--type", "valve", "--lat", "1", "--lon", "1")
+    assert run(started, *base, *words, wait=False).exit_code == 2
+
+
+def test_person_sees_one_line(started: NodeThread) -> None:
+    result = run(started, "device", "register", "--type", "valve", "--lat", "13", "--lon", "13")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("added: ")
+    assert result.stdout.count("\n") == 1
+
+
+def test_tentative_registration_exits_0_and_is_published_later(held: NodeThread) -> None:
+    answer = run_json(
+        held, "device", "register", "--type", "valve", "--lat", "14", "--lon", "14",
+        "--wait", "0s", wait=False,
+    )  # fmt: skip
+    assert (answer["added"], answer["tentative"]) == (1, 1)
+    assert answer["handle"]
+    assert held.near(14, 14).services == ()
+
+
+def test_devices_are_listed_and_withdrawn(started: NodeThread) -> None:
+    added = run_json(
+        started, "device", "register", "--type", "valve", "--lat", "15", "--lon", "15",
+        "--name", "garden tap",
+    )  # fmt: skip
+    devices = run_json(started, "device", "list")["devices"]
+    [mine] = [each for each in devices if each["handle"] == added["handle"]]
+    assert (mine["name"], mine["lat"], mine["state"]) == ("garden tap", 15.0, "published")
+    assert "garden tap" in run(started, "device", "list").stdout
+    gone = run_json(started, "device", "withdraw", added["handle"])
+    assert (gone["withdrawn"], gone["tentative"]) == (1, 0)
+    assert started.near(15, 15).services == ()
+    assert run(started, "device", "withdraw", added["handle"]).exit_code == 1
+
+
+# --- fleet --------------------------------------------------------------------------------------
+
+
+def test_import_adds_lists_bad_rows_and_changes_nothing_the_second_time(
+    started: NodeThread, tmp_path: Path
+) -> None:
+    file = csv_file(
+        tmp_path,
+        "name,lat,lon,elevation",
+        *(f"station {n},{-30 + n / 500},{n % 90},5" for n in range(1200)),
+        "station 0,-30.0,0,5",
+        "bad,91,0,5",
+        '"unclosed,1,2,5',
+    )
+    first = run_json(started, "fleet", "import", "--csv", file, "--type", "station")
+    assert set(first) == {"added", "updated", "unchanged", "rejected", "tentative", "height"}
+    assert (first["added"], first["unchanged"], first["tentative"]) == (1200, 1, 0)
+    assert [each["line"] for each in first["rejected"]] == [1203, 1204]
+    assert set(first["rejected"][0]) == {"line", "reason"}
+    second = run_json(started, "fleet", "import", "--csv", file, "--type", "station")
+    assert (second["added"], second["updated"], second["unchanged"]) == (0, 0, 1201)
+    assert len(second["rejected"]) == 2
+
+
+def test_changed_row_with_an_id_is_updated(started: NodeThread, tmp_path: Path) -> None:
+    header = "id,name,lat,lon,type,actions"
+    file = csv_file(tmp_path, header, "dev-1,a,20,20,valve,read")
+    assert run_json(started, "fleet", "import", "--csv", file)["added"] == 1
+    file = csv_file(tmp_path, header, "dev-1,a,21,21,valve,read;open")
+    answer = run_json(started, "fleet", "import", "--csv", file)
+    assert (answer["added"], answer["updated"]) == (0, 1)
+    assert started.near(20, 20).services == ()
+    [found] = started.near(21, 21).services
+    assert found.actions == ("open", "read")
+
+
+def test_person_sees_counts_bad_rows_and_ignored_columns(
+    started: NodeThread, tmp_path: Path
+) -> None:
+    file = csv_file(tmp_path, "name,lat,lon,colour", "a,22,22,red", "b,x,22,red")
+    result = run(started, "fleet", "import", "--csv", file, "--type", "station")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("added 1, updated 0, unchanged 0, rejected 1 (height ")
+    assert "line 3: lat 'x' is not a number" in result.stdout
+    assert "ignored columns: colour" in result.stderr
+
+
+def test_file_with_only_bad_rows_exits_1(started: NodeThread, tmp_path: Path) -> None:
+    file = csv_file(tmp_path, "name,lat,lon", "a,91,0")
+    answer = run_json(started, "fleet", "import", "--csv", file, "--type", "t", code=1)
+    assert (answer["added"], len(answer["rejected"])) == (0, 1)
+
+
+def test_file_without_a_header_is_refused(started: NodeThread, tmp_path: Path) -> None:
+    result = run(started, "fleet", "import", "--csv", csv_file(tmp_path, "a,1,2"))
+    assert result.exit_code == 1
+    assert "missing column(s)" in result.stderr
+
+
+def test_missing_file_is_a_usage_error(started: NodeThread, tmp_path: Path) -> None:
+    assert run(started, "fleet", "import", "--csv", str(tmp_path / "no")).exit_code == 2
+
+
+def test_tentative_import_exits_0(held: NodeThread, tmp_path: Path) -> None:
+    file = csv_file(tmp_path, "name,lat,lon", "a,23,23", "b,23.5,23")
+    words = ("fleet", "import", "--csv", file, "--type", "t", "--wait", "0s")
+    answer = run_json(held, *words, wait=False)
+    assert (answer["added"], answer["tentative"]) == (2, 2)
+    again = run_json(held, *words, wait=False)
+    assert (again["unchanged"], again["tentative"]) == (2, 2)
+
+
+# --- region -------------------------------------------------------------------------------------
+
+
+def test_region_is_put_once_listed_and_shown(started: NodeThread, tmp_path: Path) -> None:
+    file = tmp_path / "alp.geojson"
+    file.write_text(json.dumps(SQUARE))
+    words = ("region", "put", "--name", "alp", "--geojson", str(file))
+    first = run_json(started, *words)
+    assert (first["version"], first["changed"], first["tentative"]) == (1, True, False)
+    assert run_json(started, *words)["changed"] is False
+    assert "unchanged, version 1" in run(started, *words).stdout
+    [entry] = run_json(started, "region", "list")["regions"]
+    assert entry == {"name": "alp", "version": 1, "cells": first["cells"]}
+    shown = run_json(started, "region", "show", "--name", "alp")
+    assert len(shown["cells"]) == first["cells"]
+    assert "alp" in run(started, "region", "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [(b"{", 1), (b"[]", 1), (b"\xff", 1), (b'{"type":"Point","coordinates":[1,2]}', 1)],
+)
+def test_bad_geojson_exits_1(
+    started: NodeThread, tmp_path: Path, content: bytes, code: int
+) -> None:
+    file = tmp_path / "bad.geojson"
+    file.write_bytes(content)
+    result = run(started, "region", "put", "--name", "bad", "--geojson", str(file))
+    assert result.exit_code == code
+    assert "error:" in result.stderr
+
+
+def test_huge_geojson_is_refused_without_being_read(started: NodeThread, tmp_path: Path) -> None:
+    file = tmp_path / "huge.geojson"
+    with file.open("wb") as stream:
+        stream.truncate(50_000_000)
+    result = run(started, "region", "put", "--name", "huge", "--geojson", str(file))
+    assert result.exit_code == 1
+    assert "too-large" in result.stderr
+
+
+def test_unknown_region_exits_1(started: NodeThread) -> None:
+    result = run(started, "region", "show", "--name", "nowhere")
+    assert result.exit_code == 1
+    assert "unknown-region" in result.stderr
+
+
+# --- reaching the node --------------------------------------------------------------------------
+
+
+def test_node_that_does_not_run_exits_3_and_says_how_to_start_it() -> None:
+    with tempfile.TemporaryDirectory(prefix="edg", dir="/tmp") as directory:
+        root = Path(directory) / "node"
+        init_node(root, name="n", engine="solo", base_port=27000, chain_id="x")
+        result = CliRunner().invoke(program, ["device", "list", str(root)])
+    assert result.exit_code == 3
+    assert "edgistry-node run" in result.stderr
+
+
+def test_directory_without_a_node_is_refused(tmp_path: Path) -> None:
+    result = CliRunner().invoke(program, ["device", "list", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "edgistry-node init" in result.stderr
