@@ -86,8 +86,11 @@ def _text(field: str, value: str, limit: int) -> str:
     value = value.strip()
     if len(value) > limit:
         raise InvalidValueError(f"{field} has {len(value)} characters; the limit is {limit}")
-    # Control characters would garble the terminal of whoever lists the devices.
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+    # Control characters would garble the terminal of whoever lists the devices. Most text is plain
+    # and needs no look at each character.
+    if not value.isprintable() and any(
+        unicodedata.category(character) in ("Cc", "Cs") for character in value
+    ):
         raise InvalidValueError(f"{field} holds a control character")
     return value
 
