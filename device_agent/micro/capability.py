@@ -620,24 +620,48 @@ class Verifier:
                 return True
         return False
 
-    def flatten(self, request: Request) -> bytes:
+    def flatten(self, request: Request, block: bytes = b"") -> bytes:
         """``flat`` for the reply: a one-block capability that grants what the authorising chain of
-        this checked request grants, its state encrypted; b"" when it would be too large.
+        this checked request grants, its state encrypted. With ``block`` (bytes with the length
+        field) it grants what the chain and that block grant: a mint.
+
+        b"" when it would be too large, or when no request could satisfy it.
+
+        Raises: Refusal with MALFORMED or CAVEAT: ``block`` is no child, or the chain is sealed.
         """
         chain = request.chains[0]
-        block = bytearray([len(chain.entries)])
+        if block:
+            chain = self._extended(request, block)
+        caveats = _merged(chain)
+        if caveats is None:
+            return b""
+        entries = bytearray([len(chain.entries)])
         for rights, name in chain.entries:
-            block += struct.pack(">HB", rights, len(name))
-            block += name
-        for kind, value in _merged(chain):
-            block += struct.pack(">BB", kind, len(value))
-            block += value
-        public = chain.public[:11] + b"\x01" + struct.pack(">H", len(block)) + bytes(block)
+            entries += struct.pack(">HB", rights, len(name))
+            entries += name
+        for kind, value in caveats:
+            entries += struct.pack(">BB", kind, len(value))
+            entries += value
+        public = chain.public[:11] + b"\x01" + struct.pack(">H", len(entries)) + bytes(entries)
         if len(public) > _MAX_PUBLIC:
             return b""
         state = hmac_sha256(self.key, (b"\x00", public[:11], public[_HEADER:]))
         mask = hmac_sha256(request.key, (b"\x05", request.tag))
         return public + bytes([state[index] ^ mask[index] for index in range(32)])
+
+    def _extended(self, request: Request, block: bytes) -> Chain:
+        chain = request.chains[0]
+        count = len(chain.marks) + 1
+        refusal = Refusal(MALFORMED, "malformed", "block")
+        if chain.has(SEALED):
+            refusal = Refusal(CAVEAT, "caveat", "sealed")
+        elif count <= _MAX_BLOCKS:
+            try:
+                return Chain(chain.public[:11] + bytes([count]) + chain.public[_HEADER:] + block)
+            except Refusal as bad:
+                refusal = Refusal(MALFORMED, bad.reason, bad.detail)
+        refusal.request = request
+        raise refusal
 
 
 def _holds(request: Request, kind: int, value: bytes, now: int) -> bool:
@@ -657,8 +681,11 @@ def _holds(request: Request, kind: int, value: bytes, now: int) -> bool:
     return True
 
 
-def _merged(chain: Chain) -> "list[tuple[int, bytes]]":
-    """The caveats of all blocks as those of one block, with the lineage of every prefix."""
+def _merged(chain: Chain) -> "list[tuple[int, bytes]] | None":
+    """The caveats of all blocks as those of one block, with the lineage of every prefix.
+
+    ``None`` when one block cannot say it: no handler pleases all, or a block follows a seal.
+    """
     found = [(LINEAGE, name) for name in chain.ids()]
     handlers: list[bytes] | None = None
     for level in range(len(chain.marks)):
@@ -666,10 +693,14 @@ def _merged(chain: Chain) -> "list[tuple[int, bytes]]":
         for kind, value in chain.caveats(level):
             if kind == HANDLER:
                 mine.append(value)
+            elif kind == SEALED and level != len(chain.marks) - 1:
+                return None
             elif (kind, value) not in found:
                 found.append((kind, value))
         if mine:
             handlers = [name for name in mine if handlers is None or name in handlers]
+            if not handlers:
+                return None
     for kind, tightest in ((NOT_AFTER, min), (NOT_BEFORE, max), (MAX_PAYLOAD, min)):
         values = [value for other, value in found if other == kind]
         if values:

@@ -323,7 +323,6 @@ def write_plot(rows: list[Row]) -> None:
 
 def report_micropython() -> None:
     """Bytes allocated on MicroPython while verifying five levels with two entries each."""
-    from device_agent.micro import capability as micro
     from tests.device_agent import micropython
     from tests.device_agent.hand_made import EPOCH, NOW, deep_token, envelope, key_of
 
@@ -334,14 +333,9 @@ def report_micropython() -> None:
         "encoded": envelope([deep_token(5, entries=2)]).hex(),
         "now": NOW,
     }
-    scripts = Path(micropython.__file__).parent
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "heap.json"
-        file.write_text(json.dumps([case]))
         try:
-            lines = micropython.run_script(
-                scripts / "run_heap.py", [Path(str(micro.__file__)), file]
-            )
+            lines = micropython.heap_of([case], Path(folder))
         except micropython.MicroPythonMissingError as missing:
             print(json.dumps({"bench": BENCH, "name": "MicroPython", "skipped": str(missing)}))
             return

@@ -30,8 +30,6 @@ from .hand_made import (
 )
 from .micropython import outcomes
 
-MODULE = Path(micro.__file__)
-SCRIPTS = Path(micropython.__file__).parent
 HEAP_BUDGET = 16 * 1024
 
 
@@ -95,19 +93,12 @@ def hand_made_cases() -> list[dict[str, Any]]:
     return cases
 
 
-def micropython_outcomes(cases: list[dict[str, Any]], directory: Path) -> list[dict[str, Any]]:
-    """What MicroPython makes of ``cases``; ``directory`` takes the file that passes them on."""
-    file = directory / "cases.json"
-    file.write_text(json.dumps(cases))
-    return micropython.run_script(SCRIPTS / "run_cases.py", [MODULE, SCRIPTS / "outcomes.py", file])
-
-
 def test_both_interpreters_come_to_the_same_outcomes(tmp_path: Path) -> None:
     micropython.require_micropython()
     cases = hand_made_cases()
     here = [outcomes.of_case(micro, case) for case in cases]
     assert sum("reason" not in outcome for outcome in here) >= 5
-    assert micropython_outcomes(cases, tmp_path) == json.loads(json.dumps(here))
+    assert micropython.outcomes_of(cases, tmp_path) == json.loads(json.dumps(here))
 
 
 def heap_case(name: str, tokens: list[Token]) -> dict[str, Any]:
@@ -118,9 +109,7 @@ def heap_case(name: str, tokens: list[Token]) -> dict[str, Any]:
 
 def test_verifying_five_levels_of_two_entries_fits_in_sixteen_kibibytes(tmp_path: Path) -> None:
     micropython.require_micropython()
-    file = tmp_path / "heap.json"
-    file.write_text(json.dumps([heap_case("five levels", [deep_token(5, entries=2)])]))
-    figures = micropython.run_script(SCRIPTS / "run_heap.py", [MODULE, file])
+    figures = micropython.heap_of([heap_case("five levels", [deep_token(5, entries=2)])], tmp_path)
     assert [figure["name"] for figure in figures] == ["five levels"]
     assert 0 < figures[0]["chain"] < figures[0]["request"] <= HEAP_BUDGET
 

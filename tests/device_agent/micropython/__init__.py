@@ -24,7 +24,10 @@ from typing import Any
 
 import pytest
 
+from device_agent.micro import capability as micro
+
 _HERE = Path(__file__).parent
+_MODULE = Path(micro.__file__)
 _INSTALL_TIMEOUT_S = 180
 _RUN_TIMEOUT_S = 120
 
@@ -84,7 +87,7 @@ def install() -> Path:
     return target
 
 
-def run_script(script: Path, files: Sequence[Path]) -> list[dict[str, Any]]:
+def run_script(script: Path, files: Sequence[Path]) -> list[Any]:
     """Run ``script`` on MicroPython with ``files`` beside it; the JSON lines that it printed.
 
     Raises:
@@ -96,6 +99,26 @@ def run_script(script: Path, files: Sequence[Path]) -> list[dict[str, Any]]:
     if done.returncode != 0:
         raise RuntimeError(f"MicroPython stopped:\n{done.stderr[-4000:]}")
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def outcomes_of(cases: list[dict[str, Any]], directory: Path) -> list[Any]:
+    """What the micro verifier makes of ``cases`` there (see ``outcomes``).
+
+    ``directory`` takes the file that passes them on.
+    """
+    file = directory / "cases.json"
+    file.write_text(json.dumps(cases))
+    return run_script(_HERE / "run_cases.py", [_MODULE, _HERE / "outcomes.py", file])
+
+
+def heap_of(cases: list[dict[str, Any]], directory: Path) -> list[dict[str, Any]]:
+    """The bytes that verifying each of ``cases`` allocates, step by step (see ``run_heap``).
+
+    ``directory`` takes the file that passes them on.
+    """
+    file = directory / "heap.json"
+    file.write_text(json.dumps(cases))
+    return run_script(_HERE / "run_heap.py", [_MODULE, file])
 
 
 def require_micropython() -> None:

@@ -32,22 +32,35 @@ def chain(micro, case):
 
 
 def request(micro, case):
-    """Check an envelope; its fields, its flattening, and the tags of the replies in the case."""
+    """Check one envelope; see ``_request``."""
+    return _request(micro, _verifier(micro, case), None, case, case["now"])
+
+
+def session(micro, case):
+    """Check envelopes one after the other, with one replay window for all of them."""
+    verifier = _verifier(micro, case)
+    window = micro.Window()
+    return [
+        _guarded(_request, micro, verifier, window, step, case["now"]) for step in case["steps"]
+    ]
+
+
+def _verifier(micro, case):
     key = micro.epoch_key(binascii.unhexlify(case["secret"]), case["issuer_epoch"])
     denied = tuple([binascii.unhexlify(name) for name in case.get("denied", ())])
-    verifier = micro.Verifier(key, case["issuer_epoch"], denied)
-    checked = verifier.check(binascii.unhexlify(case["encoded"]), case["now"])
-    rtags = []
-    for reply in case.get("replies", ()):
-        numbers = [reply[name] for name in ("status", "result", "sequence_epoch", "sequence_floor")]
-        payload = binascii.unhexlify(reply["payload"])
-        flat = binascii.unhexlify(reply["flat"])
-        rtags.append(_hex(micro.reply_tag(checked, *numbers, payload, flat)))
+    return micro.Verifier(key, case["issuer_epoch"], denied)
+
+
+def _request(micro, verifier, window, case, now):
+    """The fields of an envelope, its flattening, and the tags of the replies in the case."""
+    checked = verifier.check(binascii.unhexlify(case["encoded"]), now)
+    if window is not None:
+        window.admit(checked, now)
     return {
         "flags": checked.flags,
         "op": checked.op,
         "target": str(checked.target, "ascii"),
-        "handler": str(checked.handler, "ascii"),
+        "handler": str(checked.handler, "utf-8"),
         "sequence_epoch": checked.sequence_epoch,
         "sequence": checked.sequence,
         "deadline": checked.deadline,
@@ -58,14 +71,31 @@ def request(micro, case):
         "key": _hex(checked.key),
         "veiled": checked.veiled,
         "flat": _hex(verifier.flatten(checked)),
-        "rtags": rtags,
+        "minted": _hex(verifier.flatten(checked, bytes(checked.payload)))
+        if checked.op == 8
+        else "",
+        "rtags": [_reply_tag(micro, checked, reply) for reply in case.get("replies", ())],
     }
 
 
-def of_case(micro: object, case: dict) -> dict:
+def _reply_tag(micro, checked, reply):
+    numbers = [reply[name] for name in ("status", "result", "sequence_epoch", "sequence_floor")]
+    payload = binascii.unhexlify(reply["payload"])
+    flat = binascii.unhexlify(reply["flat"])
+    return _hex(micro.reply_tag(checked, *numbers, payload, flat))
+
+
+FUNCTIONS = {"chain": chain, "request": request, "session": session}
+
+
+def of_case(micro: object, case: dict) -> dict | list:
     """The outcome of one case: what the named function gives, or the refusal."""
+    return _guarded(FUNCTIONS[case["what"]], micro, case)
+
+
+def _guarded(function, micro, *arguments):
     try:
-        return (chain if case["what"] == "chain" else request)(micro, case)
+        return function(micro, *arguments)
     except micro.Refusal as refusal:
         return {
             "status": refusal.status,

@@ -13,7 +13,7 @@ const entry = path.join(
 );
 const { loadMicroPython } = await import(pathToFileURL(entry).href);
 const micropython = await loadMicroPython({
-  heapsize: 8 * 1024 * 1024,
+  heapsize: 64 * 1024 * 1024,
   stdout: (line) => process.stdout.write(line + "\n"),
   linebuffer: true,
 });
