@@ -16,7 +16,7 @@ from edgistry.blocks import Block, blocks_of
 from edgistry.capability import Capability
 from edgistry.capability_chain import CURRENT_EPOCH, Chain, Entry
 from edgistry.captext import CapabilityView, EntryView, caveat_text, utc_text, view
-from edgistry.caveats import MAX_TIME_US, Conditions
+from edgistry.caveats import MAX_TIME_US
 from edgistry.codec import Document
 from edgistry.rights import ALL_RIGHTS, names_of
 
@@ -49,8 +49,8 @@ class ShownCapability(Document):
 
 def shown_capability(capability: Capability, *, danger_text: str | None = None) -> ShownCapability:
     """``capability`` for programs; ``danger_text``, if given, is its secret text."""
-    conditions = capability.chain.conditions
-    rare = conditions.rare
+    chain = capability.chain
+    rare = chain.rare
     handlers = rare.handlers
     return ShownCapability(
         grants=[
@@ -59,20 +59,20 @@ def shown_capability(capability: Capability, *, danger_text: str | None = None) 
         ],
         not_before_us=rare.not_before_us or None,
         not_after_us=end_of(capability),
-        clients=[each.hex() for each in conditions.clients],
+        clients=[each.hex() for each in chain.clients],
         handlers=None if handlers is None else sorted(map(_text, handlers)),
-        max_payload=conditions.max_payload,
+        max_payload=chain.max_payload,
         require=[each.hex() for each in rare.required],
         sealed=rare.sealed,
         veil=rare.veil,
-        chain=view(capability.chain),
+        chain=view(chain),
         danger_text=danger_text,
     )
 
 
 def end_of(capability: Capability) -> int | None:
     """The last µs at which ``capability`` holds; ``None``: no end."""
-    not_after_us = capability.chain.conditions.not_after_us
+    not_after_us = capability.chain.not_after_us
     return None if not_after_us == MAX_TIME_US else not_after_us
 
 
@@ -85,24 +85,24 @@ def capability_tree(capability: Capability, *, now_us: int) -> Branch:
         f"capability {chain.id.hex()}",
         [
             ("may", [grant_text(each) for each in chain.entries]),
-            *_conditions(chain.conditions, now_us),
+            *_conditions(chain, now_us),
             _issued(chain),
             (steps, [_step(public_id, block) for public_id, block in blocks]),
         ],
     )
 
 
-def _conditions(conditions: Conditions, now_us: int) -> list[str]:
-    rare = conditions.rare
-    lines = [_holder(conditions)]
+def _conditions(chain: Chain, now_us: int) -> list[str]:
+    rare = chain.rare
+    lines = [_holder(chain)]
     if rare.not_before_us > now_us:
         lines.append(f"from {moment_text(rare.not_before_us, now_us)}")
-    lines.append(_until(conditions.not_after_us, now_us))
+    lines.append(_until(chain.not_after_us, now_us))
     if rare.handlers is not None:
         names = ", ".join(sorted(map(_text, rare.handlers)))
         lines.append(f"through the handler {names}" if names else "through no handler: never")
-    if conditions.max_payload is not None:
-        lines.append(f"with at most {conditions.max_payload} bytes of payload")
+    if chain.max_payload is not None:
+        lines.append(f"with at most {chain.max_payload} bytes of payload")
     lines += [f"beside capability {each.hex()}" for each in rare.required]
     if rare.veil:
         lines.append("veiled: puts with a handler and gets of the newest element, unnumbered")
@@ -113,8 +113,8 @@ def _conditions(conditions: Conditions, now_us: int) -> list[str]:
     return lines
 
 
-def _holder(conditions: Conditions) -> str:
-    clients = [each.hex() for each in conditions.clients]
+def _holder(chain: Chain) -> str:
+    clients = [each.hex() for each in chain.clients]
     if len(clients) > 1:
         return "by nobody: it asks to be several clients at once"
     return f"by client {clients[0]}" if clients else "by anybody who holds it"

@@ -192,7 +192,7 @@ class Keyring:
 
 def check(choice: Choice, wanted: Wanted, *, now_us: int) -> None:
     """Raises the ``Refused`` that a holder can foresee, if there is one."""
-    named = choice.entry.capability.chain.conditions.clients
+    named = choice.entry.capability.chain.clients
     client = wanted.client or (named[0] if named else _ANYBODY)
     choice.entry.capability.check(
         wanted.operation,
@@ -214,7 +214,7 @@ def without_comments(text: str) -> str:
 def _beside(entry: KeyringEntry, entries: Sequence[KeyringEntry]) -> tuple[Capability, ...]:
     """What ``entry`` requires, and what that requires, as far as the keyring has it."""
     found = [entry.capability]
-    missing = list(entry.capability.chain.conditions.rare.required)
+    missing = list(entry.capability.chain.rare.required)
     while missing and len(found) < MAX_CAPABILITIES:
         wanted = missing.pop(0)
         if any(wanted in other.chain.ids for other in found[1:]):
@@ -222,7 +222,7 @@ def _beside(entry: KeyringEntry, entries: Sequence[KeyringEntry]) -> tuple[Capab
         for other in entries:
             if other.capability not in found and wanted in other.capability.chain.ids:
                 found.append(other.capability)
-                missing += other.capability.chain.conditions.rare.required
+                missing += other.capability.chain.rare.required
                 break
     return tuple(found[1:])
 
@@ -236,4 +236,4 @@ def _authority(entry: KeyringEntry, wanted: Wanted) -> tuple[int, int, int, str]
         if not needed & ~each.rights and covers(each.object, wanted.target)
     ]
     longest, rights = max(granting, key=lambda pair: (pair[0], -pair[1]), default=(0, 0))
-    return -longest, rights, entry.capability.chain.conditions.not_after_us, entry.name
+    return -longest, rights, entry.capability.chain.not_after_us, entry.name

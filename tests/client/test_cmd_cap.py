@@ -177,15 +177,15 @@ class TestDerive:
             *("--veil", "--seal", "-o", "out"),
         )
         derived = read("out")
-        conditions = derived.chain.conditions
+        chain = derived.chain
         assert derived.entries == ((Right.GET | Right.LATEST, "ns/woof"),)
-        end = conditions.not_after_us - 2 * HOUR_US
+        end = chain.not_after_us - 2 * HOUR_US
         assert before - 1_000_000 <= end <= time.time_ns() // 1000
-        assert (conditions.clients, conditions.max_payload) == ((b"client-1",), 9)
-        assert conditions.rare.required == (bytes(16), b"\x11" * 16)
-        assert conditions.rare.handlers == frozenset({b"run"})
-        assert conditions.rare.not_before_us == 1_577_836_800_000_000
-        assert (conditions.rare.veil, conditions.rare.sealed) == (True, True)
+        assert (chain.clients, chain.max_payload) == ((b"client-1",), 9)
+        assert chain.rare.required == (bytes(16), b"\x11" * 16)
+        assert chain.rare.handlers == frozenset({b"run"})
+        assert chain.rare.not_before_us == 1_577_836_800_000_000
+        assert (chain.rare.veil, chain.rare.sealed) == (True, True)
 
     def test_it_derives_from_the_capability_that_was_given(self) -> None:
         capability = granted(Right.GET)
