@@ -32,12 +32,24 @@ def on_cpython(cases: list[dict[str, Any]]) -> list[Any]:
     return [outcomes.of_case(micro, case) for case in cases]
 
 
-@pytest.fixture(params=["CPython", "MicroPython"])
-def run(request: pytest.FixtureRequest, tmp_path: Path) -> Runner:
-    if request.param == "CPython":
-        return on_cpython
-    micropython.require_micropython()
-    return lambda cases: micropython.outcomes_of(cases, tmp_path)
+@pytest.fixture(params=["CPython", "MicroPython"], scope="module")
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    """Gives the outcomes of cases on one interpreter; the same cases are run once."""
+    known: dict[str, list[Any]] = {}
+    if request.param == "MicroPython":
+        micropython.require_micropython()
+
+    def outcomes_of(cases: list[dict[str, Any]]) -> list[Any]:
+        key = json.dumps(cases)
+        if key not in known:
+            if request.param == "CPython":
+                known[key] = on_cpython(cases)
+            else:
+                directory = tmp_path_factory.mktemp("micropython")
+                known[key] = micropython.outcomes_of(cases, directory)
+        return known[key]
+
+    return outcomes_of
 
 
 def session(steps: list[dict[str, Any]]) -> dict[str, Any]:
