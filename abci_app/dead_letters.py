@@ -16,9 +16,9 @@ from typing import Annotated
 
 from edgistry.codec import Meta, Wire, decode, encode
 from edgistry.errors import Refused, every_refusal
+from edgistry.journal import Journal
 from edgistry.kv import Change, KeyValue
 from edgistry.transactions import MAX_TRANSACTION_BYTES
-from edgistry.woof import Woof
 
 MAX_DEAD_LETTERS = 1000
 _ELEMENT_LIMIT = MAX_TRANSACTION_BYTES + 64
@@ -55,7 +55,7 @@ class DeadLetters:
     """The dead-letter log of the outbox, in the node's own database."""
 
     def __init__(self, store: KeyValue) -> None:
-        self._log = Woof(store, "node/dead-letters", element_limit=_ELEMENT_LIMIT)
+        self._log = Journal(store, "node/dead-letters", element_limit=_ELEMENT_LIMIT)
 
     def __len__(self) -> int:
         return self._log.latest() - self._log.earliest() + 1

@@ -32,6 +32,7 @@ from typing import Protocol
 from edgistry.adapters.log import get_logger
 from edgistry.codec import Wire, decode, encode
 from edgistry.errors import ChainMismatchError, CorruptDatabaseError, Refused, UnavailableError
+from edgistry.journal import Journal
 from edgistry.kv import Change, KeyValue
 from edgistry.transactions import (
     MAX_TRANSACTION_BYTES,
@@ -43,7 +44,6 @@ from edgistry.transactions import (
     parse_transaction,
     sign_transaction,
 )
-from edgistry.woof import Woof
 
 from .dead_letters import DeadLetter, DeadLetters
 from .schema import SequenceState
@@ -132,7 +132,7 @@ class Outbox:
         self._reader = reader
         self._sink = sink
         self._clock_s = clock_s
-        self._log = Woof(store, "node/outbox", element_limit=MAX_TRANSACTION_BYTES)
+        self._log = Journal(store, "node/outbox", element_limit=MAX_TRANSACTION_BYTES)
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
         self._progress = asyncio.Event()

@@ -232,7 +232,27 @@ class CorruptDatabaseError(Refused):
 
     code = "corrupt-database"
     number = 54
-    help = "Nothing was changed. Back the directory up, then follow 'Repair' in docs/operations.md."
+    http_status = 500
+    wire_status = 19
+    help = "Nothing was changed. Stop the node and run `edgistry-node repair DIR`: it keeps a copy."
+
+
+class StorageError(Refused):
+    """The disk did not take a write; nothing of it is visible, and no further write is taken."""
+
+    code = "storage"
+    number = 65
+    http_status = 507
+    wire_status = 19
+    help = "Correct what the detail says, then restart the program; reading goes on meanwhile."
+
+
+class DiskFullError(StorageError):
+    """No space is left on the device."""
+
+    code = "disk-full"
+    number = 66
+    help = "Free some space, then restart the program; reading goes on meanwhile."
 
 
 class ChainMismatchError(Refused):
@@ -578,6 +598,7 @@ class EmptyWoofError(NotFoundError):
 
     code = "woof-empty"
     number = 140
+    wire_status = 10
     help = "Put an element first, or wait for the one who does."
 
 
@@ -587,7 +608,11 @@ class ElementEvictedError(NotFoundError):
     code = "woof-evicted"
     number = 141
     http_status = 410
+    wire_status = 11
     help = "Read from the earliest element that is left; the detail has its number."
+
+    earliest: int | None = None
+    """Number of the first element that can be read, where that is known."""
 
 
 class ElementNotYetError(NotFoundError):
@@ -595,7 +620,72 @@ class ElementNotYetError(NotFoundError):
 
     code = "woof-not-yet"
     number = 142
+    wire_status = 12
     help = "Wait until the element is put; the detail has the newest number."
+
+    latest: int | None = None
+    """Number of the newest element, where that is known."""
+
+
+class MissingWoofError(NotFoundError):
+    """No WooF of that name was created here, or it was deleted."""
+
+    code = "woof-missing"
+    number = 143
+    help = "Create it first: `edgistry woof create URI --history N`."
+
+
+class MissingNamespaceError(NotFoundError):
+    """No namespace of that name was created here."""
+
+    code = "namespace-missing"
+    number = 144
+    help = "Create it first: `edgistry namespace create URI`."
+
+
+class WoofExistsError(Refused):
+    """A WooF of that name exists with other parameters."""
+
+    code = "woof-exists"
+    number = 145
+    http_status = 409
+    wire_status = 13
+    help = (
+        "Use another name, or the parameters in the detail, or delete the WooF with its elements."
+    )
+
+
+class NamespaceNotEmptyError(Refused):
+    """The namespace cannot be deleted while it has WooFs."""
+
+    code = "namespace-not-empty"
+    number = 146
+    http_status = 409
+    wire_status = 13
+    help = "Delete its WooFs first."
+
+
+class ElementLostError(NotFoundError):
+    """The element should be readable and is not there: its file was damaged.
+
+    ``resume_at`` is the number after it, from where reading may go on.
+    """
+
+    code = "woof-lost"
+    number = 147
+    http_status = 410
+    wire_status = 19
+    help = "Stop the node and run `edgistry-node repair DIR --check`: it says what else is damaged."
+
+    resume_at: int | None = None
+
+
+class TriggerSettledError(NotFoundError):
+    """The handler's invocation has ended already: nothing more can be done in its name."""
+
+    code = "trigger-settled"
+    number = 148
+    help = "Put in the name of an invocation only while it runs."
 
 
 def every_refusal() -> tuple[type[Refused], ...]:

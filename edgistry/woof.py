@@ -1,26 +1,24 @@
-"""WooF: an append-only log whose elements keep their numbers for ever, over the key-value seam.
+"""WooF: the rules of one append-only log (the name is CSPOT's).
 
 Rules kept here:
 
-* Elements are numbered from 1 by one; a number is never used twice, also after every element was
-  trimmed and after a restart: the last number given is stored beside the elements.
-* An append is a set of changes. Either ``put`` writes them, or the caller joins them into its own
-  batch, so that an element and what it means for other tables become durable in one write.
-* Reading a number has distinct refusals: nothing was ever put, no longer here, not here yet.
-* Opening costs nothing: no element is read before it is asked for.
+* Elements are numbered from 1 by one. A WooF with ``history`` h whose newest element is number n
+  shows exactly the numbers ``[max(1, n - h + 1), n]``, for every h, also 1.
+* What cannot be read is refused in four different ways: the WooF is missing, it is empty, the
+  element is evicted, the element is not there yet. A fifth, "lost", can only follow from damage.
+* An element is at most 64 KiB; a WooF with an ``element_size`` takes elements of just that size.
+* A WooF is called ``namespace/woof``; each component as in ``rights.py``.
 
-Changes made by ``append`` must be written before the next ``append`` of the same WooF is asked
-for (one writer). ``trim`` touches other keys and may be written in any order with appends.
-
-Not handled here: named histories with eviction, handlers and their triggers, idempotency keys.
+Not handled here: where elements rest (``woof_store.py``), and who may do what (``rights.py``).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+import functools
 from dataclasses import dataclass
+from typing import Final, NewType
 
+from .caveats import MAX_HANDLER_BYTES
 from .errors import (
     ElementEvictedError,
     ElementNotYetError,
@@ -28,138 +26,143 @@ from .errors import (
     InvalidValueError,
     TooLargeError,
 )
-from .kv import Change, KeyValue
+from .rights import is_component
 
-MAX_ELEMENT_BYTES = 64 * 1024
-"""What an element may hold unless its WooF was opened with another limit."""
+WoofId = NewType("WoofId", int)
+"""Tells a WooF from all others that its store ever had, also from earlier ones of its name."""
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._/-]{0,127}")
-_LATEST = b"n"
-_TRIMMED = b"t"
-_ELEMENT = b"e"
+MAX_ELEMENT_BYTES: Final = 64 * 1024
+MAX_HISTORY: Final = 1 << 32
+MAX_NUMBER: Final = (1 << 64) - 2
+"""The last number that can be given. At a million puts a second it is reached in 584 542 years."""
+MAX_KEY_BYTES: Final = 64
+"""Of an idempotency key."""
+
+_NAME_RULE = "each part 1-32 of a-z, 0-9, '.', '_', '-', and not '.' or '..'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Appended:
-    """The outcome of an append that is not yet written."""
+class Window:
+    """The numbers that can be read: ``earliest`` to ``latest``, both included."""
 
-    first: int
-    """Number of the first appended element."""
-    last: int
-    """Number of the last one; ``first - 1`` when nothing was appended."""
-    changes: list[Change]
-    """Write these, alone or among others, in one batch."""
+    earliest: int
+    """``latest + 1`` when the WooF is empty."""
+    latest: int
+    """0 when the WooF is empty."""
+
+    def __len__(self) -> int:
+        return self.latest - self.earliest + 1
 
 
-class Woof:
-    """The log called ``name`` in ``store``; empty when it was never written."""
+def window_of(latest: int, history: int) -> Window:
+    """The window of a WooF whose newest element is number ``latest`` (0: it has none)."""
+    return Window(earliest=max(1, latest - history + 1), latest=latest)
 
-    def __init__(
-        self, store: KeyValue, name: str, *, element_limit: int = MAX_ELEMENT_BYTES
-    ) -> None:
-        if not _NAME.fullmatch(name):
-            raise InvalidValueError(
-                f"WooF name {name!r}: use 1-128 of a-z, 0-9, '.', '_', '-', '/'"
-            )
-        self.name = name
-        self._store = store
-        self._element_limit = element_limit
-        # A zero byte ends the name, so that no name is a prefix of another one's keys.
-        self._prefix = b"w" + name.encode() + b"\0"
 
-    def latest(self) -> int:
-        """The number of the newest element ever put; 0 when there was none."""
-        return self._number(_LATEST)
+def check_readable(name: str, number: int, window: Window) -> None:
+    """Return if element ``number`` is inside ``window``.
 
-    def earliest(self) -> int:
-        """The number of the oldest readable element; ``latest() + 1`` when none is readable."""
-        return self._number(_TRIMMED) + 1
+    Raises:
+        InvalidValueError: no element ever has that number.
+        EmptyWoofError, ElementEvictedError, ElementNotYetError: why it cannot be read.
+    """
+    if window.earliest <= number <= window.latest:
+        return
+    if not 1 <= number <= MAX_NUMBER:
+        raise InvalidValueError(f"elements are numbered from 1, so there is no element {number}")
+    if window.latest == 0:
+        raise EmptyWoofError(f"WooF {name!r} has no element yet")
+    if number > window.latest:
+        not_yet = ElementNotYetError(f"WooF {name!r} ends at {window.latest}, not yet at {number}")
+        not_yet.latest = window.latest
+        raise not_yet
+    raise evicted(name, number, window)
 
-    def append(self, elements: Sequence[bytes]) -> Appended:
-        """The changes that put ``elements`` after the newest one, in order, all or none.
 
-        Raises:
-            TooLargeError: an element is over the limit of this WooF.
-        """
-        for element in elements:
-            if len(element) > self._element_limit:
-                raise TooLargeError(
-                    f"an element of {len(element)} bytes; WooF {self.name!r} admits "
-                    f"{self._element_limit}"
-                )
-        first = self.latest() + 1
-        last = first + len(elements) - 1
-        changes: list[Change] = [
-            (self._key(number), element) for number, element in enumerate(elements, first)
-        ]
-        if changes:
-            changes.append((self._prefix + _LATEST, last.to_bytes(8, "big")))
-        return Appended(first=first, last=last, changes=changes)
+def evicted(name: str, number: int, window: Window) -> ElementEvictedError:
+    """The refusal of an element that ``window`` has moved past."""
+    gone = ElementEvictedError(
+        f"element {number} of WooF {name!r} is gone; it begins at {window.earliest}"
+    )
+    gone.earliest = window.earliest
+    return gone
 
-    def put(self, element: bytes) -> int:
-        """Append one element; its number, once it is durable.
 
-        Raises:
-            TooLargeError: the element is over the limit of this WooF.
-        """
-        appended = self.append([element])
-        self._store.write(appended.changes, sync=True)
-        return appended.last
+def check_parameters(history: int, element_size: int) -> None:
+    """Return if a WooF may be created with these.
 
-    def get(self, number: int) -> bytes:
-        """The element with that number.
+    Raises:
+        InvalidValueError: one is out of its range.
+    """
+    if not 1 <= history <= MAX_HISTORY:
+        raise InvalidValueError(f"history is {history}; a WooF keeps 1 to {MAX_HISTORY} elements")
+    if not 0 <= element_size <= MAX_ELEMENT_BYTES:
+        raise InvalidValueError(
+            f"element_size is {element_size}; use 1 to {MAX_ELEMENT_BYTES} bytes, or 0 for any size"
+        )
 
-        Raises:
-            EmptyWoofError: nothing was ever put.
-            ElementNotYetError: the number was not given yet.
-            ElementEvictedError: the element was trimmed, or the number is 0 or less.
-        """
-        latest = self.latest()
-        if latest == 0:
-            raise EmptyWoofError(f"WooF {self.name!r} has no element yet")
-        if number > latest:
-            raise ElementNotYetError(f"WooF {self.name!r} ends at {latest}, not yet at {number}")
-        element = self._store.get(self._key(number)) if number > 0 else None
-        if element is None:
-            raise ElementEvictedError(
-                f"element {number} of WooF {self.name!r} is gone; it begins at {self.earliest()}"
-            )
-        return element
 
-    def scan(self, first: int = 1, last: int | None = None) -> Iterator[tuple[int, bytes]]:
-        """Readable elements with ``first`` <= number <= ``last`` (default: the end), in order."""
-        low = max(first, self.earliest())
-        high = self.latest() if last is None else min(last, self.latest())
-        if low > high:
-            return
-        at = len(self._prefix) + 1
-        for key, element in self._store.scan(self._key(low), self._key(high) + b"\0"):
-            yield int.from_bytes(key[at:], "big"), element
+def check_element(name: str, element: bytes, element_size: int) -> None:
+    """Return if WooF ``name`` takes ``element``.
 
-    def tail(self, count: int) -> list[tuple[int, bytes]]:
-        """The newest ``count`` readable elements with their numbers, newest first."""
-        found = list(self.scan(self.latest() - count + 1)) if count > 0 else []
-        found.reverse()
-        return found
+    Raises:
+        TooLargeError, InvalidValueError: it does not.
+    """
+    size = len(element)
+    limit = element_size or MAX_ELEMENT_BYTES
+    if size > limit:
+        raise TooLargeError(f"an element of {size} bytes; WooF {name!r} takes {limit}")
+    if element_size and size != element_size:
+        raise InvalidValueError(
+            f"an element of {size} bytes; WooF {name!r} takes just {element_size}"
+        )
 
-    def trim(self, through: int) -> list[Change]:
-        """The changes that forget every element up to number ``through``.
 
-        Costs one change for each forgotten element; numbers stay given.
-        """
-        earliest = self.earliest()
-        through = min(through, self.latest())
-        if through < earliest:
-            return []
-        changes: list[Change] = [
-            (self._key(number), None) for number in range(earliest, through + 1)
-        ]
-        changes.append((self._prefix + _TRIMMED, through.to_bytes(8, "big")))
-        return changes
+def check_key(key: bytes) -> bytes:
+    """``key``, if it can be an idempotency key.
 
-    def _key(self, number: int) -> bytes:
-        return self._prefix + _ELEMENT + number.to_bytes(8, "big")
+    Raises:
+        InvalidValueError: it is empty or too long.
+    """
+    if not 1 <= len(key) <= MAX_KEY_BYTES:
+        raise InvalidValueError(f"an idempotency key of {len(key)} bytes; use 1-{MAX_KEY_BYTES}")
+    return key
 
-    def _number(self, key: bytes) -> int:
-        value = self._store.get(self._prefix + key)
-        return 0 if value is None else int.from_bytes(value, "big")
+
+@functools.lru_cache(maxsize=1024)
+def check_handler(name: str) -> bytes:
+    """The bytes of ``name``, if a handler can be called so.
+
+    Raises:
+        InvalidValueError: it is empty or too long.
+    """
+    encoded = name.encode("utf-8", "replace")
+    if not 1 <= len(encoded) <= MAX_HANDLER_BYTES:
+        raise InvalidValueError(f"handler {name[:80]!r}: use 1-{MAX_HANDLER_BYTES} bytes")
+    return encoded
+
+
+@functools.lru_cache(maxsize=1024)
+def check_namespace(name: str) -> bytes:
+    """The bytes of ``name``, if a namespace can be called so.
+
+    Raises:
+        InvalidValueError: it cannot.
+    """
+    encoded = name.encode("utf-8", "replace")
+    if not is_component(encoded):
+        raise InvalidValueError(f"namespace {name[:80]!r}: use {_NAME_RULE}")
+    return encoded
+
+
+@functools.lru_cache(maxsize=1024)
+def split_name(name: str) -> tuple[bytes, bytes]:
+    """Namespace and own name of the WooF called ``name``.
+
+    Raises:
+        InvalidValueError: it is not ``namespace/woof``.
+    """
+    namespace, slash, woof = name.encode("utf-8", "replace").partition(b"/")
+    if not (slash and is_component(namespace) and is_component(woof)):
+        raise InvalidValueError(f"WooF {name[:80]!r}: use namespace/woof, {_NAME_RULE}")
+    return namespace, woof

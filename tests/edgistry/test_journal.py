@@ -1,4 +1,4 @@
-"""The append-only log against a plain list, on both stores."""
+"""The journal against a plain list, on both stores."""
 
 from __future__ import annotations
 
@@ -20,77 +20,77 @@ from edgistry.errors import (
     InvalidValueError,
     TooLargeError,
 )
+from edgistry.journal import Journal
 from edgistry.kv import KeyValue, MemoryKeyValue
-from edgistry.woof import Woof
 
 
 @pytest.fixture(params=["memory", "leveldb"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KeyValue]:
     opened: KeyValue = (
-        MemoryKeyValue() if request.param == "memory" else LevelKeyValue(tmp_path / "woof.ldb")
+        MemoryKeyValue() if request.param == "memory" else LevelKeyValue(tmp_path / "journal.ldb")
     )
     yield opened
     opened.close()
 
 
 def test_numbers_begin_at_one_and_rise_by_one(store: KeyValue) -> None:
-    woof = Woof(store, "a/b")
-    assert [woof.put(b"x"), woof.put(b""), woof.put(b"x")] == [1, 2, 3]
-    assert (woof.earliest(), woof.latest()) == (1, 3)
+    journal = Journal(store, "a/b")
+    assert [journal.put(b"x"), journal.put(b""), journal.put(b"x")] == [1, 2, 3]
+    assert (journal.earliest(), journal.latest()) == (1, 3)
 
 
 def test_number_is_not_given_again_after_everything_was_trimmed(store: KeyValue) -> None:
-    woof = Woof(store, "a/b")
-    woof.put(b"x")
-    woof.put(b"y")
-    store.write(woof.trim(2), sync=True)
-    assert Woof(store, "a/b").put(b"z") == 3
+    journal = Journal(store, "a/b")
+    journal.put(b"x")
+    journal.put(b"y")
+    store.write(journal.trim(2), sync=True)
+    assert Journal(store, "a/b").put(b"z") == 3
 
 
 def test_append_is_one_set_of_changes_that_joins_another_batch(store: KeyValue) -> None:
-    woof = Woof(store, "a/b")
-    appended = woof.append([b"x", b"y"])
-    assert woof.latest() == 0
+    journal = Journal(store, "a/b")
+    appended = journal.append([b"x", b"y"])
+    assert journal.latest() == 0
     store.write([*appended.changes, (b"other", b"table")], sync=True)
     assert (appended.first, appended.last) == (1, 2)
-    assert list(woof.scan()) == [(1, b"x"), (2, b"y")]
+    assert list(journal.scan()) == [(1, b"x"), (2, b"y")]
 
 
 def test_appending_nothing_changes_nothing(store: KeyValue) -> None:
-    assert Woof(store, "a/b").append([]).changes == []
+    assert Journal(store, "a/b").append([]).changes == []
 
 
 def test_wrong_numbers_are_refused_each_in_its_own_way(store: KeyValue) -> None:
-    woof = Woof(store, "a/b")
+    journal = Journal(store, "a/b")
     with pytest.raises(EmptyWoofError):
-        woof.get(1)
-    woof.put(b"x")
-    woof.put(b"y")
-    store.write(woof.trim(1), sync=True)
+        journal.get(1)
+    journal.put(b"x")
+    journal.put(b"y")
+    store.write(journal.trim(1), sync=True)
     with pytest.raises(ElementEvictedError):
-        woof.get(1)
+        journal.get(1)
     with pytest.raises(ElementEvictedError):
-        woof.get(0)
+        journal.get(0)
     with pytest.raises(ElementNotYetError):
-        woof.get(3)
-    assert woof.get(2) == b"y"
+        journal.get(3)
+    assert journal.get(2) == b"y"
 
 
 def test_element_over_the_limit_is_refused_and_nothing_is_put(store: KeyValue) -> None:
-    woof = Woof(store, "a/b", element_limit=3)
+    journal = Journal(store, "a/b", element_limit=3)
     with pytest.raises(TooLargeError):
-        woof.append([b"ok", b"four"])
-    assert woof.put(b"abc") == 1
+        journal.append([b"ok", b"four"])
+    assert journal.put(b"abc") == 1
 
 
 @pytest.mark.parametrize("name", ["", "A", "a\0b", "a b", "x" * 129, "/a"])
 def test_bad_name_is_refused(name: str) -> None:
     with pytest.raises(InvalidValueError):
-        Woof(MemoryKeyValue(), name)
+        Journal(MemoryKeyValue(), name)
 
 
-def test_woofs_with_prefixing_names_do_not_mix(store: KeyValue) -> None:
-    short, long = Woof(store, "a"), Woof(store, "ab")
+def test_journals_with_prefixing_names_do_not_mix(store: KeyValue) -> None:
+    short, long = Journal(store, "a"), Journal(store, "ab")
     short.put(b"short")
     long.put(b"long")
     long.put(b"long")
@@ -99,15 +99,15 @@ def test_woofs_with_prefixing_names_do_not_mix(store: KeyValue) -> None:
 
 
 def test_trimming_beyond_the_end_keeps_later_elements(store: KeyValue) -> None:
-    woof = Woof(store, "a")
-    woof.put(b"x")
-    store.write(woof.trim(10), sync=True)
-    woof.put(b"y")
-    assert list(woof.scan()) == [(2, b"y")]
-    assert woof.trim(1) == []
+    journal = Journal(store, "a")
+    journal.put(b"x")
+    store.write(journal.trim(10), sync=True)
+    journal.put(b"y")
+    assert list(journal.scan()) == [(2, b"y")]
+    assert journal.trim(1) == []
 
 
-class WoofAgainstList(RuleBasedStateMachine):
+class JournalAgainstList(RuleBasedStateMachine):
     """Any run of appends, trims and restarts reads as a list that lost its head."""
 
     def __init__(self) -> None:
@@ -123,19 +123,19 @@ class WoofAgainstList(RuleBasedStateMachine):
         pass
 
     @property
-    def woof(self) -> Woof:
-        return Woof(self.store, "model/log")
+    def journal(self) -> Journal:
+        return Journal(self.store, "model/log")
 
     @rule(elements=st.lists(st.binary(max_size=8), max_size=4))
     def append(self, elements: list[bytes]) -> None:
-        appended = self.woof.append(elements)
+        appended = self.journal.append(elements)
         self.store.write(appended.changes, sync=False)
         self.elements += elements
         assert appended.last == len(self.elements)
 
     @rule(through=st.integers(-1, 30))
     def trim(self, through: int) -> None:
-        self.store.write(self.woof.trim(through), sync=False)
+        self.store.write(self.journal.trim(through), sync=False)
         self.trimmed = max(self.trimmed, min(through, len(self.elements)))
 
     @rule()
@@ -145,23 +145,25 @@ class WoofAgainstList(RuleBasedStateMachine):
     @rule(first=st.integers(-2, 30), last=st.integers(-2, 30), count=st.integers(-1, 30))
     def windows_agree(self, first: int, last: int, count: int) -> None:
         readable = self.readable()
-        assert list(self.woof.scan(first, last)) == [e for e in readable if first <= e[0] <= last]
+        assert list(self.journal.scan(first, last)) == [
+            e for e in readable if first <= e[0] <= last
+        ]
         newest = readable[::-1][: max(count, 0)]
-        assert self.woof.tail(count) == newest
+        assert self.journal.tail(count) == newest
 
     @invariant()
     def reads_as_the_list(self) -> None:
-        assert self.woof.latest() == len(self.elements)
-        assert self.woof.earliest() == self.trimmed + 1
-        assert list(self.woof.scan()) == self.readable()
+        assert self.journal.latest() == len(self.elements)
+        assert self.journal.earliest() == self.trimmed + 1
+        assert list(self.journal.scan()) == self.readable()
         for number, element in self.readable():
-            assert self.woof.get(number) == element
+            assert self.journal.get(number) == element
 
     def readable(self) -> list[tuple[int, bytes]]:
         return [(n, e) for n, e in enumerate(self.elements, 1) if n > self.trimmed]
 
 
-class WoofOnDiskAgainstList(WoofAgainstList):
+class JournalOnDiskAgainstList(JournalAgainstList):
     def open(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="edg"))
         self.store = LevelKeyValue(self.directory / "db")
@@ -175,9 +177,9 @@ class WoofOnDiskAgainstList(WoofAgainstList):
         shutil.rmtree(self.directory)
 
 
-TestWoofAgainstList = WoofAgainstList.TestCase
-TestWoofAgainstList.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
-TestWoofOnDiskAgainstList = WoofOnDiskAgainstList.TestCase
-TestWoofOnDiskAgainstList.settings = settings(
+TestJournalAgainstList = JournalAgainstList.TestCase
+TestJournalAgainstList.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+TestJournalOnDiskAgainstList = JournalOnDiskAgainstList.TestCase
+TestJournalOnDiskAgainstList.settings = settings(
     max_examples=15, stateful_step_count=15, deadline=None
 )
