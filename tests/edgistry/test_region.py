@@ -183,6 +183,24 @@ def test_a_circle_of_any_size_is_right_along_its_edge(
             assert (cell in cover) == (distance < radius_km)
 
 
+@pytest.mark.parametrize(
+    ("radius_km", "resolution"), [(28.0, 4), (70.0, 3), (225.0, 2), (500.0, 1)]
+)
+def test_a_circle_around_a_corner_reaches_into_every_cell_around(
+    radius_km: float, resolution: int
+) -> None:
+    # The largest circles for which the descent starts at that resolution, from its worst places.
+    starts = [h3.get_pentagons(resolution)[3], h3.latlng_to_cell(48, 11, resolution)]
+    for corner in (corner for cell in starts for corner in h3.cell_to_boundary(cell)[::2]):
+        cover = cover_near(corner[0], corner[1], radius_km)
+        for bearing in range(0, 360, 10):
+            probe = moved(corner, radius_km - 2.0, math.radians(bearing))
+            cell = h3.latlng_to_cell(*probe, 7)
+            distance = haversine_km(corner, h3.cell_to_latlng(cell))
+            if not near_the_edge(distance, radius_km):
+                assert (cell in cover) == (distance < radius_km)
+
+
 @pytest.mark.parametrize("place", AWKWARD_PLACES)
 def test_circles_hold_as_many_cells_as_brute_force_finds(place: tuple[float, float]) -> None:
     cover = cover_near(*place, 40.0)
@@ -347,7 +365,8 @@ def test_boxes_at_poles_and_antimeridian_hold_the_centres_in_them(
 
 def test_a_band_around_the_earth_needs_corners_along_it_and_then_works() -> None:
     band = geojson(
-        [(x, 85.5) for x in (-180.0, -60.0, 60.0, 180.0)] + [(x, 86.0) for x in (180.0, 60.0, -60.0, -180.0)]
+        [(x, 85.5) for x in (-180.0, -60.0, 60.0, 180.0)]
+        + [(x, 86.0) for x in (180.0, 60.0, -60.0, -180.0)]
     )
     cover = cover_polygon([band])
     for x in range(-179, 180, 7):
