@@ -11,13 +11,14 @@ import csv
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ NODES = 4
 # Bands of longitude, west to east, one a node: California lies in the first, Iceland in the third.
 BANDS = ((-180.0, -100.0), (-100.0, -30.0), (-30.0, 60.0), (60.0, 180.01))
 PORTS_PER_NODE = 10
+DEMO_REGIONS = ("california", "iceland", "great-britain", "japan-honshu", "new-south-wales")
 
 
 class DemoError(Exception):
@@ -98,9 +100,10 @@ class Demo:
         nodes: list[dict[str, Any]] = answer["nodes"]
         return nodes
 
-    def agreed(self, numbers: Iterator[int] | range, at_least: int = 0) -> dict[str, Any] | None:
+    def agreed(self, numbers: range, at_least: int = 0) -> dict[str, Any] | None:
         """The common state of these nodes, or None while they differ."""
-        chosen = [self.status()[number] for number in numbers]
+        nodes = self.status()
+        chosen = [nodes[number] for number in numbers]
         first = chosen[0]
         for node in chosen:
             same = (node["height"], node["app_hash"], node["services"]) == (
@@ -143,7 +146,7 @@ class Demo:
 
     def put_regions(self) -> None:
         self.tell.step("Named regions go on the chain, from GeoJSON")
-        files = sorted(REGIONS.glob("*.geojson"))
+        files = [REGIONS / f"{name}.geojson" for name in DEMO_REGIONS]
         for position, path in enumerate(files):
             self.run(
                 "edgistry-node",
@@ -157,7 +160,7 @@ class Demo:
                 show=position == 0,
             )
         self.facts["regions"] = [path.stem for path in files]
-        self.tell.fact(f"and {len(files) - 1} more: " + ", ".join(p.stem for p in files[1:]))
+        self.tell.fact("and likewise " + ", ".join(path.stem for path in files[1:]))
 
     def import_stations(self) -> None:
         self.tell.step("Weather stations are registered, a band of longitude at each node")
@@ -340,7 +343,9 @@ def main() -> int:
             f" --radius-km 50\nand stop it with:\n   edgistry-node cluster down {demo.directory}"
         )
     else:
-        demo.tell.say(f"\nStopped. Its files are in {parent}; `--keep` would leave it running.")
+        if options.directory is None:
+            shutil.rmtree(parent)
+        demo.tell.say("\nStopped and cleaned up; `scripts/demo --keep` leaves the cluster running.")
     return 0
 
 
