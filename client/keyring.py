@@ -23,10 +23,9 @@ from pathlib import Path
 
 from edgistry.capability import Capability
 from edgistry.captext import danger_text, parse_text
-from edgistry.envelope import MAX_CAPABILITIES
+from edgistry.envelope import MAX_CAPABILITIES, RIGHTS_NEEDED, Operation
 from edgistry.errors import FileError, InvalidValueError, NotFoundError, Refused
-from edgistry.judge import rights_needed
-from edgistry.rights import covers
+from edgistry.rights import Right, covers
 
 from .secret_files import check_secret_folder, make_secret_folder, read_secret, write_secret
 
@@ -59,7 +58,7 @@ class Wanted:
     """What authority is needed for. ``client`` is the caller's 8-byte id, ``None`` for whichever
     the capability names."""
 
-    operation: int
+    operation: Operation
     target: str
     handler: str = ""
     payload: bytes = b""
@@ -229,7 +228,9 @@ def _beside(entry: KeyringEntry, entries: Sequence[KeyringEntry]) -> tuple[Capab
 
 def _authority(entry: KeyringEntry, wanted: Wanted) -> tuple[int, int, int, str]:
     """Sorts by how much more than ``wanted`` the entry could do."""
-    needed = rights_needed(wanted.operation, wanted.handler)
+    needed = RIGHTS_NEEDED[wanted.operation]
+    if wanted.operation == Operation.PUT and wanted.handler:
+        needed |= Right.INVOKE
     granting = [
         (len(each.object), each.rights.bit_count())
         for each in entry.capability.entries
