@@ -38,17 +38,20 @@ def test_thousands_of_changes_keep_order_across_chunks() -> None:
     randomness = random.Random(4)
     held = {randomness.randbytes(3) for _ in range(3000)}
     entries = SortedEntries(held)
-    for _ in range(20_000):
-        if randomness.random() < 0.5 and held:
-            # Removing from the low end empties whole chunks.
-            gone = min(held) if randomness.random() < 0.2 else held.pop()
-            held.discard(gone)
-            entries.remove(gone)
-        else:
+    for step in range(20_000):
+        # First it grows, so that chunks split; then it shrinks, so that they empty.
+        if randomness.random() < (0.8 if step < 10_000 else 0.2):
             new = randomness.randbytes(3)
             if new not in held:
                 held.add(new)
                 entries.add(new)
+        else:
+            gone = held.pop()
+            entries.remove(gone)
+        if step % 500 == 0:
+            start = randomness.randbytes(2)
+            expected = sorted(entry for entry in held if entry >= start)
+            assert drain(entries, start, b"\xff" * 4) == (expected, None)
     assert len(entries) == len(held)
     assert drain(entries, b"", b"\xff" * 4)[0] == sorted(held)
 
