@@ -238,7 +238,10 @@ class CorruptDatabaseError(Refused):
 
 
 class StorageError(Refused):
-    """The disk did not take a write; nothing of it is visible, and no further write is taken."""
+    """The disk did not do as asked.
+
+    What could not be written cannot be seen; after a restart it is there whole, or not at all.
+    """
 
     code = "storage"
     number = 65

@@ -14,6 +14,7 @@ is in ``edgistry.adapters.leveldb``. Not handled here: what the keys mean.
 from __future__ import annotations
 
 import bisect
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
@@ -52,11 +53,12 @@ def prefix_end(prefix: bytes) -> bytes | None:
 
 
 class MemoryKeyValue:
-    """A ``KeyValue`` in memory, for tests and throw-away nodes."""
+    """A ``KeyValue`` in memory, for tests and throw-away nodes. Safe to use from many threads."""
 
     def __init__(self) -> None:
         self._values: dict[bytes, bytes] = {}
         self._keys: list[bytes] = []
+        self._lock = threading.Lock()
 
     def get(self, key: bytes) -> bytes | None:
         return self._values.get(key)
@@ -64,22 +66,25 @@ class MemoryKeyValue:
     def scan(
         self, start: bytes, stop: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
-        low = bisect.bisect_left(self._keys, start)
-        high = len(self._keys) if stop is None else bisect.bisect_left(self._keys, stop)
-        found = [(key, self._values[key]) for key in self._keys[low:high]]
+        with self._lock:
+            low = bisect.bisect_left(self._keys, start)
+            high = len(self._keys) if stop is None else bisect.bisect_left(self._keys, stop)
+            found = [(key, self._values[key]) for key in self._keys[low:high]]
         return iter(reversed(found) if reverse else found)
 
     def write(self, changes: Iterable[Change], *, sync: bool) -> None:
-        for key, value in list(changes):
-            present = key in self._values
-            if value is None:
-                if present:
-                    del self._values[key]
-                    del self._keys[bisect.bisect_left(self._keys, key)]
-                continue
-            if not present:
-                bisect.insort(self._keys, key)
-            self._values[key] = value
+        batch = list(changes)
+        with self._lock:
+            for key, value in batch:
+                present = key in self._values
+                if value is None:
+                    if present:
+                        del self._values[key]
+                        del self._keys[bisect.bisect_left(self._keys, key)]
+                    continue
+                if not present:
+                    bisect.insort(self._keys, key)
+                self._values[key] = value
 
     def close(self) -> None:
         return None
