@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from edgistry.adapters import crypto
+from edgistry.adapters import sodium
 from edgistry.errors import ChainMismatchError, Refused
 from edgistry.kv import KeyValue
 from edgistry.transactions import Verify
@@ -51,7 +51,7 @@ class RegistryApplication(BaseApplication):
         store: KeyValue,
         *,
         allowed_peer_ids: Callable[[str], bool],
-        verify: Verify = crypto.verify,
+        verify: Verify = sodium.verify,
     ) -> None:
         self._ledger = Ledger(store)
         self._memo = SignatureMemo(verify)

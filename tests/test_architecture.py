@@ -96,6 +96,7 @@ OWNERS = {
     "aiohttp": ("edgistry/adapters/http.py",),
     "uvloop": ("edgistry/adapters/http.py",),
     "cryptography": ("edgistry/adapters/crypto.py",),
+    "nacl": ("edgistry/adapters/sodium.py",),
     "structlog": ("edgistry/adapters/log.py",),
     "google": ("abci_app/abci_pb2.py",),
     "prometheus_client": ("abci_app/metrics.py",),
@@ -131,6 +132,7 @@ DISTRIBUTIONS = {
     "plyvel-next": "plyvel_next",
     "prometheus-client": "prometheus_client",
     "protobuf": "google",
+    "pynacl": "nacl",
 }
 
 LOGGERS = {

@@ -4,21 +4,18 @@ Rules kept here:
 
 * Keys and signatures are plain bytes outside this module: a seed and a public key are 32 bytes, a
   signature 64.
-* ``verify`` never raises: a key or signature of the wrong length does not verify.
-* Nothing is remembered: parsing a public key costs 1.6 µs of the 130 of a verification. Parsing a
-  seed costs as much as a signature, so ``signer`` parses one for a caller that signs often.
-* OpenSSL works without Python's global lock: verifications on several threads run at once.
+* Parsing a seed costs as much as a signature, so ``signer`` parses one for a caller that signs
+  often.
 
-This is the only module that imports ``cryptography``. Not handled here: where keys are kept, and
-which key may sign what.
+This is the only module that imports ``cryptography``. Not handled here: verification (``sodium``),
+where keys are kept, and which key may sign what.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ..errors import InvalidValueError
 
@@ -57,15 +54,6 @@ def signer(seed: bytes) -> Callable[[bytes], bytes]:
         InvalidValueError: ``seed`` is not 32 bytes.
     """
     return _private_key(seed).sign
-
-
-def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    """Whether ``signature`` is the owner of ``public_key``'s over ``message``. Never raises."""
-    try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
-    except (InvalidSignature, ValueError):
-        return False
-    return True
 
 
 def _private_key(seed: bytes) -> Ed25519PrivateKey:

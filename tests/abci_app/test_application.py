@@ -13,7 +13,7 @@ from abci_app import abci_pb2 as pb
 from abci_app.abci_framing import proposal_size
 from abci_app.application import RegistryApplication
 from abci_app.slices import Slices
-from edgistry.adapters import crypto
+from edgistry.adapters import sodium
 from edgistry.errors import (
     BadSignatureError,
     ChainMismatchError,
@@ -487,7 +487,7 @@ async def test_a_signature_is_verified_once_from_mempool_to_block(
 
     def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
         verified.append(message)
-        return crypto.verify(public_key, message, signature)
+        return sodium.verify(public_key, message, signature)
 
     world = World(store)
     world.app = RegistryApplication(store, allowed_peer_ids=lambda _: False, verify=verify)

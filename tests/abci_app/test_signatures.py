@@ -6,7 +6,7 @@ import pytest
 
 from abci_app.schema import Member
 from abci_app.signatures import MAX_KEPT_PARSED, SignatureMemo
-from edgistry.adapters import crypto
+from edgistry.adapters import sodium
 from edgistry.errors import (
     BadSignatureError,
     NotAMemberError,
@@ -30,7 +30,7 @@ class Opener:
 
     def _verify(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
         self.verified += 1
-        return crypto.verify(public_key, message, signature)
+        return sodium.verify(public_key, message, signature)
 
     def open(self, data: bytes, *, chain_id: str = CHAIN, last: int | None = None) -> Transaction:
         def reached(_: NodeId) -> int:

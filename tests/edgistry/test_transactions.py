@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgistry.adapters import crypto
+from edgistry.adapters import crypto, sodium
 from edgistry.codec import replace
 from edgistry.errors import InvalidValueError, MalformedError, Refused, TooLargeError
 from edgistry.transactions import (
@@ -102,7 +102,7 @@ def test_a_signed_transaction_reads_back_and_its_signature_verifies(
     assert (transaction.chain_id, transaction.sequence) == (chain_id, sequence)
     assert transaction.node_id == NODE_ID
     assert parse_body(transaction) == body
-    assert crypto.verify(PUBLIC_KEY, signing_bytes(transaction), transaction.signature)
+    assert sodium.verify(PUBLIC_KEY, signing_bytes(transaction), transaction.signature)
 
 
 @given(BODIES)
@@ -144,7 +144,7 @@ def test_no_byte_can_be_changed_without_breaking_form_or_signature(
         transaction = parse_transaction(bytes(changed))
     except MalformedError:
         return
-    assert not crypto.verify(PUBLIC_KEY, signing_bytes(transaction), transaction.signature)
+    assert not sodium.verify(PUBLIC_KEY, signing_bytes(transaction), transaction.signature)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_no_byte_can_be_changed_without_breaking_form_or_signature(
 def test_every_element_is_signed(change: dict[str, Any]) -> None:
     transaction = parse_transaction(signed(NodeLease()))
     moved = replace(transaction, **change)
-    assert not crypto.verify(PUBLIC_KEY, signing_bytes(moved), transaction.signature)
+    assert not sodium.verify(PUBLIC_KEY, signing_bytes(moved), transaction.signature)
 
 
 # --- hostile bytes -----------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def test_damaged_transactions_are_malformed_or_not_signed(body: Body, data: st.D
         parse_body(transaction)
     except MalformedError:
         return
-    verified = crypto.verify(PUBLIC_KEY, signing_bytes(transaction), transaction.signature)
+    verified = sodium.verify(PUBLIC_KEY, signing_bytes(transaction), transaction.signature)
     assert verified == (bent == original)
 
 
