@@ -40,7 +40,7 @@ def test_thousands_of_changes_keep_order_across_chunks() -> None:
     entries = SortedEntries(held)
     for step in range(20_000):
         # First it grows, so that chunks split; then it shrinks, so that they empty.
-        if randomness.random() < (0.8 if step < 10_000 else 0.2):
+        if randomness.random() < (0.8 if step < 10_000 else 0.1):
             new = randomness.randbytes(3)
             if new not in held:
                 held.add(new)
