@@ -11,11 +11,13 @@ Rules kept here:
 * Confirmed by state alone: a transaction is done when the registry's sequence of this node has
   reached it. Refused ones become dead letters, and the next one goes through.
 
-The database remembers which chain and node it belongs to, and the last sequence it gave. When the
-chain knows a higher one, the database is older than the chain (restored from a copy, say) and the
-log says so.
+When the chain knows a higher sequence than the database gave, the database is older than the chain
+(restored from a copy, say) and the log says so. A chain whose blocks can come back is waited for
+when it is behind; one whose blocks cannot (``chain_replays`` false: a solo node's registry restored
+from a copy) is taken as it is, and what waits gets new sequences.
 
-Not handled here: what the transactions mean, and the transport (``TransactionSink``).
+Not handled here: the queue itself (``outbox_queue``), what the transactions mean, and the transport
+(``TransactionSink``).
 """
 
 from __future__ import annotations
@@ -23,42 +25,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import takewhile
 from typing import Protocol
 
 from edgistry.adapters.log import get_logger
-from edgistry.codec import Wire, decode, encode
-from edgistry.errors import ChainMismatchError, CorruptDatabaseError, Refused, UnavailableError
-from edgistry.journal import Journal
+from edgistry.errors import Refused
 from edgistry.kv import Change, KeyValue
-from edgistry.transactions import (
-    MAX_TRANSACTION_BYTES,
-    Body,
-    Bytes20,
-    Kind,
-    NodeId,
-    Sign,
-    parse_transaction,
-    sign_transaction,
-)
+from edgistry.transactions import Body, Kind, NodeId, Sign
 
 from .dead_letters import DeadLetter, DeadLetters
+from .outbox_queue import OutboxQueue, Pending
 from .schema import SequenceState
 
 MAX_IN_FLIGHT = 16
 """Also how many refused sequences the chain remembers for a node: none is ever missed."""
 MAX_IN_FLIGHT_BYTES = 2_000_000
 RESEND_S = 3.0
-MAX_PENDING_BYTES = 256 << 20
-"""About 1.5 million records: weeks of a cut-off node's registrations, bounded on its disk."""
 MAX_BACK_OFF_S = 5.0
 _FIRST_BACK_OFF_S = 0.25
-
-_OWNER_KEY = b"o/owner"
-_LAST_KEY = b"o/last"
 
 logger = get_logger("edgistry.node.outbox")
 
@@ -81,23 +65,6 @@ class SequenceReader(Protocol):
         """The sequence state of ``node_id`` in the last committed block."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pending:
-    """One transaction that is not yet confirmed; its bytes stay in the database."""
-
-    number: int
-    """Its number in the log."""
-    sequence: int
-    kind: int
-    size: int
-    """Bytes of the signed transaction."""
-
-
-class _Owner(Wire):
-    chain_id: str
-    node_id: Bytes20
-
-
 Settled = Callable[[Pending, bytes], Iterable[Change]]
 """Told of each transaction that is done, confirmed or refused, with its signed bytes; the changes
 it answers are written together with forgetting the transaction."""
@@ -108,6 +75,7 @@ class Outbox:
 
     Raises (on opening):
         ChainMismatchError: the database belongs to another chain or another node.
+        CorruptDatabaseError: an entry does not decode.
     """
 
     def __init__(
@@ -119,6 +87,7 @@ class Outbox:
         sign: Sign,
         reader: SequenceReader,
         sink: TransactionSink,
+        chain_replays: bool = True,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.dead_letters = DeadLetters(store)
@@ -126,13 +95,11 @@ class Outbox:
         self.behind_chain = False
         """Whether the chain has had a sequence that this database did not give."""
         self._store = store
-        self._chain_id = chain_id
         self._node_id = node_id
-        self._sign = sign
         self._reader = reader
         self._sink = sink
         self._clock_s = clock_s
-        self._log = Journal(store, "node/outbox", element_limit=MAX_TRANSACTION_BYTES)
+        self._queue = OutboxQueue(store, chain_id=chain_id, node_id=node_id, sign=sign)
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
         self._progress = asyncio.Event()
@@ -141,27 +108,26 @@ class Outbox:
         self._progress_at_s = 0.0
         self._failures = 0
         self._retry_at_s = 0.0
-        self._check_owner()
-        self._last = self._stored_last()
-        self._pending = deque(self._load())
-        self._pending_bytes = sum(entry.size for entry in self._pending)
+        if not chain_replays:
+            self._follow_shortened_chain()
 
     # --- what is waiting ------------------------------------------------------------------------
 
     @property
     def pending(self) -> int:
         """How many transactions are accepted and not yet confirmed."""
-        return len(self._pending)
+        return len(self._queue.entries)
 
     @property
     def pending_bytes(self) -> int:
         """Their bytes."""
-        return self._pending_bytes
+        return self._queue.bytes
 
     @property
     def settled_through(self) -> int:
         """Every accepted transaction up to this sequence is confirmed or refused."""
-        return self._pending[0].sequence - 1 if self._pending else self._last
+        entries = self._queue.entries
+        return entries[0].sequence - 1 if entries else self._queue.last
 
     @property
     def gap(self) -> int:
@@ -169,17 +135,16 @@ class Outbox:
 
         More than 0 while the node catches up; if it stays, the chain is older than the database.
         """
-        if not self._pending:
-            return 0
-        return max(0, self._pending[0].sequence - self._committed().last - 1)
+        entries = self._queue.entries
+        return max(0, entries[0].sequence - self._committed().last - 1) if entries else 0
 
     def has_pending(self, kind: Kind) -> bool:
         """Whether a transaction of ``kind`` is waiting."""
-        return any(entry.kind == kind for entry in self._pending)
+        return any(entry.kind == kind for entry in self._queue.entries)
 
     def is_pending(self, sequence: int) -> bool:
         """Whether the transaction with that sequence is waiting."""
-        return bool(self._pending) and self._pending[0].sequence <= sequence <= self._last
+        return self.settled_through < sequence <= self._queue.last
 
     # --- accepting ------------------------------------------------------------------------------
 
@@ -199,35 +164,16 @@ class Outbox:
             InvalidValueError: a transaction would be too large.
         """
         async with self._lock:
-            first = max(self._committed().last, self._last) + 1
-            transactions = [
-                sign_transaction(
-                    chain_id=self._chain_id,
-                    node_id=self._node_id,
-                    sequence=sequence,
-                    body=body,
-                    sign=self._sign,
-                )
-                for sequence, body in enumerate(bodies, first)
-            ]
-            self._check_room(sum(map(len, transactions)))
-            appended = self._log.append(transactions)
-            changes = list(appended.changes)
+            accepted = self._queue.accept(bodies, after=self._committed().last)
+            changes = list(accepted.changes)
             if also is not None:
-                changes += also(first)
-            last = first + len(bodies) - 1
-            if transactions:
-                changes.append((_LAST_KEY, last.to_bytes(8, "big")))
+                changes += also(accepted.last - len(bodies) + 1)
             interrupted = await self._write(changes)
-            if transactions:
-                added = self._parse(enumerate(transactions, appended.first))
-                self._pending.extend(added)
-                self._pending_bytes += sum(entry.size for entry in added)
-                self._last = last
+            self._queue.accepted(accepted)
         self.notify()
         if interrupted:
             raise asyncio.CancelledError
-        return last
+        return accepted.last
 
     async def wait_until(self, sequence: int, timeout_s: float) -> bool:
         """Whether everything up to ``sequence`` was settled before ``timeout_s`` ran out.
@@ -262,7 +208,7 @@ class Outbox:
         """
         async with self._lock:
             await self._settle()
-        if not self._pending:
+        if not self.pending:
             return None
         now_s = self._clock_s()
         if now_s < self._retry_at_s:
@@ -282,13 +228,14 @@ class Outbox:
     async def _send(self, now_s: float) -> None:
         if self._sent == 0:
             self._progress_at_s = now_s
-        flying = sum(self._pending[at].size for at in range(self._sent))
-        while self._sent < min(MAX_IN_FLIGHT, len(self._pending)):
-            entry = self._pending[self._sent]
+        entries = self._queue.entries
+        flying = sum(entries[at].size for at in range(self._sent))
+        while self._sent < min(MAX_IN_FLIGHT, len(entries)):
+            entry = entries[self._sent]
             flying += entry.size
             if self._sent and flying > MAX_IN_FLIGHT_BYTES:
                 break
-            await self._sink.submit(self._log.get(entry.number))
+            await self._sink.submit(self._queue.transaction(entry))
             self._sent += 1
 
     def _back_off(self, error: Refused) -> float:
@@ -304,24 +251,24 @@ class Outbox:
 
     async def _settle(self) -> None:
         state = self._committed()
-        if state.last > self._last:
+        if state.last > self._queue.last:
             logger.warning(
                 "queues.ldb is older than the chain: the chain has transactions of this node that "
                 "the database does not know. If it was restored from a copy, import your devices "
                 "again; if another directory uses the same key, stop one of them now",
                 chain=state.last,
-                database=self._last,
+                database=self._queue.last,
             )
             self.behind_chain = True
-            self._last = state.last
-        done = list(takewhile(lambda entry: entry.sequence <= state.last, self._pending))
+            self._queue.last = state.last
+        done = self._queue.through(state.last)
         if not done:
             return
         refused = dict(state.refused)
         letters: list[DeadLetter] = []
-        changes = self._log.trim(done[-1].number)
+        changes = self._queue.forget(done)
         for entry in done:
-            transaction = self._log.get(entry.number)
+            transaction = self._queue.transaction(entry)
             if entry.sequence in refused:
                 letters.append(_letter(entry, refused[entry.sequence], transaction))
             if self.on_settled is not None:
@@ -330,9 +277,7 @@ class Outbox:
         # a dead letter is durable before the chain can forget the refusal.
         changes += self.dead_letters.add(letters)
         interrupted = await self._write(changes, sync=bool(letters))
-        for entry in done:
-            self._pending.popleft()
-            self._pending_bytes -= entry.size
+        self._queue.forgotten(done)
         self._sent = max(0, self._sent - len(done))
         self._progress_at_s = self._clock_s()
         self._progress.set()
@@ -340,10 +285,20 @@ class Outbox:
         if interrupted:
             raise asyncio.CancelledError
 
+    def _follow_shortened_chain(self) -> None:
+        """Take the chain as it is when it has lost blocks, which will not come back."""
+        last = self._committed().last
+        if self.gap or (not self.pending and self._queue.last > last):
+            logger.warning(
+                "the registry is older than queues.ldb: if it was restored from a copy, import "
+                "your devices again, so that those registered since then are published again",
+                chain=last,
+                database=self._queue.last,
+            )
+            self._queue.renumber(last)
+
     def _committed(self) -> SequenceState:
         return self._reader.sequence(self._node_id)
-
-    # --- the database ---------------------------------------------------------------------------
 
     async def _write(self, changes: list[Change], *, sync: bool = True) -> bool:
         """Write ``changes``, in a thread when the disk has to be waited for.
@@ -363,47 +318,6 @@ class Outbox:
                 interrupted = True
         writing.result()
         return interrupted
-
-    def _check_room(self, size: int) -> None:
-        if self._pending_bytes + size > MAX_PENDING_BYTES:
-            raise UnavailableError(
-                f"{self.pending} transactions ({self._pending_bytes} bytes) wait for the chain; "
-                f"the outbox holds {MAX_PENDING_BYTES} bytes"
-            )
-
-    def _check_owner(self) -> None:
-        owner = encode(_Owner(chain_id=self._chain_id, node_id=self._node_id))
-        stored = self._store.get(_OWNER_KEY)
-        if stored is None:
-            self._store.write([(_OWNER_KEY, owner)], sync=True)
-        elif stored != owner:
-            theirs = decode(stored, _Owner, limit=256)
-            raise ChainMismatchError(
-                f"queues.ldb belongs to node {theirs.node_id.hex()} of chain {theirs.chain_id!r}, "
-                f"but this is node {self._node_id.hex()} of chain {self._chain_id!r}"
-            )
-
-    def _stored_last(self) -> int:
-        return int.from_bytes(self._store.get(_LAST_KEY) or b"", "big")
-
-    def _load(self) -> list[Pending]:
-        return self._parse(self._log.scan())
-
-    def _parse(self, elements: Iterable[tuple[int, bytes]]) -> list[Pending]:
-        try:
-            return [_pending(number, element) for number, element in elements]
-        except Refused as error:
-            raise CorruptDatabaseError(f"queues.ldb: an outbox entry: {error}") from None
-
-
-def _pending(number: int, element: bytes) -> Pending:
-    transaction = parse_transaction(element)
-    return Pending(
-        number=number,
-        sequence=transaction.sequence,
-        kind=transaction.kind,
-        size=len(element),
-    )
 
 
 def _letter(entry: Pending, code: int, transaction: bytes) -> DeadLetter:

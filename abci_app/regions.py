@@ -35,7 +35,8 @@ from edgistry.transactions import (
 )
 
 from .admin_api import RegionDetail, RegionPutAnswer
-from .outbox import Outbox, Pending
+from .outbox import Outbox
+from .outbox_queue import Pending
 from .schema import Head, StoredRegion
 
 _PUTS = b"g/"

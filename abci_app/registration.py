@@ -47,7 +47,8 @@ from .devices import (
     record_of,
 )
 from .fleet import check_device
-from .outbox import Outbox, Pending
+from .outbox import Outbox
+from .outbox_queue import Pending
 from .schema import StoredService, stored_service
 
 MAX_BATCH_BYTES = 240_000

@@ -41,7 +41,8 @@ from .admin_api import (
 from .discover_service import Discoverer
 from .health import BlockWatch, EngineKind, Vitals, reasons_writes_wait
 from .leases import LeaseKeeper
-from .outbox import Outbox, Pending, TransactionSink
+from .outbox import Outbox, TransactionSink
+from .outbox_queue import Pending
 from .reader import RecordChange, RegistryReader
 from .regions import Regions
 from .registration import Registrar
@@ -101,6 +102,7 @@ class NodeService:
             sign=sign,
             reader=reader,
             sink=sink,
+            chain_replays=engine != "solo",
             clock_s=steady_s,
         )
         self.registrar = Registrar(store, node_id=node_id, reader=reader, outbox=self.outbox)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-import abci_app.outbox as outbox_module
+import abci_app.outbox_queue as queue_module
 from abci_app.leases import LeaseKeeper
 from abci_app.outbox import Outbox
 from abci_app.schema import Head
@@ -91,7 +91,7 @@ async def test_nothing_is_sent_before_the_chain_begins(bench: Bench) -> None:
 async def test_full_outbox_only_postpones_the_renewal(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox_module, "MAX_PENDING_BYTES", 1)
+    monkeypatch.setattr(queue_module, "MAX_PENDING_BYTES", 1)
     assert not await bench.leases.renew()
     monkeypatch.undo()
     assert await bench.leases.renew()

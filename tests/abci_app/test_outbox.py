@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import abci_app.outbox as outbox_module
+import abci_app.outbox_queue as queue_module
 from abci_app.outbox import MAX_IN_FLIGHT, RESEND_S, Outbox
 from abci_app.schema import SequenceState
 from edgistry.adapters.leveldb import LevelKeyValue
@@ -51,7 +52,7 @@ class Bench:
         self.clock = Clock()
         self.restart()
 
-    def restart(self) -> None:
+    def restart(self, *, chain_replays: bool = True) -> None:
         self.outbox = Outbox(
             self.store,
             chain_id="test",
@@ -59,6 +60,7 @@ class Bench:
             sign=lambda message: bytes(64),
             reader=self.chain,
             sink=self.chain,
+            chain_replays=chain_replays,
             clock_s=self.clock,
         )
 
@@ -281,6 +283,49 @@ async def test_database_older_than_the_chain_is_noticed_and_goes_on_after_it(
     assert await bench.outbox.append([body(1)]) == 10
 
 
+async def test_what_waits_gets_new_sequences_on_a_chain_that_lost_blocks_for_good(
+    bench: Bench,
+) -> None:
+    await bench.outbox.append([body(1), body(2), body(3)])
+    await bench.outbox.step()
+    bench.chain.commit()
+    await bench.outbox.step()
+    await bench.outbox.append([body(4), body(5)])
+    bench.chain.state = SequenceState(last=1)
+    bench.chain.committed.clear()
+    bench.restart(chain_replays=False)
+    assert (bench.outbox.pending, bench.outbox.gap) == (2, 0)
+    assert await bench.outbox.append([body(6)]) == 4
+    bench.restart(chain_replays=False)
+    await bench.outbox.step()
+    bench.chain.commit()
+    await bench.outbox.step()
+    assert [parse_body(t) for t in bench.chain.history()] == [body(4), body(5), body(6)]
+    assert bench.outbox.pending == 0
+
+
+async def test_empty_outbox_follows_a_chain_that_lost_blocks_for_good(bench: Bench) -> None:
+    await bench.outbox.append([body(1), body(2)])
+    await bench.outbox.step()
+    bench.chain.commit()
+    await bench.outbox.step()
+    bench.chain.state = SequenceState(last=0)
+    bench.restart(chain_replays=False)
+    assert await bench.outbox.append([body(3)]) == 1
+
+
+async def test_transaction_on_its_way_keeps_its_sequence_on_a_chain_that_lost_nothing(
+    bench: Bench,
+) -> None:
+    await bench.outbox.append([body(1), body(2)])
+    await bench.outbox.step()
+    bench.chain.commit(1)
+    bench.restart(chain_replays=False)
+    await bench.outbox.step()
+    bench.chain.commit()
+    assert [parse_body(t) for t in bench.chain.history()] == [body(1), body(2)]
+
+
 async def test_fresh_database_on_a_fresh_chain_is_not_behind(bench: Bench) -> None:
     await bench.outbox.append([body(1)])
     await bench.outbox.step()
@@ -306,7 +351,7 @@ async def test_full_outbox_refuses_and_keeps_what_it_has(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.outbox.append([body(1)])
-    monkeypatch.setattr(outbox_module, "MAX_PENDING_BYTES", bench.outbox.pending_bytes)
+    monkeypatch.setattr(queue_module, "MAX_PENDING_BYTES", bench.outbox.pending_bytes)
     with pytest.raises(UnavailableError):
         await bench.outbox.append([body(2)])
     assert bench.outbox.pending == 1

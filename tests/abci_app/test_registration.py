@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-import abci_app.outbox as outbox_module
+import abci_app.outbox_queue as queue_module
 from abci_app.admin_api import DeviceRow, RowOutcome
 from abci_app.devices import parse_handle
 from abci_app.outbox import Outbox
@@ -224,7 +224,7 @@ async def test_record_that_the_chain_deleted_is_published_again(bench: Bench) ->
 async def test_nothing_of_a_batch_is_kept_when_the_outbox_is_full(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox_module, "MAX_PENDING_BYTES", 10)
+    monkeypatch.setattr(queue_module, "MAX_PENDING_BYTES", 10)
     with pytest.raises(UnavailableError):
         await bench.registrar.register([row(1)])
     assert bench.states() == []

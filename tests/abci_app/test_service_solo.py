@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -158,3 +159,26 @@ async def test_nothing_private_is_in_an_answer(tmp_path: Path, secret: str) -> N
         assert "8" in answer
         assert secret not in answer
         assert "SERIAL" not in answer
+
+
+async def test_registry_restored_from_a_copy_is_filled_again_by_the_next_import(
+    tmp_path: Path,
+) -> None:
+    clock = HandClock()
+    async with node_in(tmp_path, clock=clock) as node:
+        await node.service.register([row(0)])
+        await node.settle()
+    shutil.copytree(tmp_path / "registry.ldb", tmp_path / "copy")
+    async with node_in(tmp_path, clock=clock) as node:
+        for number in (1, 2, 3):
+            await node.service.register([row(number)])
+            await node.settle()
+        await node.service.register([row(4)])
+    shutil.rmtree(tmp_path / "registry.ldb")
+    (tmp_path / "copy").rename(tmp_path / "registry.ldb")
+    async with node_in(tmp_path, clock=clock) as node:
+        await node.settle()
+        again = await node.service.register([row(number) for number in range(5)])
+        assert kinds(again.outcomes) == ["unchanged", "added", "added", "added", "unchanged"]
+        await node.settle()
+        assert len((await node.near(46.0, 8.0)).services) == 5
