@@ -23,6 +23,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -92,6 +93,17 @@ class Cluster:
             self._ports.release()
             if not keep:
                 shutil.rmtree(self.parent, ignore_errors=True)
+
+    def edit_genesis(self, edit: Callable[[dict[str, Any]], None]) -> None:
+        """Change the first state of the chain, on all nodes alike, before they first start.
+
+        ``edit`` changes the ``app_state`` of the genesis document in place.
+        """
+        for number in self.numbers:
+            path = self.directory(number).genesis_file
+            document = json.loads(path.read_text())
+            edit(document["app_state"])
+            path.write_text(json.dumps(document))
 
     # --- where things are -----------------------------------------------------------------------
 
@@ -207,6 +219,17 @@ class Cluster:
             for answer in answers
         }
         return first if len(facts) == 1 else None
+
+    def engine_rpc(self, number: int, method: str, **parameters: str) -> Any:
+        """What a node's engine answers to one call of its RPC."""
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters}
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port(number) + 2}/",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return json.load(response)["result"]
 
     # --- waiting --------------------------------------------------------------------------------
 

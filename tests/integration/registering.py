@@ -47,6 +47,27 @@ def device_row(identity: str, *, seeded: random.Random) -> DeviceRow:
     )
 
 
+def register(cluster: Cluster, number: int, *identities: str) -> list[str]:
+    """Register these devices with a node; their handles, as soon as the node has accepted them."""
+    rows = [device_row(identity, seeded=random.Random(identity)) for identity in identities]
+    with AdminClient(cluster.directory(number)) as client:
+        outcomes = client.register(rows).outcomes
+    assert all(outcome.outcome == "added" for outcome in outcomes), outcomes
+    return [outcome.handle for outcome in outcomes]
+
+
+def wait_shown(cluster: Cluster, expected: Iterable[str], seconds: float = READY_S) -> None:
+    """Wait until all nodes agree on as many devices as are ``expected``; check that it is they."""
+    wanted = list(expected)
+
+    def counted() -> bool:
+        answer = cluster.agreed()
+        return answer is not None and answer.services == len(wanted)
+
+    cluster.wait_until(f"{len(wanted)} devices on all nodes", counted, seconds)
+    check_shown(cluster, wanted)
+
+
 def discovered(cluster: Cluster, number: int) -> list[str]:
     """The handles of all devices near ``CENTER`` that a node shows, in its order."""
     with BlockingNodeClient(cluster.api(number)) as client:
