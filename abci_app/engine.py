@@ -40,6 +40,8 @@ Tell = Callable[[str], None]
 
 _PROGRESS_EVERY_S = 5.0
 _LAST_LINES = 12
+_PACKAGES = 620
+"""What there is to compile when nothing is in Go's cache; less when something is."""
 _WAIT_FOR_OTHER_S = 1800.0
 
 
@@ -249,8 +251,7 @@ def _go_install(go: Path, target: Path, tell: Tell, environment: dict[str, str])
     if "HOME" not in environment:
         environment.setdefault("GOPATH", str(target.parent / "go"))
         environment.setdefault("GOCACHE", str(target.parent / "go-build"))
-    started = last_told = time.monotonic()
-    downloads = packages = 0
+    progress = _Progress(tell)
     lines: list[str] = []
     with subprocess.Popen(
         [go, "install", "-v", ENGINE_MODULE],
@@ -265,23 +266,35 @@ def _go_install(go: Path, target: Path, tell: Tell, environment: dict[str, str])
         try:
             for line in process.stdout or ():
                 lines.append(line.rstrip())
-                if line.startswith("go: downloading"):
-                    downloads += 1
-                elif re.fullmatch(r"[\w./~-]+", line.strip()):
-                    packages += 1
-                now = time.monotonic()
-                if now - last_told >= _PROGRESS_EVERY_S:
-                    last_told = now
-                    tell(
-                        f"  {now - started:3.0f} s: {downloads} modules downloaded,"
-                        f" {packages} packages compiled"
-                    )
+                progress.saw(line)
         except BaseException:
             process.terminate()
             raise
     if process.returncode:
         failed = [line for line in lines if not line.startswith("go: downloading")]
         raise EngineError(f"`{go} install {ENGINE_MODULE}` failed: {_tail(chr(10).join(failed))}")
+
+
+class _Progress:
+    """Tells every few seconds how far ``go install -v`` is."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._started = self._last_told = time.monotonic()
+        self._modules = self._packages = 0
+
+    def saw(self, line: str) -> None:
+        if line.startswith("go: downloading"):
+            self._modules += 1
+        elif re.fullmatch(r"[\w./~-]+", line.strip()):
+            self._packages += 1
+        now = time.monotonic()
+        if now - self._last_told >= _PROGRESS_EVERY_S:
+            self._last_told = now
+            done = f"{self._packages} of about {_PACKAGES} packages compiled"
+            if not self._packages:
+                done = f"{self._modules} modules downloaded"
+            self._tell(f"  {now - self._started:3.0f} s: {done}")
 
 
 def _tail(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ from abci_app.config import (
     peer_host_of,
     peer_id_of,
 )
-from edgistry.adapters.config import parse, render
+from edgistry.adapters.config import load, parse, render
 from edgistry.errors import ConfigError, InvalidValueError
 
 PEER = "0123456789abcdef0123456789abcdef01234567@10.0.0.2:26656"
@@ -131,3 +133,32 @@ def test_base_ports_leave_room_for_all_nodes() -> None:
     check_base_port(65502, 4)
     with pytest.raises(InvalidValueError, match="choose a base port from 1 to 65502"):
         check_base_port(65503, 4)
+
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "node_configs"
+
+
+def test_the_example_node_has_every_setting_at_its_default() -> None:
+    text = (EXAMPLES / "node.toml").read_text()
+    default = NodeConfig(name="node0")
+    assert read(text) == default
+    title, rest = text.split("\n\n", 1)
+    assert render(default, title="").lstrip() == rest
+    assert title.startswith("# Example")
+
+
+def test_the_example_nodes_of_a_test_net_belong_together() -> None:
+    cluster = load(EXAMPLES / "testnet" / "cluster.toml", ClusterConfig)
+    nodes = [load(EXAMPLES / "testnet" / f"{name}.toml", NodeConfig) for name in cluster.names]
+    assert [node.name for node in nodes] == list(cluster.names)
+    everybody = {member for node in nodes for member in node.peers.members}
+    assert len(everybody) == 4
+    for number, node in enumerate(nodes):
+        base = cluster.base_port + 10 * number
+        assert (node.api.port, node.peers.port, node.cometbft.rpc_port) == (
+            base,
+            base + 1,
+            base + 2,
+        )
+        (own,) = everybody - set(node.peers.members)
+        assert own.endswith(f"@127.0.0.1:{node.peers.port}")
