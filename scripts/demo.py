@@ -207,9 +207,9 @@ class Demo:
         )
 
     def discover(self, at: int, region: str, limit: int = 3) -> dict[str, Any]:
-        words = ["edgistry", "--node", self.url(at), "discover", "--region", region]
+        words = ["edgistry", "discover", "--node", self.url(at), "--region", region]
         words += ["--type", "weather-station", "--limit", str(limit)]
-        self.tell.say(indent(self.run(*words)))
+        self.tell.say(indent(aligned(self.run(*words))))
         answer: dict[str, Any] = self.run_json(*words, show=False)
         if not answer["services"]:
             raise DemoError(f"no station found in {region} from node {at}")
@@ -283,6 +283,17 @@ def indent(text: str) -> str:
     return "\n".join("     " + line for line in text.rstrip().splitlines())
 
 
+def aligned(table: str) -> str:
+    """Tab-separated lines, as our commands print into a pipe, with columns of one width."""
+    rows = [line.split("\t") for line in table.rstrip().splitlines()]
+    columns = zip(*(row for row in rows if len(row) == len(rows[0])), strict=True)
+    widths = [max(map(len, column)) for column in columns]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
+        for row in rows
+    )
+
+
 def station_bands() -> list[list[tuple[str, str, float, float]]]:
     """The stations of each node: (id, name, latitude, longitude), airports with an IATA code."""
     bands: list[list[tuple[str, str, float, float]]] = [[] for _ in BANDS]
@@ -339,7 +350,7 @@ def main() -> int:
         print(json.dumps(demo.facts, indent=2))
     if options.keep:
         demo.tell.say(
-            f"\nStill running. Try:\n   edgistry --node {demo.url(1)} discover --near 64.13,-21.94"
+            f"\nStill running. Try:\n   edgistry discover --node {demo.url(1)} --near 64.13,-21.94"
             f" --radius-km 50\nand stop it with:\n   edgistry-node cluster down {demo.directory}"
         )
     else:
