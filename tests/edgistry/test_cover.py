@@ -43,7 +43,7 @@ def published_near(chosen: list[int]) -> set[int]:
     return near
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(cell_sets())
 def test_a_cover_holds_exactly_the_cells_whose_centre_the_set_holds(chosen: list[int]) -> None:
     cover = cover_of(chosen)

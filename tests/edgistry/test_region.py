@@ -161,7 +161,7 @@ def test_a_small_circle_covers_exactly_the_cells_centred_in_it(
                 assert (cell in cover) == (distance < radius_km)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     PLACES,
     st.floats(1.0, 500.0) | st.sampled_from([28.0, 28.001, 70.0, 70.001, 225.0, 225.001, 500.0]),
@@ -403,9 +403,9 @@ def test_too_large_a_polygon_is_refused(half: float) -> None:
         cover_polygon([box])
 
 
-def test_a_comb_with_thousands_of_teeth_is_refused_before_it_costs_much() -> None:
-    teeth = [corner for at in range(2000) for corner in ((at * 1e-3, 0.0), (at * 1e-3 + 5e-4, 5.0))]
-    comb = [[*teeth, (2.0, -1.0)]]
+def test_a_comb_with_a_thousand_teeth_is_refused_before_it_costs_much() -> None:
+    teeth = [corner for at in range(1000) for corner in ((at * 1e-3, 0.0), (at * 1e-3 + 5e-4, 5.0))]
+    comb = [[*teeth, (1.0, -1.0)]]
     with pytest.raises(LimitExceededError, match="outline"):
         compact_region([comb])
 
