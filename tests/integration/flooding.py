@@ -37,17 +37,12 @@ class Flooder:
         while True:
             self._sequence += 1
             yield sign_transaction(
-                chain_id=chain_id(cluster),
+                chain_id=cluster.chain_id,
                 node_id=node_id_of(self.public_key),
                 sequence=self._sequence,
                 body=NodeLease(),
                 sign=self._sign,
             )
-
-
-def chain_id(cluster: Cluster) -> str:
-    """The name of a cluster's chain."""
-    return f"test-{cluster.base_port}"
 
 
 def fill_mempool(

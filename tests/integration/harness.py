@@ -64,11 +64,12 @@ class Cluster:
         self.environment = {**os.environ, **(environment or {})}
         self._ports = reserve_ports(nodes)
         self.base_port = self._ports.base
+        self.chain_id = f"test-{self.base_port}"
         init_cluster(
             self.root,
             hosts=("127.0.0.1",) * nodes,
             base_port=self.base_port,
-            chain_id=f"test-{self.base_port}",
+            chain_id=self.chain_id,
             lease_s=lease_s,
         )
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
