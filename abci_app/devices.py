@@ -76,15 +76,15 @@ def identity_of(device: Device | DeviceRow) -> Identity:
     return hashlib.sha256(_IDENTITY_TAG + encode(what)).digest()
 
 
-def record_of(device: Device) -> ServiceRecord:
-    """What the chain is told of ``device``."""
+def record_of(device: Device, identity: Identity | None = None) -> ServiceRecord:
+    """What the chain is told of ``device``; ``identity`` is its identity where it is at hand."""
     return ServiceRecord(
         key=device.key,
         type=device.type,
         cell=device.cell,
         actions=device.actions,
         wake=device.wake,
-        commitment=hashlib.sha256(device.salt + identity_of(device)).digest(),
+        commitment=hashlib.sha256(device.salt + (identity or identity_of(device))).digest(),
     )
 
 
@@ -133,9 +133,9 @@ class DeviceTable:
             if device is not None:
                 yield device
 
-    def put(self, device: Device) -> list[Change]:
-        """The changes that store ``device``."""
-        identity = identity_of(device)
+    def put(self, device: Device, identity: Identity | None = None) -> list[Change]:
+        """The changes that store ``device``; ``identity`` is its identity where it is at hand."""
+        identity = identity or identity_of(device)
         return [(_ROWS + identity, encode(device)), (_KEYS + device.key, identity)]
 
     def delete(self, device: Device) -> list[Change]:

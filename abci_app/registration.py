@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
 
-from edgistry.codec import encode, replace
+from edgistry.codec import replace
 from edgistry.errors import NotFoundError, Refused
 from edgistry.kv import Change, KeyValue
 from edgistry.region import cell_text, published_cell
@@ -29,6 +29,7 @@ from edgistry.transactions import (
     MAX_BATCH_RECORDS,
     Kind,
     NodeId,
+    ServiceRecord,
     ServicesPut,
     ServicesWithdraw,
     parse_body,
@@ -51,6 +52,8 @@ from .outbox import Outbox
 from .outbox_queue import Pending
 from .schema import StoredService, stored_service
 
+_RECORD_BYTES = 80
+"""A record without its names: 66 bytes of key, cell and commitment, and MessagePack headers."""
 MAX_BATCH_BYTES = 240_000
 """Records in one transaction; the rest of its 256 000 bytes is for what is around them."""
 
@@ -67,8 +70,8 @@ class _Plan:
 
     devices: dict[Identity, Device] = field(default_factory=dict)
     """Rows to store."""
-    publish: dict[Identity, None] = field(default_factory=dict)
-    """Which of them to publish, in order."""
+    publish: dict[Identity, ServiceRecord] = field(default_factory=dict)
+    """Which of them to publish, in order, and what the chain is told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,11 +127,14 @@ class Registrar:
                     for identity in batch:
                         device = plan.devices[identity]
                         plan.devices[identity] = replace(device, sequence=sequence)
-                for device in plan.devices.values():
-                    yield from self._table.put(device)
+                for identity, device in plan.devices.items():
+                    yield from self._table.put(device, identity)
 
             if plan.devices:
-                bodies = [_put_body(plan.devices[identity] for identity in b) for b in batches]
+                bodies = [
+                    ServicesPut(records=tuple(plan.publish[identity] for identity in batch))
+                    for batch in batches
+                ]
                 await self._outbox.append(bodies, also=rows_with_sequences)
             return [self._outcome(plan, each) for each in planned]
 
@@ -147,10 +153,10 @@ class Registrar:
         elif identity in plan.publish:
             outcome, publish = "unchanged" if known == wanted else "updated", True
         else:
-            publish = self._must_publish(known, wanted)
+            publish = self._must_publish(known, wanted, record_of(wanted, identity))
             outcome = self._outcome_of_known(known, wanted, publish=publish)
         if publish:
-            plan.publish[identity] = None
+            plan.publish[identity] = record_of(wanted, identity)
         if publish or known != wanted:
             plan.devices[identity] = wanted
         return _Planned(line=row.line, outcome=outcome, identity=identity, device=wanted)
@@ -171,9 +177,8 @@ class Registrar:
             sequence=known.sequence if known else 0,
         )
 
-    def _must_publish(self, known: Device, wanted: Device) -> bool:
-        """Whether the chain neither has ``wanted`` nor is about to have it."""
-        record = record_of(wanted)
+    def _must_publish(self, known: Device, wanted: Device, record: ServiceRecord) -> bool:
+        """Whether the chain neither has ``wanted``, as ``record``, nor is about to have it."""
         if self._outbox.is_pending(known.sequence):
             return record_of(known) != record
         return self._reader.service(known.key) != stored_service(self._node_id, record)
@@ -308,8 +313,8 @@ def _batches(plan: _Plan) -> list[list[Identity]]:
     """The devices to publish, in transactions within the limits on records and bytes."""
     batches: list[list[Identity]] = []
     size = 0
-    for identity in plan.publish:
-        more = len(encode(record_of(plan.devices[identity])))
+    for identity, record in plan.publish.items():
+        more = _largest_size(record)
         if not batches or size + more > MAX_BATCH_BYTES or len(batches[-1]) >= MAX_BATCH_RECORDS:
             batches.append([])
             size = 0
@@ -318,5 +323,6 @@ def _batches(plan: _Plan) -> list[list[Identity]]:
     return batches
 
 
-def _put_body(devices: Iterable[Device]) -> ServicesPut:
-    return ServicesPut(records=tuple(map(record_of, devices)))
+def _largest_size(record: ServiceRecord) -> int:
+    """Bytes that ``record`` takes at most, without encoding it: names are ASCII."""
+    return _RECORD_BYTES + len(record.type) + sum(len(action) + 2 for action in record.actions)
