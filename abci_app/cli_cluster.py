@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,15 +26,16 @@ from .cli_shared import (
 from .cluster import (
     ClusterNode,
     ClusterStatus,
-    bring_up,
+    Started,
     cluster_status,
     open_cluster,
+    start_missing,
+    wait_ready,
 )
 from .config import DEFAULT_BASE_PORT
-from .directory import running_pid
 from .follow import LogFollower
 from .initialize import LEASE_S, faults_tolerated, init_cluster, new_chain_id
-from .launch import CONSOLE_LOG, stop_nodes
+from .launch import CONSOLE_LOG, end_processes, stop_nodes
 
 FOLLOWED = ("node.log", CONSOLE_LOG)
 """Logs of a node that `cluster logs` and a foreground `cluster up` show."""
@@ -158,12 +160,16 @@ def up(directory: Path, detach: bool, wait_s: float) -> None:
     """
     _, nodes = open_cluster(directory)
     began = time.monotonic()
-    before = {node.name: _is_up(node) for node in nodes}
-    try:
-        with _logs_of(nodes) as follow:
-            started = run(bring_up(nodes, wait_s=wait_s, tell=tell))
-            seconds = time.monotonic() - began
-            tell(f"all {len(nodes)} nodes are ready after {seconds:.1f} s")
+    started: Started = {}
+    with _logs_of(nodes) as show:
+        try:
+            with _interrupts_later():
+                start_missing(nodes, started, tell=tell)
+            if not detach:
+                # Whoever ends this program the polite way ends its nodes as well.
+                signal.signal(signal.SIGTERM, signal.default_int_handler)
+            run(wait_ready(nodes, started, wait_s=wait_s, tell=tell))
+            tell(f"all {len(nodes)} nodes are ready after {time.monotonic() - began:.1f} s")
             for node in nodes:
                 click.echo(f"{node.name}  {node.api}")
             if detach:
@@ -172,19 +178,41 @@ def up(directory: Path, detach: bool, wait_s: float) -> None:
                 tell("they were running already: `cluster down` stops them")
                 return
             tell("Ctrl-C stops them")
-            while any(_is_up(node) for node in nodes):
-                follow()
-                time.sleep(_POLL_S)
-            follow()
-            tell("no node is running any more")
-    except KeyboardInterrupt:
-        ours = [node for node in nodes if not before[node.name]]
-        tell(f"stopping {len(ours)} nodes")
-        stop_nodes([node.directory for node in ours], wait_s=30, tell=tell)
+            _watch(started, show)
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            if started and (interrupted or not detach):
+                tell(f"stopping {len(started)} nodes")
+                end_processes(started.values(), wait_s=30)
+            if not interrupted:
+                raise
 
 
-def _is_up(node: ClusterNode) -> bool:
-    return node.is_local and running_pid(node.directory) is not None
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Hold a Ctrl-C or SIGTERM back until the block is done, which must be short."""
+    caught: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda got, _: caught.append(got)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    if caught:
+        raise KeyboardInterrupt
+
+
+def _watch(started: Started, show: Callable[[], None]) -> None:
+    """Show the logs until none of the nodes runs."""
+    running = dict(started)
+    while running:
+        time.sleep(_POLL_S)
+        show()
+        for node, process in list(running.items()):
+            if process.poll() is not None:
+                tell(f"{node.name} ended with exit code {process.returncode}")
+                del running[node]
 
 
 @cluster.command("status")

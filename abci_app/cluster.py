@@ -4,7 +4,7 @@ Rules kept here:
 
 * A node runs when a process holds its directory's lock; how it is doing it says itself, over its
   public API.
-* ``bring_up`` starts only what does not run, and returns when every node answers, has a block and
+* Only what does not run is started. A cluster is ready when every node answers, has a block and
   is not catching up any more.
 
 Not handled here: making the directories (``initialize``), processes (``launch``), output.
@@ -13,6 +13,7 @@ Not handled here: making the directories (``initialize``), processes (``launch``
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ TELL_EVERY_S = 3.0
 _POLL_S = 0.2
 
 Tell = Callable[[str], None]
+Started = dict["ClusterNode", "subprocess.Popen[bytes]"]
+"""Nodes that were started, and their processes."""
 
 
 class NodeStatus(Document):
@@ -140,15 +143,11 @@ def is_ready(status: NodeStatus) -> bool:
     return status.running and bool(status.height) and status.catching_up is False
 
 
-async def bring_up(
-    nodes: Sequence[ClusterNode], *, wait_s: float, tell: Tell
-) -> tuple[ClusterNode, ...]:
-    """Start what does not run and wait until all are ready; the nodes that were started.
+def start_missing(nodes: Sequence[ClusterNode], started: Started, *, tell: Tell) -> None:
+    """Start what does not run, and put it into ``started``.
 
     Raises:
-        DirectoryError: a node belongs to another machine.
-        NodeFailedError: a node ended again; what it printed is in the detail.
-        TimedOutError: not ready in time; the nodes go on trying.
+        DirectoryError: a node belongs to another machine; nothing was started.
     """
     elsewhere = [node for node in nodes if not node.is_local]
     if elsewhere:
@@ -156,11 +155,21 @@ async def bring_up(
             f"{elsewhere[0].name} belongs to another machine ({elsewhere[0].api}): copy its"
             f" directory there and run `edgistry-node run` on it; do not run the original as well"
         )
-    started = {}
     for node in nodes:
         if running_pid(node.directory) is None:
             tell(f"starting {node.name} ({node.api})")
             started[node] = start_node(node.directory)
+
+
+async def wait_ready(
+    nodes: Sequence[ClusterNode], started: Started, *, wait_s: float, tell: Tell
+) -> None:
+    """Wait until all ``nodes`` are ready, those that were ``started`` and the others.
+
+    Raises:
+        NodeFailedError: a node ended again; what it printed is in the detail.
+        TimedOutError: not ready in time; the nodes go on trying.
+    """
     deadline = time.monotonic() + wait_s
     told_at, told_ready = time.monotonic(), 0
     while True:
@@ -173,7 +182,7 @@ async def bring_up(
                 )
         late = [each for each in status.nodes if not is_ready(each)]
         if not late:
-            return tuple(started)
+            return
         ready, now = len(nodes) - len(late), time.monotonic()
         waiting = ", ".join(f"{each.node} ({_why(each)})" for each in late)
         if ready > told_ready or now - told_at >= TELL_EVERY_S:

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from edgistry.errors import DirectoryError, TimedOutError
@@ -98,6 +98,20 @@ def stop_nodes(
         names = ", ".join(str(each.root) for each in left)
         raise TimedOutError(f"still running although killed: {names}")
     return len(stopping)
+
+
+def end_processes(processes: Iterable[subprocess.Popen[bytes]], *, wait_s: float) -> None:
+    """Afterwards these processes, started by us, have ended: by SIGTERM, or by SIGKILL if late."""
+    ending = list(processes)
+    for process in ending:
+        process.terminate()
+    deadline = time.monotonic() + wait_s
+    for process in ending:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _signal(directory: NodeDirectory, number: signal.Signals) -> bool:

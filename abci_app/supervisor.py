@@ -58,9 +58,12 @@ sees the variable."""
 # Run by a bare Python that then becomes the engine: no code of ours between fork and exec in a
 # process with threads. 1 is PR_SET_PDEATHSIG; exec keeps it. The parent may already be gone.
 _LAUNCH = """\
-import ctypes, os, signal, sys
-if sys.platform == "linux":
+import os, signal, sys
+try:
+    import ctypes
     ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+except (ImportError, AttributeError):
+    pass  # no such call here: the pid file has to do
 if os.getppid() != int(sys.argv[1]):
     os._exit(1)
 os.execv(sys.argv[2], sys.argv[2:])

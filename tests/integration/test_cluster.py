@@ -19,6 +19,7 @@ import pytest
 from abci_app.comet_config import config_toml, node_key_document, peer_id
 from abci_app.config import NodeConfig, PeerConfig
 from abci_app.directory import NodeDirectory
+from abci_app.launch import node_program
 from edgistry.adapters.crypto import generate_signing_key, public_key_of
 
 from .harness import Cluster, reserve_ports, tail
@@ -286,9 +287,9 @@ def test_commands_bring_a_cluster_up_and_down() -> None:
         assert "no node was running" in cluster.command("cluster", "down", root)
 
 
-def test_a_foreground_cluster_stops_its_nodes_on_interrupt() -> None:
-    from abci_app.launch import node_program
-
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["starting node3", "Ctrl-C stops them"])
+def test_a_foreground_cluster_takes_its_nodes_along(moment: str, number: signal.Signals) -> None:
     with Cluster() as cluster:
         process = subprocess.Popen(
             [*node_program(), "cluster", "up", str(cluster.root)],
@@ -299,10 +300,8 @@ def test_a_foreground_cluster_stops_its_nodes_on_interrupt() -> None:
         )
         try:
             assert process.stderr is not None
-            lines = iter(process.stderr.readline, "")
-            assert any("Ctrl-C stops them" in line for line in lines)
-            assert node_states(cluster) == [True] * 4
-            process.send_signal(signal.SIGINT)
+            assert any(moment in line for line in iter(process.stderr.readline, ""))
+            process.send_signal(number)
             process.communicate(timeout=60)
             assert node_states(cluster) == [False] * 4
         finally:
