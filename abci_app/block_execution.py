@@ -6,6 +6,9 @@ Rules kept here:
   committed state, the block's height, time and transactions, and of nothing else.
 * Exactly one result a transaction, in order. A refused transaction gets its error's number and
   the block goes on; any other exception leaves here and stops the node.
+* The number is part of consensus. How deep a transaction may nest before it does not parse differs
+  between interpreters, so one that is refused for anything else is measured first: too deep is
+  malformed everywhere, whatever else is wrong with it.
 * The work is done in slices, so that a block of 2 MB does not hold up those who read.
 
 Not handled here: durability (``ledger``), the rules (``registry``).
@@ -16,13 +19,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgistry.errors import ChainMismatchError, Refused
+from edgistry.errors import ChainMismatchError, MalformedError, Refused, TooLargeError
 from edgistry.transactions import RecordKey
 
 from . import registry
 from .block_state import BlockChanges, BlockState
 from .ledger import Ledger, StagedBlock
 from .merkle import Update
+from .nesting import check_nesting
 from .reader import RecordChange
 from .registry import REFUSALS, Block
 from .schema import SERVICES, Head, StoredService, unpack
@@ -107,6 +111,9 @@ class BlockExecutor:
                 member=self._ledger.members.get,
                 last=lambda node_id: registry.sequence_of(state, node_id).last,
             )
+        except REFUSALS as refusal:
+            return _envelope_refusal(refusal, data)
+        try:
             registry.execute(state, block, transaction)
         except REFUSALS as refusal:
             return refusal
@@ -120,6 +127,16 @@ class BlockExecutor:
         for _ in update.settle():
             await slices.rest()
         return update
+
+
+def _envelope_refusal(refusal: Refused, data: bytes) -> Refused:
+    if isinstance(refusal, (MalformedError, TooLargeError)):
+        return refusal
+    try:
+        check_nesting(data)
+    except MalformedError as malformed:
+        return malformed
+    return refusal
 
 
 async def _record_changes(changes: BlockChanges, slices: Slices) -> tuple[RecordChange, ...]:

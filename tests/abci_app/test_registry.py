@@ -9,12 +9,16 @@ import pytest
 from abci_app.registry import MAX_DELETED
 from edgistry.adapters import crypto
 from edgistry.cell import base_cell, children_of, parse_cell
-from edgistry.codec import Raw, encode
+from edgistry.codec import Raw, encode, replace
 from edgistry.errors import (
+    BadSignatureError,
     DuplicateError,
     InvalidValueError,
     MalformedError,
+    NotAMemberError,
     NotOwnerError,
+    Refused,
+    WrongChainError,
     WrongSequenceError,
     WrongVersionError,
 )
@@ -25,6 +29,7 @@ from edgistry.transactions import (
     ServicesPut,
     Transaction,
     pack_cells,
+    parse_transaction,
     signing_bytes,
 )
 
@@ -274,6 +279,28 @@ async def test_a_body_nested_too_deep_is_no_transaction_at_any_depth(
 ) -> None:
     deep = sign_raw(ANN, 1, b"\x91" * levels + b"\x01")
     assert await world.block(deep) == [MalformedError.number]
+    assert world.app.reader.sequence(ANN.id).last == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "shallow"),
+    [
+        ({"chain_id": "elsewhere"}, WrongChainError),
+        ({"node_id": EVE.id}, NotAMemberError),
+        ({"sequence": 7}, WrongSequenceError),
+        ({"signature": bytes(64)}, BadSignatureError),
+    ],
+)
+@pytest.mark.parametrize("levels", [40, 500, 980, 100_000])
+async def test_a_refusal_never_depends_on_how_deep_a_decoder_goes(
+    world: World, changed: dict[str, object], shallow: type[Refused], levels: int
+) -> None:
+    def altered(body: bytes) -> bytes:
+        return encode(replace(parse_transaction(sign_raw(ANN, 1, body)), **changed))
+
+    deep = altered(b"\x90").replace(b"\x90\xc4\x40", b"\x91" * levels + b"\x90\xc4\x40")
+    codes = await world.block(altered(b"\x90"), deep)
+    assert codes == [shallow.number, MalformedError.number]
     assert world.app.reader.sequence(ANN.id).last == 0
 
 
