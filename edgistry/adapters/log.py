@@ -83,8 +83,10 @@ def setup_logging(*, level: Level, path: Path | None, console: bool = False) -> 
 
 
 def close_logging() -> None:
-    """Close the files that ``setup_logging`` opened."""
+    """Close the files that ``setup_logging`` opened; events go where Python sends them again."""
     root = logging.getLogger(_ROOT)
+    root.setLevel(logging.NOTSET)
+    root.propagate = True
     for handler in list(root.handlers):
         root.removeHandler(handler)
         handler.close()
