@@ -146,6 +146,10 @@ class Outbox:
         """Whether the transaction with that sequence is waiting."""
         return self.settled_through < sequence <= self._queue.last
 
+    def is_ahead(self, sequence: int) -> bool:
+        """Whether the chain, as far as this node has it, has not come to ``sequence`` yet."""
+        return sequence > self._committed().last
+
     # --- accepting ------------------------------------------------------------------------------
 
     async def append(

@@ -266,7 +266,9 @@ class Registrar:
 
     def _is_on_chain(self, device: Device) -> bool:
         """Whether the chain has a record of ``device``, or is about to."""
-        if self._outbox.is_pending(device.sequence):
+        # A registry that is being replayed has yet to come to what published the device; to forget
+        # it now would leave a record there that nobody can ever withdraw.
+        if self._outbox.is_pending(device.sequence) or self._outbox.is_ahead(device.sequence):
             return True
         return self._reader.service(device.key) is not None
 

@@ -15,7 +15,7 @@ from abci_app.admin_api import DeviceRow, RowOutcome
 from abci_app.devices import parse_handle
 from abci_app.outbox import Outbox
 from abci_app.registration import Registrar
-from abci_app.schema import stored_service
+from abci_app.schema import SequenceState, stored_service
 from edgistry.codec import replace
 from edgistry.errors import MalformedError, NotFoundError, UnavailableError
 from edgistry.kv import MemoryKeyValue
@@ -277,6 +277,23 @@ async def test_device_that_never_reached_the_chain_is_simply_forgotten(bench: Be
     assert await bench.registrar.withdraw([known.handle]) == (1, 0)
     assert bench.states() == []
     assert bench.outbox.pending == 0
+
+
+async def test_device_withdrawn_while_the_registry_is_replayed_leaves_the_chain(
+    bench: Bench,
+) -> None:
+    [known] = await bench.registrar.register([row(1)])
+    await bench.block()
+    state, records = bench.chain.state, dict(bench.chain.records)
+    bench.chain.state = SequenceState(last=0)
+    bench.chain.records.clear()
+    bench.restart()
+    assert await bench.registrar.withdraw([known.handle]) == (1, 2)
+    assert bench.states() == ["withdrawing"]
+    bench.chain.state = state
+    bench.chain.records.update(records)
+    await bench.block()
+    assert (bench.states(), bench.chain.records) == ([], {})
 
 
 async def test_device_registered_again_while_leaving_stays(bench: Bench) -> None:
