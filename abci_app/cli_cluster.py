@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from edgistry.adapters.http import run
+from edgistry.codec import Document
 from edgistry.errors import InvalidValueError
 
 from .cli_shared import (
@@ -40,6 +41,19 @@ from .launch import CONSOLE_LOG, end_processes, stop_nodes
 FOLLOWED = ("node.log", CONSOLE_LOG)
 """Logs of a node that `cluster logs` and a foreground `cluster up` show."""
 _POLL_S = 0.2
+
+
+class ClusterInitAnswer(Document):
+    """The directories of a new cluster, in order."""
+
+    chain_id: str
+    directories: tuple[str, ...]
+
+
+class DownAnswer(Document):
+    """How many nodes had to be stopped."""
+
+    stopped: int
 
 
 @click.group("cluster")
@@ -88,6 +102,7 @@ def cluster() -> None:
     default=LEASE_S,
     help="How long records stay visible when their node is silent. Part of the genesis.",
 )
+@json_option
 def init(
     directory: Path,
     nodes: int | None,
@@ -95,6 +110,7 @@ def init(
     hosts: str | None,
     chain_id: str | None,
     lease_s: int,
+    as_json: bool,
 ) -> None:
     """Make the directories of a new cluster in DIR, which must be empty or missing.
 
@@ -109,19 +125,27 @@ def init(
         chain_id=chain_id or new_chain_id(),
         lease_s=lease_s,
     )
+    _say_what_may_fail(len(chosen))
+    if as_json:
+        paths = tuple(str(directory.absolute() / name) for name in made.names)
+        print_json(ClusterInitAnswer(chain_id=made.chain_id, directories=paths))
+        return
     click.echo(f"{len(chosen)} nodes of chain {made.chain_id} are in {directory.absolute()}")
-    if len(chosen) in (2, 3):
-        tell(
-            f"warning: with {len(chosen)} validators none may fail: if one stops, writes stop"
-            " until it is back. Four is the smallest number that tolerates a fault."
-        )
-    elif len(chosen) > 1:
-        click.echo(f"{faults_tolerated(len(chosen))} of them may fail while the others go on")
     if made.is_local:
         click.echo(f"start them: edgistry-node cluster up {directory}")
     else:
         for name, host in zip(made.names, made.hosts, strict=True):
             click.echo(f"move {name} to {host} and run there: edgistry-node run …/{name}")
+
+
+def _say_what_may_fail(nodes: int) -> None:
+    if nodes in (2, 3):
+        tell(
+            f"warning: with {nodes} validators none may fail: if one stops, writes stop until it"
+            " is back. Four is the smallest number that tolerates a fault."
+        )
+    elif nodes > 1:
+        tell(f"{faults_tolerated(nodes)} of them may fail while the others go on")
 
 
 def _hosts(hosts: str | None, nodes: int | None) -> tuple[str, ...]:
@@ -153,7 +177,8 @@ def _hosts(hosts: str | None, nodes: int | None) -> tuple[str, ...]:
     default="120s",
     help="How long the nodes may take to become ready.",
 )
-def up(directory: Path, detach: bool, wait_s: float) -> None:
+@json_option
+def up(directory: Path, detach: bool, wait_s: float, as_json: bool) -> None:
     """Start the nodes in DIR that are not running.
 
     Without --detach it stays, shows their logs, and stops on Ctrl-C the nodes that it started.
@@ -170,8 +195,11 @@ def up(directory: Path, detach: bool, wait_s: float) -> None:
                 signal.signal(signal.SIGTERM, signal.default_int_handler)
             run(wait_ready(nodes, started, wait_s=wait_s, tell=tell))
             tell(f"all {len(nodes)} nodes are ready after {time.monotonic() - began:.1f} s")
-            for node in nodes:
-                click.echo(f"{node.name}  {node.api}")
+            if as_json:
+                print_json(run(cluster_status(nodes)))
+            else:
+                for node in nodes:
+                    click.echo(f"{node.name}  {node.api}")
             if detach:
                 return
             if not started:
@@ -293,12 +321,16 @@ def logs(directory: Path, node: str | None, lines: int, engine: bool, follow: bo
     default="30s",
     help="How long a node may take to stop before it is killed.",
 )
-def down(directory: Path, wait_s: float) -> None:
+@json_option
+def down(directory: Path, wait_s: float, as_json: bool) -> None:
     """Stop the nodes in DIR that are running."""
     _, nodes = open_cluster(directory)
     local = [node.directory for node in nodes if node.is_local]
     stopped = stop_nodes(local, wait_s=wait_s, tell=tell)
-    click.echo(f"{stopped} nodes stopped" if stopped else "no node was running")
+    if as_json:
+        print_json(DownAnswer(stopped=stopped))
+    else:
+        click.echo(f"{stopped} nodes stopped" if stopped else "no node was running")
 
 
 @contextlib.contextmanager

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 import click
 
 from edgistry.adapters.http import run as run_loop
-from edgistry.adapters.log import get_logger, setup_logging
+from edgistry.adapters.log import close_logging, get_logger, setup_logging
+from edgistry.codec import Document
 from edgistry.errors import CannotReachError, Refused
 
 from .cli_cluster import print_status
@@ -21,6 +24,15 @@ from .engine import find_engine
 from .initialize import LEASE_S, init_node, new_chain_id
 
 logger = get_logger("edgistry.node")
+
+
+class InitAnswer(Document):
+    """A node's directory that was made."""
+
+    directory: str
+    node: str
+    engine: str
+    chain_id: str
 
 
 @click.command("init")
@@ -56,8 +68,15 @@ logger = get_logger("edgistry.node")
     default=LEASE_S,
     help="How long records stay visible when the node is silent. Part of the genesis.",
 )
+@json_option
 def init(
-    directory: Path, engine: str, name: str, base_port: int, chain_id: str | None, lease_s: int
+    directory: Path,
+    engine: str,
+    name: str,
+    base_port: int,
+    chain_id: str | None,
+    lease_s: int,
+    as_json: bool,
 ) -> None:
     """Make a single node in DIR, which must be empty or missing.
 
@@ -66,14 +85,20 @@ def init(
     Never run a copy of the directory beside the original, and never restore an old one of a
     cometbft node: two nodes with one key sign different blocks.
     """
-    init_node(
+    chain_id = chain_id or new_chain_id()
+    made = init_node(
         directory,
         name=name,
         engine=cast(EngineKind, engine),
         base_port=base_port,
-        chain_id=chain_id or new_chain_id(),
+        chain_id=chain_id,
         lease_s=lease_s,
     )
+    if as_json:
+        print_json(
+            InitAnswer(directory=str(made.root), node=name, engine=engine, chain_id=chain_id)
+        )
+        return
     click.echo(f"node {name} ({engine}) is in {directory.absolute()}")
     click.echo(f"run it: edgistry-node run {directory}")
 
@@ -97,10 +122,9 @@ def run(directory: Path, console: bool | None) -> None:
 
     layout, config = open_directory(directory)
     shown = sys.stderr.isatty() if console is None else console
-    with hold(layout):
-        _start_logging(layout, config, shown)
-        binary = find_engine() if config.engine == "cometbft" else None
+    with hold(layout), _logging(layout, config, shown):
         try:
+            binary = find_engine() if config.engine == "cometbft" else None
             run_loop(
                 run_node(layout, config, engine_binary=binary, tell=tell if shown else _silent)
             )
@@ -129,13 +153,17 @@ def abci(directory: Path, port: int | None) -> None:
     from .node import run_abci
 
     layout, config = open_directory(directory)
-    with hold(layout):
-        _start_logging(layout, config, sys.stderr.isatty())
+    with hold(layout), _logging(layout, config, sys.stderr.isatty()):
         run_loop(run_abci(layout, config, port=port, tell=tell))
 
 
-def _start_logging(layout: NodeDirectory, config: NodeConfig, console: bool) -> None:
+@contextlib.contextmanager
+def _logging(layout: NodeDirectory, config: NodeConfig, console: bool) -> Iterator[None]:
     setup_logging(level=config.log.level, path=layout.logs_dir / "node.log", console=console)
+    try:
+        yield
+    finally:
+        close_logging()
 
 
 def _silent(_text: str) -> None:

@@ -158,6 +158,15 @@ def test_init_refuses_values_out_of_range_and_makes_nothing(
     assert not (parent / "n").exists()
 
 
+def test_what_was_made_can_be_read_by_a_program(parent: Path) -> None:
+    made = json.loads(invoke("init", parent / "n", "--chain-id", "mine", "--json").stdout)
+    assert made == {
+        "directory": str(parent / "n"), "node": "node0", "engine": "solo", "chain_id": "mine",
+    }  # fmt: skip
+    made = json.loads(invoke("cluster", "init", parent / "c", "--nodes", "2", "--json").stdout)
+    assert made["directories"] == [str(parent / "c" / "node0"), str(parent / "c" / "node1")]
+
+
 # --- cluster init -------------------------------------------------------------------------------
 
 
