@@ -21,7 +21,8 @@ from typing import BinaryIO
 import click
 
 from edgistry.codec import Document, encode_json
-from edgistry.errors import FileError
+from edgistry.errors import FileError, Refused
+from edgistry.transactions import MAX_BATCH_RECORDS
 
 from .admin_api import DeviceRow
 from .cli_region import region
@@ -35,7 +36,7 @@ from .cli_shared import (
     visible,
 )
 from .cli_waiting import admin_client, not_yet, progress, wait_option, wait_until_settled
-from .fleet import DEFAULT_ACTIONS, FleetFile
+from .fleet import DEFAULT_ACTIONS, BadRow, FleetFile, LineNumber, check_device
 from .import_run import ImportResult, ImportRun
 
 __all__ = ["device", "fleet", "region"]
@@ -121,7 +122,7 @@ def device_register(
     )
     with admin_client(directory) as client:
         run = ImportRun(client)
-        run.send([row])
+        run.send([_checked(row)])
         run.wait(wait_s)
     result = run.result()
     if as_json:
@@ -131,6 +132,14 @@ def device_register(
     else:
         tell(f"rejected: {result.rejected[0].reason}")
     _exit_unless(run.accepted)
+
+
+def _checked(row: DeviceRow) -> DeviceRow | BadRow:
+    # Checked here as a file's rows are: JSON, which goes to the node, has no nan and no inf.
+    try:
+        return check_device(row)
+    except Refused as error:
+        return BadRow(line=LineNumber(row.line), reason=error.detail)
 
 
 @device.command("list")
@@ -169,8 +178,13 @@ def device_withdraw(
 
     Their records leave the registry; then the node forgets their names, positions and keys.
     """
+    if len(set(handles)) > MAX_BATCH_RECORDS:
+        raise click.UsageError(
+            f"{len(set(handles))} handles; {MAX_BATCH_RECORDS} fit into the one transaction that"
+            " withdraws all or none of them"
+        )
     with admin_client(directory) as client:
-        answer = client.withdraw(handles)
+        answer = client.withdraw(sorted(set(handles)))
         settled, height = wait_until_settled(
             client, answer.sequence, height=answer.height, timeout_s=wait_s
         )

@@ -105,7 +105,7 @@ class ImportRun:
         self._count = _Count()
         self._waiting: dict[int, _Waiting] = {}
         self._rejected: list[Rejected] = []
-        self._height = 0
+        self._height: int | None = None
         self.unlisted = 0
         """Rejections beyond those that are listed."""
         self.handle = ""
@@ -141,6 +141,9 @@ class ImportRun:
 
     def wait(self, timeout_s: float, progress: Progress = lambda rows: None) -> None:
         """Wait until the chain has answered for every row, at most ``timeout_s``."""
+        if self._height is None:
+            # No row was good enough to be sent, but the result names the chain's height.
+            self._height = self._node.settled(first=1, last=0, timeout_s=0.0).height
         deadline_s = self._clock_s() + timeout_s
         while self._waiting:
             left_s = deadline_s - self._clock_s()
@@ -162,7 +165,7 @@ class ImportRun:
             unchanged=total.unchanged,
             rejected=tuple(sorted(self._rejected, key=lambda each: each.line)),
             tentative=self.waiting,
-            height=self._height,
+            height=self._height or 0,
         )
 
     def _send(self, batch: list[DeviceRow]) -> None:

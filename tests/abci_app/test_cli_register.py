@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import tempfile
 import threading
@@ -163,9 +164,12 @@ def test_rejected_device_exits_1_and_says_why(started: NodeThread) -> None:
     assert "lat 99.0" in plain.stderr
 
 
-def test_not_a_number_is_no_position(started: NodeThread) -> None:
-    words = ("device", "register", "--type", "valve", "--lat", "nan", "--lon", "0")
-    assert run(started, *words).exit_code != 0
+@pytest.mark.parametrize("text", ["nan", "inf", "-1e999"])
+def test_not_a_number_is_no_position(started: NodeThread, text: str) -> None:
+    words = ("device", "register", "--type", "valve", "--lat", text, "--lon", "0")
+    answer = run_json(started, *words, code=1)
+    assert f"lat {float(text)} is not between" in answer["rejected"][0]["reason"]
+    assert answer["height"] > 0
 
 
 @pytest.mark.parametrize("words", [("--lat", "x"), ("--resolution", "8"), ("--wait", "soon")])
@@ -204,6 +208,15 @@ def test_devices_are_listed_and_withdrawn(started: NodeThread) -> None:
     assert (gone["withdrawn"], gone["tentative"]) == (1, 0)
     assert started.near(15, 15).services == ()
     assert run(started, "device", "withdraw", added["handle"]).exit_code == 1
+
+
+def test_more_devices_than_one_transaction_takes_are_not_withdrawn(started: NodeThread) -> None:
+    handles = [base64.urlsafe_b64encode(n.to_bytes(16, "big")).decode()[:22] for n in range(513)]
+    result = run(started, "device", "withdraw", *handles)
+    assert result.exit_code == 2
+    assert "513 handles; 512" in result.stderr
+    # The same one again and again is one.
+    assert run(started, "device", "withdraw", *handles[:1] * 513).exit_code == 1
 
 
 # --- fleet --------------------------------------------------------------------------------------
@@ -257,6 +270,7 @@ def test_file_with_only_bad_rows_exits_1(started: NodeThread, tmp_path: Path) ->
     file = csv_file(tmp_path, "name,lat,lon", "a,91,0")
     answer = run_json(started, "fleet", "import", "--csv", file, "--type", "t", code=1)
     assert (answer["added"], len(answer["rejected"])) == (0, 1)
+    assert answer["height"] > 0
 
 
 def test_file_without_a_header_is_refused(started: NodeThread, tmp_path: Path) -> None:
