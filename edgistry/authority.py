@@ -174,7 +174,7 @@ def _revoked_id(checked: Checked) -> bytes:
     except MalformedError as error:
         raise BadRequestError(f"a revocation needs public bytes: {error}") from None
     own = checked.chain
-    revokes_any = any(rights & Right.REVOKE and not name for rights, name, _ in own.granted)
+    revokes_any = any(rights & Right.REVOKE and not name for rights, name in own.granted)
     descends = (
         named.public[:SIGNED_HEADER_BYTES] == own.public[:SIGNED_HEADER_BYTES]
         and named.public[HEADER_BYTES:].startswith(own.public[HEADER_BYTES:])

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import struct
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from .caveats import (
     CLIENT_BYTES,
@@ -38,7 +38,7 @@ from .caveats import (
 )
 from .errors import MalformedError, UnknownVersionError, WidenedError
 from .mac import HEADER_BYTES, ID_BYTES, SIGNED_HEADER_BYTES, USE_PUBLIC_ID, chain_state
-from .rights import ALL_RIGHTS, narrowed
+from .rights import ALL_RIGHTS, DOTS, MAX_COMPONENT, SAFE, narrowed
 
 MAGIC: Final = b"ED"
 VERSION: Final = 1
@@ -48,12 +48,14 @@ MAX_BLOCKS: Final = 16
 MAX_ENTRIES: Final = 32
 MAX_PUBLIC_BYTES: Final = 2048
 
-_HEADER: Final = struct.Struct(">2sBIIB").unpack_from
+_START: Final = MAGIC + bytes((VERSION,))
+_HEADER: Final = struct.Struct(">3sIIB").unpack_from
 _NOT_AFTER: Final = int(CaveatType.NOT_AFTER)
 _CLIENT: Final = int(CaveatType.CLIENT)
 _MAX_PAYLOAD: Final = int(CaveatType.MAX_PAYLOAD)
 _NEVER: Final = MAX_TIME_US.to_bytes(8, "big")
-_BLOCK_START: Final = struct.Struct(">HB").unpack_from
+_ROOT_START: Final = struct.Struct(">HBHB").unpack_from
+_CHILD_START: Final = struct.Struct(">HBBHB").unpack_from
 _ROOT_ENTRY: Final = struct.Struct(">HB").unpack_from
 _CHILD_ENTRY: Final = struct.Struct(">BHB").unpack_from
 
@@ -65,9 +67,13 @@ class Entry(NamedTuple):
     object: str
 
 
-Granted = tuple[int, bytes, int]
-"""One entry as read: rights, full object, and the index of its parent in the block before (-1 in
-block 0). Plain tuples, as every request that is not remembered makes one an entry."""
+Granted = tuple[int, bytes]
+"""One entry as read: rights and full object. Plain tuples, as every request that is not remembered
+makes one for each entry."""
+
+
+_ISSUER: Final[list[Granted]] = [(ALL_RIGHTS, b"")]
+"""What stands above block 0."""
 
 
 class Chain:
@@ -105,7 +111,7 @@ class Chain:
     _ids: tuple[bytes, ...] | None
 
     @classmethod
-    def parse(cls, public: bytes) -> Chain:
+    def parse(cls, public: bytes) -> Self:
         """The chain in ``public``.
 
         Raises:
@@ -115,9 +121,9 @@ class Chain:
         size = len(public)
         if not HEADER_BYTES < size <= MAX_PUBLIC_BYTES:
             raise MalformedError(f"{size} public bytes; a capability has 13-{MAX_PUBLIC_BYTES}")
-        magic, version, epoch, serial, count = _HEADER(public)
-        if magic != MAGIC or version != VERSION or not 0 < count <= MAX_BLOCKS:
-            raise _bad_header(magic, version, count)
+        start, epoch, serial, count = _HEADER(public)
+        if start != _START or not 0 < count <= MAX_BLOCKS:
+            raise _bad_header(start, count)
         chain = cls()
         chain.public = public
         chain.epoch = epoch
@@ -126,13 +132,13 @@ class Chain:
         try:
             _read_blocks(chain, public, count)
         except (IndexError, struct.error):
-            raise MalformedError("a block is cut short") from None
+            raise MalformedError("a block is cut short, or has an unknown parent") from None
         return chain
 
     @property
     def entries(self) -> tuple[Entry, ...]:
         """What the chain grants, before caveats: the last block's entries with full objects."""
-        return tuple(Entry(rights, name.decode()) for rights, name, _ in self.granted)
+        return tuple(Entry(rights, name.decode()) for rights, name in self.granted)
 
     def caveats(self) -> list[Caveat]:
         """The caveats of one block that come to the same as those of all blocks, in order.
@@ -191,48 +197,58 @@ def _read_blocks(chain: Chain, data: bytes, count: int) -> None:
     This runs for every request whose chain is not remembered, and the chain's MACs take so little
     time that this loop decides: so it is one function, with the frequent cases written out. (With
     a function a part, and a second pass over the caveats, reading took twice as long.)
-    ``struct.error`` or ``IndexError`` escape when ``data`` ends inside a block.
+    ``struct.error`` or ``IndexError`` escape when ``data`` ends inside a block, ``IndexError`` also
+    for a parent that the block before does not have.
     """
     ends: list[int] = []
-    above: list[Granted] = []
+    above = _ISSUER
+    parent = 0
     end = HEADER_BYTES
     not_after = _NEVER
     max_payload = b""
     clients: tuple[bytes, ...] = ()
     rare: list[tuple[int, int, bytes]] = []
     for index in range(count):
-        length, left = _BLOCK_START(data, end)
-        at = end + 3
+        if index:
+            length, left, parent, rights, size = _CHILD_START(data, end)
+            at = end + 7
+        else:
+            length, left, rights, size = _ROOT_START(data, end)
+            at = end + 6
         end += 2 + length
         ends.append(end)
         if not 0 < left <= MAX_ENTRIES:
             raise MalformedError(f"{left} entries; a block has 1-{MAX_ENTRIES}")
         entries: list[Granted] = []
-        while left:
-            left -= 1
-            if index:
-                parent, rights, size = _CHILD_ENTRY(data, at)
-                at += 4
-                if parent >= len(above):
-                    raise MalformedError(f"parent {parent} of a block with {len(above)} entries")
-                granted, name, _ = above[parent]
-            else:
-                rights, size = _ROOT_ENTRY(data, at)
-                at += 3
-                parent, granted, name = -1, ALL_RIGHTS, b""
+        while True:
+            granted, name = above[parent]
             if rights & ~granted:
                 raise _widened(rights, granted)
             if size:
-                name = narrowed(name, data[at : at + size])
-                at += size
-            entries.append((rights, name, parent))
+                stop = at + size
+                narrow = data[at:stop]
+                at = stop
+                if name or narrow.strip(SAFE) or size > MAX_COMPONENT or narrow in DOTS:
+                    name = narrowed(name, narrow)
+                else:
+                    name = narrow
+            entries.append((rights, name))
+            left -= 1
+            if not left:
+                break
+            if index:
+                parent, rights, size = _CHILD_ENTRY(data, at)
+                at += 4
+            else:
+                rights, size = _ROOT_ENTRY(data, at)
+                at += 3
         above = entries
         last, last_value = -1, b""
         while at < end:
-            kind = data[at]
-            size = data[at + 1]
-            value = data[at + 2 : at + 2 + size]
-            at += 2 + size
+            kind, size = data[at], data[at + 1]
+            stop = at + 2 + size
+            value = data[at + 2 : stop]
+            at = stop
             if kind <= last and (kind < last or value <= last_value):
                 raise MalformedError("caveats are not strictly ascending")
             last, last_value = kind, value
@@ -260,11 +276,11 @@ def _read_blocks(chain: Chain, data: bytes, count: int) -> None:
     chain.rare = RareConditions(rare, count - 1) if rare else NO_RARE
 
 
-def _bad_header(magic: bytes, version: int, count: int) -> MalformedError:
-    if magic != MAGIC:
+def _bad_header(start: bytes, count: int) -> MalformedError:
+    if not start.startswith(MAGIC):
         return MalformedError("not a capability: it does not begin with 'ED'")
-    if version != VERSION:
-        return UnknownVersionError(f"capability version {version}; this program knows {VERSION}")
+    if start != _START:
+        return UnknownVersionError(f"capability version {start[2]}; this program knows {VERSION}")
     return MalformedError(f"{count} blocks; a capability has 1-{MAX_BLOCKS}")
 
 

@@ -218,24 +218,25 @@ def envelope_message(envelope: Envelope) -> bytes:
     handler = envelope.handler.encode()
     publics = envelope.capabilities
     public = publics[0]
-    parts = (
-        _REQUEST_START(USE_ENVELOPE, envelope.flags, envelope.op, len(target)),
-        target,
-        bytes((len(handler),)),
-        handler,
-        _REQUEST_NUMBERS(
-            envelope.sequence_epoch,
-            envelope.sequence,
-            envelope.deadline,
-            envelope.client,
-            len(publics),
-            len(public),
-        ),
-        public,
-        b"" if len(publics) == 1 else _with_lengths(publics[1:]),
-        sha256(envelope.payload).digest(),
+    return b"".join(
+        (
+            _REQUEST_START(USE_ENVELOPE, envelope.flags, envelope.op, len(target)),
+            target,
+            bytes((len(handler),)),
+            handler,
+            _REQUEST_NUMBERS(
+                envelope.sequence_epoch,
+                envelope.sequence,
+                envelope.deadline,
+                envelope.client,
+                len(publics),
+                len(public),
+            ),
+            public,
+            b"" if len(publics) == 1 else _with_lengths(publics[1:]),
+            sha256(envelope.payload).digest(),
+        )
     )
-    return b"".join(parts)
 
 
 def _with_lengths(publics: Sequence[bytes]) -> bytes:

@@ -60,18 +60,6 @@ class Question(NamedTuple):
     payload: bytes
 
 
-def rights_needed(op: int, handler: str) -> int:
-    """The rights that ``op`` needs, all in one entry.
-
-    Raises:
-        BadRequestError: no such operation.
-    """
-    needed = _NEEDED.get(op)
-    if needed is None:
-        raise BadRequestError(f"unknown operation {op}")
-    return needed | _INVOKE if handler and op == _PUT else needed
-
-
 def judge(request: Request, chains: Sequence[Chain], *, now_us: int) -> None:
     """Pass if ``chains[0]``, with the others beside it, authorises ``request`` at ``now_us``.
 
@@ -81,14 +69,18 @@ def judge(request: Request, chains: Sequence[Chain], *, now_us: int) -> None:
         NoRightError: no entry holds all rights on this target.
     """
     op = request.op
-    needed = rights_needed(op, request.handler)
+    needed = _NEEDED.get(op)
+    if needed is None:
+        raise BadRequestError(f"unknown operation {op}")
+    if op == _PUT and request.handler:
+        needed |= _INVOKE
     chain = chains[0]
     _check_caveats(request, chain, now_us)
     if chain.rare.required:
         _check_required(request, chains, (0,), now_us)
     # A sequence fix reaches every grant of the issuer, so only the widest object will do.
     target = b"" if op == _SEQUENCE_FIX else request.target.encode()
-    for rights, name, _ in chain.granted:
+    for rights, name in chain.granted:
         if not needed & ~rights and (name == target or not name or target.startswith(name + b"/")):
             return
     asked = " and ".join(names_of(needed))

@@ -44,8 +44,8 @@ EVERYTHING = ""
 MAX_COMPONENT = 32
 MAX_OBJECT_BYTES = 2 * MAX_COMPONENT + 1
 
-_SAFE = b"abcdefghijklmnopqrstuvwxyz0123456789._-"
-_DOTS = (b".", b"..")
+SAFE = b"abcdefghijklmnopqrstuvwxyz0123456789._-"
+DOTS = (b".", b"..")
 _RULE = (
     "use '', 'namespace' or 'namespace/woof', each of 1-32 a-z, 0-9, '.', '_', '-', "
     "and not '.' or '..'"
@@ -55,7 +55,7 @@ _RULE = (
 def is_component(name: bytes) -> bool:
     """Whether ``name`` can stand between two "/" of an object."""
     # What is stripped down to nothing held only safe bytes: four times faster than a pattern.
-    return not name.strip(_SAFE) and 0 < len(name) <= MAX_COMPONENT and name not in _DOTS
+    return not name.strip(SAFE) and 0 < len(name) <= MAX_COMPONENT and name not in DOTS
 
 
 def is_object_bytes(name: bytes) -> bool:
@@ -93,7 +93,7 @@ def narrowed(object_name: bytes, narrow: bytes) -> bytes:
     Raises:
         MalformedError: the result is no object.
     """
-    plain = not narrow.strip(_SAFE) and len(narrow) <= MAX_COMPONENT and narrow not in _DOTS
+    plain = not narrow.strip(SAFE) and len(narrow) <= MAX_COMPONENT and narrow not in DOTS
     if not object_name:
         if plain or is_object_bytes(narrow):
             return narrow

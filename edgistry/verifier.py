@@ -19,40 +19,35 @@ from __future__ import annotations
 
 import hmac
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from .capability import request_key
-from .capability_chain import Chain
+from .capability_chain import CURRENT_EPOCH, Chain
 from .envelope import (
     MAX_U64,
     Envelope,
     Status,
     decode_envelope,
     encode_reply,
-    envelope_tag,
+    envelope_message,
     mask_state,
 )
 from .errors import BadTagError, InvalidValueError, Refused, ResynchroniseError, RevokedError
 from .issuer import Issuer
 from .judge import judge
-from .mac import ID_BYTES
+from .mac import ID_BYTES, TAG_BYTES, chain_state, mac
 
 DEFAULT_MEMO: Final = 1024
 """Chains remembered by default: a few MB at most, enough for the callers of one node."""
 
 
-class _Signer:
+class _SignedChain(Chain):
     """A chain with its last secret state, which no ``repr`` shows."""
 
-    __slots__ = ("_state", "chain")
+    __slots__ = ("_state",)
 
-    def __init__(self, chain: Chain, state: bytes) -> None:
-        self.chain = chain
-        self._state = state
-
-    def __repr__(self) -> str:
-        return f"<signer of {self.chain!r}>"
+    _state: bytes
 
 
 class Checked:
@@ -61,31 +56,31 @@ class Checked:
     ``Verifier.check`` makes them. The key of the request stays inside.
     """
 
-    __slots__ = ("_issuer", "_signers", "envelope", "label")
+    __slots__ = ("_issuer", "_signed", "envelope", "label")
 
     def __init__(
-        self, label: bytes, envelope: Envelope, signers: list[_Signer], issuer: Issuer
+        self, label: bytes, envelope: Envelope, signed: list[_SignedChain], issuer: Issuer
     ) -> None:
         self.label = label
         """The label of the verifier that checked it: whose resources the target names."""
         self.envelope = envelope
-        self._signers = signers
+        self._signed = signed
         self._issuer = issuer
 
     @property
     def chain(self) -> Chain:
         """The chain that authorises: the first capability."""
-        return self._signers[0].chain
+        return self._signed[0]
 
     @property
-    def chains(self) -> list[Chain]:
+    def chains(self) -> Sequence[Chain]:
         """All capabilities of the envelope in order."""
-        return [signer.chain for signer in self._signers]
+        return self._signed
 
     @property
     def is_veiled(self) -> bool:
         """Whether replies must carry result 0 (the veil caveat)."""
-        return any(signer.chain.rare.veil for signer in self._signers)
+        return any(chain.rare.veil for chain in self._signed)
 
     def reply(
         self,
@@ -135,15 +130,16 @@ class Checked:
         return flattened.public + mask_state(self._key(), self.envelope.tag, state)
 
     def _key(self) -> bytes:
-        return request_key([signer._state for signer in self._signers])
+        return request_key([chain._state for chain in self._signed])
 
     def _is_authentic(self) -> bool:
         # The only place where a request's tag is compared. Secrets stay in this frame, which
         # raises nothing.
         envelope = self.envelope
-        signers = self._signers
-        key = signers[0]._state if len(signers) == 1 else self._key()
-        return hmac.compare_digest(envelope_tag(key, envelope), envelope.tag)
+        signed = self._signed
+        key = signed[0]._state if len(signed) == 1 else self._key()
+        tag = mac(key, envelope_message(envelope))[:TAG_BYTES]
+        return hmac.compare_digest(tag, envelope.tag)
 
     def __repr__(self) -> str:
         return f"<Checked op {self.envelope.op} on {self.envelope.target!r} by {self.chain!r}>"
@@ -157,7 +153,30 @@ class _Generation:
     def __init__(self, issuer: Issuer, denied: frozenset[bytes]) -> None:
         self.issuer = issuer
         self.denied = denied
-        self.memo: dict[bytes, _Signer] = {}
+        self.memo: dict[bytes, _SignedChain] = {}
+
+    def sign_missing(
+        self, publics: Sequence[bytes], signed: list[_SignedChain]
+    ) -> list[_SignedChain]:
+        """Put what the memo did not have into ``signed``; the list of those."""
+        fresh = []
+        for index, public in enumerate(publics):
+            if signed[index] is None:
+                signed[index] = self.sign(public)
+                fresh.append(signed[index])
+        return fresh
+
+    def sign(self, public: bytes) -> _SignedChain:
+        """The chain in ``public`` with the state that it has under this key.
+
+        That says nothing yet about who made ``public``: only a tag proves it.
+        """
+        chain = _SignedChain.parse(public)
+        issuer = self.issuer
+        if chain.epoch != issuer.epoch and chain.epoch != CURRENT_EPOCH:
+            issuer.check_epoch(chain)
+        chain._state = chain_state(issuer._key, public, chain.ends)
+        return chain
 
 
 class Verifier:
@@ -208,45 +227,36 @@ class Verifier:
         """
         generation = self._generation
         envelope = decode_envelope(data)
-        memo = generation.memo
-        signers = []
-        for public in envelope.capabilities:
-            signers.append(memo.get(public) or self._signer(generation, public))
-        checked = Checked(self.label, envelope, signers, generation.issuer)
+        publics = envelope.capabilities
+        signed: list[_SignedChain] = list(map(generation.memo.get, publics))  # type: ignore[arg-type]
+        fresh = None if all(signed) else generation.sign_missing(publics, signed)
+        checked = Checked(self.label, envelope, signed, generation.issuer)
         if not checked._is_authentic():
             raise BadTagError("the tag does not verify")
         try:
-            self._admit(generation, signers)
-            judge(envelope, checked.chains, now_us=now_us)
+            if fresh:
+                self._admit(generation, fresh)
+            judge(envelope, signed, now_us=now_us)
         except Refused as error:
             error.reply = checked.refusal(error)  # type: ignore[attr-defined]
             raise
         return checked
 
-    @staticmethod
-    def _signer(generation: _Generation, public: bytes) -> _Signer:
-        chain = Chain.parse(public)
-        generation.issuer.check_epoch(chain)
-        return _Signer(chain, generation.issuer.state_of(chain))
-
-    def _admit(self, generation: _Generation, signers: list[_Signer]) -> None:
+    def _admit(self, generation: _Generation, fresh: list[_SignedChain]) -> None:
         """Refuse denied chains, and remember the others."""
-        memo = generation.memo
-        for signer in signers:
-            chain = signer.chain
-            if chain.public in memo:
-                continue
-            denied = generation.denied
-            if denied and not denied.isdisjoint((*chain.ids, *chain.rare.lineages)):
-                raise RevokedError("the capability, or one it derives from, was revoked")
-            if self._memo_limit:
-                self._remember(memo, signer)
+        if generation.denied:
+            for chain in fresh:
+                if not generation.denied.isdisjoint((*chain.ids, *chain.rare.lineages)):
+                    raise RevokedError("the capability, or one it derives from, was revoked")
+        if self._memo_limit:
+            for chain in fresh:
+                self._remember(generation.memo, chain)
 
-    def _remember(self, memo: dict[bytes, _Signer], signer: _Signer) -> None:
+    def _remember(self, memo: dict[bytes, _SignedChain], chain: _SignedChain) -> None:
         with self._lock:
             while len(memo) >= self._memo_limit:
                 del memo[next(iter(memo))]
-            memo[signer.chain.public] = signer
+            memo[chain.public] = chain
 
 
 def check_id(public_id: bytes) -> bytes:
