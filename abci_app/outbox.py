@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from edgistry.adapters.log import get_logger
-from edgistry.errors import Refused
+from edgistry.errors import UnavailableError
 from edgistry.kv import Change, KeyValue
 from edgistry.transactions import Body, Kind, NodeId, Sign
 
@@ -224,7 +224,7 @@ class Outbox:
             self._sent = 0
         try:
             await self._send(now_s)
-        except Refused as error:
+        except UnavailableError as error:
             return self._back_off(error)
         self._failures = 0
         return max(0.0, self._progress_at_s + RESEND_S - now_s)
@@ -242,7 +242,7 @@ class Outbox:
             await self._sink.submit(self._queue.transaction(entry))
             self._sent += 1
 
-    def _back_off(self, error: Refused) -> float:
+    def _back_off(self, error: UnavailableError) -> float:
         delay_s = min(MAX_BACK_OFF_S, _FIRST_BACK_OFF_S * (1 << min(self._failures, 8)))
         if self._failures == 0:
             logger.warning("cannot send; trying again until it works", reason=str(error))

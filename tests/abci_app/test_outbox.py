@@ -17,7 +17,12 @@ import abci_app.outbox_queue as queue_module
 from abci_app.outbox import MAX_IN_FLIGHT, RESEND_S, Outbox
 from abci_app.schema import SequenceState
 from edgistry.adapters.leveldb import LevelKeyValue
-from edgistry.errors import ChainMismatchError, InvalidValueError, UnavailableError
+from edgistry.errors import (
+    ChainMismatchError,
+    CorruptDatabaseError,
+    InvalidValueError,
+    UnavailableError,
+)
 from edgistry.kv import Change, KeyValue, MemoryKeyValue
 from edgistry.transactions import (
     Kind,
@@ -203,6 +208,21 @@ async def test_sink_that_is_away_is_tried_again_with_growing_pauses(bench: Bench
     bench.chain.away = False
     await bench.outbox.step()
     assert len(bench.chain.mempool) == 1
+
+
+async def test_transaction_that_cannot_be_read_stops_the_node(bench: Bench) -> None:
+    class Damaged(MemoryKeyValue):
+        def get(self, key: bytes) -> bytes | None:
+            if key.startswith(b"wnode/outbox\0e"):
+                raise CorruptDatabaseError("a block does not have its checksum")
+            return super().get(key)
+
+    bench.store = Damaged()
+    bench.restart()
+    await bench.outbox.append([body(1)])
+    # To try again would not mend it, and nobody would hear of it.
+    with pytest.raises(CorruptDatabaseError):
+        await bench.outbox.step()
 
 
 async def test_refused_transaction_becomes_a_dead_letter_and_the_next_goes_through(
