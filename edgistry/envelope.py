@@ -180,6 +180,11 @@ _REQUEST_NUMBERS: Final = struct.Struct(">IQQ8sBH").pack
 _REPLY_NUMBERS: Final = struct.Struct(">HQIQ").pack
 
 
+def max_payload(operation: int) -> int:
+    """Bytes that a request of this operation, and its reply, may carry."""
+    return MAX_EXCHANGE_PAYLOAD if operation == _EXCHANGE else MAX_PAYLOAD
+
+
 def decode_envelope(data: bytes) -> Envelope:
     """The request in ``data``, well-formed but not verified.
 
@@ -205,8 +210,8 @@ def check_envelope(envelope: Envelope) -> None:
         raise MalformedError(f"a handler name has at most {MAX_HANDLER_BYTES} bytes")
     if envelope.deadline > envelope.sequence + MAX_DEADLINE_AHEAD_US:
         raise MalformedError("the deadline is more than 7 days after the sequence")
-    if len(envelope.payload) > MAX_PAYLOAD and envelope.op != _EXCHANGE:
-        raise MalformedError(f"a payload has at most {MAX_PAYLOAD} bytes")
+    if len(envelope.payload) > MAX_PAYLOAD and len(envelope.payload) > max_payload(envelope.op):
+        raise MalformedError(f"a payload has at most {max_payload(envelope.op)} bytes")
     capabilities = envelope.capabilities
     if len(capabilities) > 1 and len(set(capabilities)) != len(capabilities):
         raise MalformedError("the same capability twice")

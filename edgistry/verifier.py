@@ -32,8 +32,16 @@ from .envelope import (
     encode_reply,
     envelope_message,
     mask_state,
+    max_payload,
 )
-from .errors import BadTagError, InvalidValueError, Refused, ResynchroniseError, RevokedError
+from .errors import (
+    BadTagError,
+    InvalidValueError,
+    Refused,
+    ResynchroniseError,
+    RevokedError,
+    TooLargeError,
+)
 from .issuer import Issuer
 from .judge import judge
 from .mac import ID_BYTES, TAG_BYTES, chain_state, mac
@@ -96,9 +104,13 @@ class Checked:
 
         Raises:
             InvalidValueError: a number outside its field.
+            TooLargeError: a payload above 64 KiB, 1 MiB for an exchange.
         """
         if not 0 <= result <= MAX_U64:
             raise InvalidValueError("a result has 64 unsigned bits")
+        limit = max_payload(self.envelope.op)
+        if len(payload) > limit:
+            raise TooLargeError(f"a reply of {len(payload)} bytes; the limit is {limit}")
         return encode_reply(
             self._key(),
             self.envelope.tag,
