@@ -157,7 +157,26 @@ def fresh(root: Path) -> Iterator[None]:
     existed = root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        root.chmod(0o700)
+        handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise DirectoryError(f"{error.filename or root}: {error.strerror}") from None
+    try:
+        # A second one here would remove, when it fails, what the first has made.
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DirectoryError(f"{root} is just being made by another process") from None
+        check_empty(root)
+        with _emptied_on_failure(root, existed=existed):
+            root.chmod(0o700)
+            yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _emptied_on_failure(root: Path, *, existed: bool) -> Iterator[None]:
+    try:
         yield
     except BaseException as error:
         with contextlib.suppress(OSError):

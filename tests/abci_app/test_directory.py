@@ -127,6 +127,19 @@ def test_a_failed_init_keeps_a_directory_that_was_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_second_init_at_the_same_time_takes_nothing_from_the_first(tmp_path: Path) -> None:
+    root = tmp_path / "n"
+    with fresh(root):
+        # The moment in which the second one finds the directory empty.
+        with pytest.raises(DirectoryError, match="just being made"), fresh(root):
+            pass
+        create_layout(NodeDirectory(root), registry_seed=SEED)
+    assert read_registry_seed(NodeDirectory(root)) == SEED
+    with pytest.raises(DirectoryError, match="not empty"), fresh(root):
+        pass
+    assert read_registry_seed(NodeDirectory(root)) == SEED
+
+
 def test_a_path_too_long_for_sockets_is_refused_with_advice() -> None:
     with pytest.raises(DirectoryError, match=r"101 bytes; at most\s+100 work.*1 bytes shorter"):
         check_socket_paths(Path("/" + "x" * (101 - len("//run/admin.sock"))))
