@@ -11,7 +11,8 @@ Rules kept here:
 * The event loop is shared: after ``SLICE_S`` of work the connection lets others go first.
 * A peer that breaks the protocol gets an exception response, a log line and a closed
   connection. An application that raises stops the server, through ``Host.fail``.
-* A peer that closed its writing side still gets the answers to what it had asked.
+* A peer that closed its writing side still gets the answers to what it had asked. One that is
+  told why we close may still be sending: its writes must not fail before it has read that.
 
 Not handled here: listening, and what happens between connections (``abci_server``).
 """
@@ -44,6 +45,9 @@ READ_AHEAD = 1024 * 1024
 SLICE_S = 0.005
 """Seconds of work before others on the event loop get a turn; a fraction of what a person or an
 HTTP client would notice, a hundred times what the switch costs."""
+
+LINGER_S = 1.0
+"""Seconds that a peer has for reading why we close, before we close under it."""
 
 Method = Callable[[Any], Any]
 
@@ -112,6 +116,8 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         self._ended = True
         self._host.left(self)
+        if self._finished:
+            self._transport.close()
         self.work()
         return True  # keep the writing side until the answers are out
 
@@ -263,14 +269,29 @@ class Connection(asyncio.Protocol):
     def _refuse(self, error: Refused) -> None:
         """The peer broke the protocol; there is nothing to read after that."""
         log.warning("ABCI connection closed: %s", error)
-        self._answers.append(encode_exception(f"{error.code}: {error}"))
-        self.close()
+        self._close_telling(f"{error.code}: {error}")
 
     def _halt(self, call: Call, error: BaseException) -> None:
         log.critical("stopping: the application failed in %s", call.name, exc_info=error)
-        self._answers.append(encode_exception(f"{call.name} failed; the node's log says why"))
-        self.close()
+        self._close_telling(f"{call.name} failed; the node's log says why")
         self._host.fail(error)
+
+    def _close_telling(self, why: str) -> None:
+        """Answer an exception and nothing more; close when the peer does, or soon."""
+        if self._finished:
+            return
+        self._answers.append(encode_exception(why))
+        if self._ended:
+            self.close()
+            return
+        self._finished = True
+        self._write()
+        if self._transport.is_closing():
+            return
+        self._transport.write_eof()
+        if self._paused:
+            self._transport.resume_reading()
+        self._loop.call_later(LINGER_S, self._transport.close)
 
     def _end(self) -> None:
         if self._frames.pending:

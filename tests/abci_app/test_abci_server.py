@@ -340,6 +340,19 @@ async def test_broken_protocol_gets_an_exception_then_a_close_and_hurts_nobody_e
     assert "ABCI connection closed" in caplog.text
 
 
+async def test_peer_that_goes_on_sending_can_read_why_it_was_refused() -> None:
+    async with serving(BaseApplication()) as served:
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.settimeout(PATIENCE_S)
+            await asyncio.to_thread(peer.connect, str(served.path))
+            await asyncio.to_thread(peer.sendall, b"\x00")
+            # The answer is there, unread, when the next request is sent.
+            await asyncio.to_thread(peer.recv, 1, socket.MSG_PEEK)
+            await asyncio.to_thread(peer.sendall, request_frame("flush"))
+            assert b"malformed" in await asyncio.to_thread(peer.recv, 1000)
+            assert await asyncio.to_thread(peer.recv, 1000) == b""
+
+
 async def test_message_over_the_cap_is_refused_before_it_is_sent() -> None:
     async with serving(BaseApplication(), frame_limit=1000) as served:
         client = await served.connect()
