@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 try:
     import plyvel
@@ -85,10 +86,13 @@ class LevelKeyValue:
         self, start: bytes, stop: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         try:
-            with self._db.iterator(
-                start=start, stop=stop, reverse=reverse, verify_checksums=True
-            ) as entries:
-                yield from entries
+            # plyvel's plain iterators end, without a word, where the last block is damaged; the
+            # raw ones raise at every step.
+            with contextlib.closing(self._db.raw_iterator(verify_checksums=True)) as at:
+                if reverse:
+                    yield from _backwards(at, start, stop)
+                else:
+                    yield from _forwards(at, start, stop)
         except plyvel.Error as error:
             raise self._refused(error) from None
 
@@ -121,6 +125,33 @@ class LevelKeyValue:
         if _is_corruption(error, text):
             return CorruptDatabaseError(f"{self.path}: {text}")
         return _storage_refusal(f"{self.path}: {text}")
+
+
+def _forwards(at: Any, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+    at.seek(start)
+    valid, item, step = at.valid, at.item, at.next
+    while valid():
+        entry: tuple[bytes, bytes] = item()
+        if stop is not None and entry[0] >= stop:
+            return
+        yield entry
+        step()
+
+
+def _backwards(at: Any, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+    if stop is not None:
+        at.seek(stop)
+    if stop is not None and at.valid():
+        at.prev()
+    else:
+        at.seek_to_last()
+    valid, item, step = at.valid, at.item, at.prev
+    while valid():
+        entry: tuple[bytes, bytes] = item()
+        if entry[0] < start:
+            return
+        yield entry
+        step()
 
 
 _OPTIONS = {

@@ -1,0 +1,256 @@
+"""Group commit: one thread writes, and whoever waits while it does shares the next sync."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+from edgistry.adapters.group_commit import Changes, GroupCommitter
+from edgistry.errors import DiskFullError, UnavailableError
+from edgistry.kv import Change, MemoryKeyValue
+
+from .woof_tools import FailingKeyValue
+
+LIMIT_S = 20
+
+
+class SlowKeyValue(MemoryKeyValue):
+    """Each write waits until the test lets it go on; it remembers the batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[list[Change]] = []
+        self.started = threading.Semaphore(0)
+        self.gate = threading.Semaphore(0)
+
+    def write(self, changes: Iterable[Change], *, sync: bool) -> None:
+        assert sync
+        batch = list(changes)
+        self.started.release()
+        assert self.gate.acquire(timeout=LIMIT_S)
+        self.batches.append(batch)
+        super().write(batch, sync=sync)
+
+
+@pytest.fixture
+def slow() -> Iterator[tuple[SlowKeyValue, GroupCommitter]]:
+    store = SlowKeyValue()
+    committer = GroupCommitter(store)
+    yield store, committer
+    for _ in range(100):
+        store.gate.release()
+    committer.close()
+
+
+def change(number: int) -> list[Change]:
+    return [(b"%04d" % number, b"value")]
+
+
+async def started(store: SlowKeyValue) -> None:
+    assert await asyncio.to_thread(store.started.acquire, timeout=LIMIT_S)
+
+
+async def test_commit_returns_when_its_changes_are_written(
+    slow: tuple[SlowKeyValue, GroupCommitter],
+) -> None:
+    store, committer = slow
+    waiting = asyncio.create_task(committer.commit(change(1)))
+    await started(store)
+    assert not waiting.done()
+    assert store.get(b"0001") is None
+    store.gate.release()
+    await waiting
+    assert store.get(b"0001") == b"value"
+
+
+async def test_what_comes_while_a_write_is_running_shares_the_next_one(
+    slow: tuple[SlowKeyValue, GroupCommitter],
+) -> None:
+    store, committer = slow
+    first = asyncio.create_task(committer.commit(change(0)))
+    await started(store)
+    others = [asyncio.create_task(committer.commit(change(number))) for number in range(1, 20)]
+    await asyncio.sleep(0)
+    store.gate.release(2)
+    await asyncio.gather(first, *others)
+    assert [len(batch) for batch in store.batches] == [1, 19]
+
+
+async def test_writers_that_go_on_at_once_stay_together(
+    slow: tuple[SlowKeyValue, GroupCommitter],
+) -> None:
+    store, committer = slow
+
+    async def writer(number: int) -> None:
+        for _ in range(5):
+            await committer.commit(change(number))
+
+    tasks = [asyncio.create_task(writer(number)) for number in range(16)]
+    store.gate.release(80)
+    await asyncio.gather(*tasks)
+    # Alone each would be a batch. A busy machine may split some: the patience is short.
+    assert len(store.batches) <= 20
+
+
+async def test_changes_are_written_in_the_order_they_were_handed_over() -> None:
+    store = MemoryKeyValue()
+    committer = GroupCommitter(store)
+    await asyncio.gather(*(committer.commit([(b"key", b"%d" % number)]) for number in range(100)))
+    assert store.get(b"key") == b"99"
+    committer.close()
+
+
+async def test_a_failed_write_fails_everything_that_waits_and_nothing_after_it() -> None:
+    store = FailingKeyValue()
+    committer = GroupCommitter(store)
+    calls = []
+    committer.on_failure = lambda: calls.append(committer.lock.locked())
+    store.failures = 1
+    outcomes = await asyncio.gather(
+        *(committer.commit(change(number)) for number in range(5)), return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes] == [DiskFullError] * 5
+    assert len({id(outcome) for outcome in outcomes}) == 5
+    assert calls == [True]
+    assert list(store.scan(b"", None)) == []
+    await committer.commit(change(7))
+    assert store.get(b"0007") == b"value"
+    committer.close()
+
+
+async def test_what_waits_behind_a_write_that_fails_was_decided_on_it_and_fails_too(
+    slow: tuple[SlowKeyValue, GroupCommitter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, committer = slow
+
+    def fail(self: MemoryKeyValue, changes: Iterable[Change], *, sync: bool) -> None:
+        raise DiskFullError("no space in the test")
+
+    monkeypatch.setattr(MemoryKeyValue, "write", fail)
+    first = asyncio.create_task(committer.commit(change(0)))
+    await started(store)
+    second = asyncio.create_task(committer.commit(change(1)))
+    await asyncio.sleep(0)
+    store.gate.release()
+    outcomes = await asyncio.gather(first, second, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [DiskFullError] * 2
+    assert len(store.batches) == 1
+
+
+async def test_a_bug_in_a_work_reaches_who_waits_and_does_not_stop_the_writer() -> None:
+    store = MemoryKeyValue()
+    committer = GroupCommitter(store)
+
+    class Broken(Changes):
+        def settle(self) -> None:
+            raise ZeroDivisionError
+
+    with committer.lock:
+        future = committer.hand_over(Broken(change(1)))
+    with pytest.raises(ZeroDivisionError):
+        await future
+    await committer.commit(change(2))
+    committer.close()
+
+
+async def test_cancelling_who_waits_does_not_disturb_the_others(
+    slow: tuple[SlowKeyValue, GroupCommitter],
+) -> None:
+    store, committer = slow
+    tasks = [asyncio.create_task(committer.commit(change(number))) for number in range(3)]
+    await started(store)
+    tasks[1].cancel()
+    await asyncio.wait([tasks[1]])
+    store.gate.release()
+    await asyncio.gather(tasks[0], tasks[2])
+    assert tasks[1].cancelled()
+    assert store.get(b"0001") == b"value"  # it was on its way
+
+
+async def test_closing_writes_what_waits_and_then_refuses(
+    slow: tuple[SlowKeyValue, GroupCommitter],
+) -> None:
+    store, committer = slow
+    tasks = [asyncio.create_task(committer.commit(change(number))) for number in range(3)]
+    await started(store)
+    tasks.append(asyncio.create_task(committer.commit(change(3))))
+    await asyncio.sleep(0)
+    store.gate.release(2)
+    await asyncio.to_thread(committer.close)
+    await asyncio.gather(*tasks)
+    assert len(list(store.scan(b"", None))) == 4
+    with pytest.raises(UnavailableError):
+        await committer.commit(change(9))
+    with pytest.raises(UnavailableError):
+        committer.commit_blocking(lambda: Changes(change(9)))
+    committer.close()
+
+
+def test_threads_without_an_event_loop_share_syncs_too(
+    slow: tuple[SlowKeyValue, GroupCommitter],
+) -> None:
+    store, committer = slow
+    threads = [
+        threading.Thread(
+            target=committer.commit_blocking, args=(lambda number=number: Changes(change(number)),)
+        )
+        for number in range(8)
+    ]
+    threads[0].start()
+    assert store.started.acquire(timeout=LIMIT_S)
+    for thread in threads[1:]:
+        thread.start()
+    deadline_s = time.monotonic() + LIMIT_S
+    while len(committer._waiting) < 7 and time.monotonic() < deadline_s:
+        time.sleep(0.001)
+    store.gate.release(2)
+    for thread in threads:
+        thread.join(LIMIT_S)
+    assert [len(batch) for batch in store.batches] == [1, 7]
+
+
+def test_a_thread_is_told_of_a_failure_and_of_a_refused_decision() -> None:
+    store = FailingKeyValue()
+    committer = GroupCommitter(store)
+    store.failures = 1
+    with pytest.raises(DiskFullError):
+        committer.commit_blocking(lambda: Changes(change(1)))
+
+    def refuse() -> Changes:
+        raise UnavailableError("not now")
+
+    with pytest.raises(UnavailableError, match="not now"):
+        committer.commit_blocking(refuse)
+    committer.commit_blocking(lambda: Changes(change(2)))
+    assert store.get(b"0002") == b"value"
+    committer.close()
+
+
+def test_a_loop_that_ended_early_holds_up_no_later_one() -> None:
+    store = MemoryKeyValue()
+    committer = GroupCommitter(store)
+
+    async def hand_over_and_leave() -> None:
+        with committer.lock:
+            committer.hand_over(Changes(change(1)))
+
+    asyncio.run(hand_over_and_leave())
+    asyncio.run(asyncio.wait_for(committer.commit(change(2)), LIMIT_S))
+    assert store.get(b"0001") == store.get(b"0002") == b"value"
+    committer.close()
+
+
+async def test_a_large_amount_is_split_into_several_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edgistry.adapters.group_commit.MAX_BATCH_BYTES", 100)
+    store = FailingKeyValue()
+    committer = GroupCommitter(store)
+    await asyncio.gather(*(committer.commit([(b"%d" % number, bytes(60))]) for number in range(10)))
+    assert store.writes >= 5
+    assert len(list(store.scan(b"", None))) == 10
+    committer.close()
