@@ -691,6 +691,28 @@ class TriggerSettledError(NotFoundError):
     help = "Put in the name of an invocation only while it runs."
 
 
+# --- handlers ------------------------------------------------------------------------------------
+
+
+class UnknownHandlerError(NotFoundError):
+    """No handler of that name is in the table of this program."""
+
+    code = "handler-unknown"
+    number = 160
+    wire_status = 15
+    help = "`edgistry-node handlers list DIR` shows the names; [handlers] in node.toml, the module."
+
+
+class DivergedError(Refused):
+    """A handler that was tried again decided otherwise than before."""
+
+    code = "handler-diverged"
+    number = 161
+    http_status = 409
+    wire_status = 16
+    help = "Let the handler decide by its element alone: puts it has made are not made again."
+
+
 def every_refusal() -> tuple[type[Refused], ...]:
     """All classes of the tree, root first, in a stable order (depth first, by definition)."""
     found: list[type[Refused]] = []

@@ -67,9 +67,10 @@ class TriggerRecord(Wire):
 
 
 class AttemptRecord(Wire):
-    """How often it was tried, when it may be tried again, and why it failed last."""
+    """How it has fared: failures, tries that ended with the program, and what is to come."""
 
     attempts: _Number
+    interruptions: _Number
     not_before_us: _Number
     reason: str
 

@@ -23,6 +23,7 @@ from typing import Final
 
 from .codec import encode
 from .errors import (
+    DivergedError,
     LimitExceededError,
     NamespaceNotEmptyError,
     WoofExistsError,
@@ -205,6 +206,7 @@ class Staging(TriggerStaging):
             MissingWoofError: there is no such WooF.
             TooLargeError, InvalidValueError: it does not take this element, or a name is none.
             TriggerSettledError: ``by`` has ended.
+            DivergedError: ``by`` has put with this key into another WooF before.
         """
         state = self._state
         woof = state.open.get(name)
@@ -219,7 +221,7 @@ class Staging(TriggerStaging):
             known_at = self._key_of(woof, check_key(idempotency_key), by)
             known = state.peek(known_at)
             if known is not None:
-                return read_number(known[-NUMBER_BYTES:])
+                return _known_number(woof, known)
         number = woof.staged + 1
         if number > MAX_NUMBER:
             raise LimitExceededError(f"WooF {name!r} has given its last number")
@@ -275,3 +277,10 @@ class Staging(TriggerStaging):
             woof.durable = True
 
         self._can_undo(undo, done)
+
+
+def _known_number(woof: OpenWoof, known: bytes) -> int:
+    """The number that the first put with a key got."""
+    if len(known) > NUMBER_BYTES and read_number(known[:NUMBER_BYTES]) != woof.id:
+        raise DivergedError(f"what is put into {woof.name!r} went to another WooF when first tried")
+    return read_number(known[-NUMBER_BYTES:])

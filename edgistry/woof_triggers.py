@@ -57,7 +57,9 @@ class Trigger:
     """Number of the element."""
     element: bytes
     attempts: int = 0
-    """How often it was tried, as far as that was recorded."""
+    """Tries that failed, as far as that was recorded."""
+    interruptions: int = 0
+    """Tries that ended with the program, as far as that was recorded."""
     not_before_us: int = 0
     """Do not try before this time, µs since 1970."""
     reason: str = ""
@@ -97,6 +99,7 @@ def triggers_of(store: KeyValue, handler: str, *, after: int = 0) -> Iterator[Tr
             number=record.number,
             element=record.element,
             attempts=attempts.attempts if attempts else 0,
+            interruptions=attempts.interruptions if attempts else 0,
             not_before_us=attempts.not_before_us if attempts else 0,
             reason=attempts.reason if attempts else "",
         )
@@ -146,15 +149,26 @@ class TriggerStaging(Batch):
         else:
             self.forget_effects(trigger)
 
-    def retry(self, trigger: Trigger, *, attempts: int, not_before_us: int, reason: str) -> None:
-        """Record that the invocation was tried ``attempts`` times, and when it may be again.
+    def retry(
+        self,
+        trigger: Trigger,
+        *,
+        attempts: int,
+        interruptions: int = 0,
+        not_before_us: int,
+        reason: str,
+    ) -> None:
+        """Record how the invocation has fared, and when it may be tried again.
 
         Raises:
             TriggerSettledError: it has ended.
         """
         self._require_pending(trigger)
         record = AttemptRecord(
-            attempts=attempts, not_before_us=not_before_us, reason=reason[:MAX_REASON]
+            attempts=attempts,
+            interruptions=interruptions,
+            not_before_us=not_before_us,
+            reason=reason[:MAX_REASON],
         )
         self._set(trigger.attempts_key, encode(record))
 
