@@ -190,14 +190,15 @@ def repairing_path(path: Path) -> Path:
     return path.with_name(path.name + ".repairing")
 
 
-def danger_open_skipping_damage(path: Path) -> None:
+def danger_open_skipping_damage(path: Path, *, create: bool = False) -> None:
     """Open and close ``path``; what is damaged in its log is dropped (its checksums decide).
 
     Raises:
         Refused: more is damaged than the log, or the path cannot be used.
     """
     try:
-        plyvel.DB(str(path), **{**_OPTIONS, "paranoid_checks": False}).close()
+        options = {**_OPTIONS, "paranoid_checks": False}
+        plyvel.DB(str(path), create_if_missing=create, **options).close()
     except plyvel.Error as error:
         raise _opening_refused(path, error) from None
 
