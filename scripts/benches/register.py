@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import csv
 import json
 import random
@@ -22,6 +23,8 @@ from _clusters import (
 )
 from commit import CLIENTS, Signer, rate, request_bytes, single
 from measure import report
+
+from edgistry.adapters.http import HttpClient
 
 SYNC = "broadcast_tx_sync"
 
@@ -59,6 +62,31 @@ class Probe(threading.Thread):
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
+async def register_singles(cluster: EdgistryCluster, seconds: float) -> float:
+    """Devices a second, each registered by itself at one node, by fifty clients that wait."""
+    client = HttpClient(cluster.node(0) / "run" / "admin.sock", timeout_s=60)
+    done = 0
+    stop_at = time.monotonic() + seconds
+
+    async def one(number: int) -> None:
+        nonlocal done
+        while time.monotonic() < stop_at:
+            row = {"line": 1, "id": f"single-{number}-{done}", "name": "", "lat": 1.0, "lon": 1.0}
+            row |= {"type": "weather-station", "actions": ["read"], "resolution": 7}
+            answer = await client.request(
+                "POST", "/admin/devices", body=json.dumps({"rows": [row]}).encode()
+            )
+            sequence = json.loads(answer.body)["outcomes"][0]["sequence"]
+            await client.request(
+                "GET", "/admin/settled", query={"last": str(sequence), "timeout_s": "30"}
+            )
+            done += 1
+
+    await asyncio.gather(*(one(number) for number in range(CLIENTS)))
+    await client.close()
+    return done / seconds
+
+
 def import_fleet(cluster: EdgistryCluster, path: Path) -> tuple[dict[str, int], float]:
     began = time.perf_counter()
     answer = json.loads(
@@ -87,6 +115,7 @@ def main() -> None:
 
     with cluster.running():
         singles = rate(cluster, work, options.seconds)
+        one_by_one = asyncio.run(register_singles(cluster, options.seconds))
         probe = Probe(cluster.api(0))
         probe.start()
         answer, seconds = import_fleet(cluster, path)
@@ -112,6 +141,13 @@ def main() -> None:
         failed=bool(failed),
         second_import_s=round(again_seconds, 1),
         second_import_unchanged=again["unchanged"],
+    )
+    report(
+        "register",
+        "fleet import, records/s / devices registered one by one at the same node",
+        options.records / seconds / one_by_one,
+        devices_one_by_one_per_s=round(one_by_one, 1),
+        clients=CLIENTS,
     )
     report(
         "register",
