@@ -72,8 +72,10 @@ def test_a_minority_answers_and_accepts_and_publishes_when_healed(
             assert any("cut off" in reason for reason in ready.reasons), ready
         check_shown(cluster, shown, (0, 1))
 
-        # What was accepted outlives the process that accepted it.
+        # What was accepted outlives the process that accepted it, and the mempools it was in.
+        engine = cluster.kill_engine(1)
         cluster.kill_node(0)
+        cluster.wait_until("a new engine", lambda: cluster.engine_pid(1) not in {None, engine})
         cluster.start(0, wait=False)
         cluster.wait_until("node 0 answers again", lambda: cluster.status(0))
         check_shown(cluster, shown, (0, 1))
