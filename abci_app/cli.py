@@ -14,6 +14,7 @@ from .cli_cluster import cluster
 from .cli_engine import engine
 from .cli_node import abci, init, run, status
 from .cli_register import device, fleet, region
+from .cli_repair import repair
 from .cli_shared import CONTEXT_SETTINGS, Program
 
 
@@ -31,7 +32,7 @@ def program() -> None:
     """
 
 
-for _command in (init, run, status, device, fleet, region, cluster, engine, abci):
+for _command in (init, run, status, device, fleet, region, cluster, engine, abci, repair):
     program.add_command(_command)
 
 
