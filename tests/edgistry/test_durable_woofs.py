@@ -200,7 +200,7 @@ async def test_deleting_empties_the_disk_in_the_background(woofs: DurableWoofs) 
         woofs.woofs.latest("a/big")
     await woofs.sweep()
     assert not woofs.woofs.has_garbage
-    left = list(woofs.woofs._store.scan(ELEMENTS, ELEMENTS + b"\xff"))
+    left = list(woofs.woofs.store.scan(ELEMENTS, ELEMENTS + b"\xff"))
     assert [value for _, value in left] == [b"a/b"]  # the end mark of the other one
 
 
