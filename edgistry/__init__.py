@@ -18,29 +18,41 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .adapters.node_client import BlockingNodeClient, NodeClient
     from .api import DiscoverAnswer, RegionList, ServiceEntry, StatusAnswer
+    from .capability import Capability
     from .errors import Refused
+    from .issuer import Issuer
+    from .rights import Right
+    from .verifier import Verifier
 
 __version__ = "0.1.0"
 """Of the whole distribution; setup.cfg reads it from here."""
 
 __all__ = [
     "BlockingNodeClient",
+    "Capability",
     "DiscoverAnswer",
+    "Issuer",
     "NodeClient",
     "Refused",
     "RegionList",
+    "Right",
     "ServiceEntry",
     "StatusAnswer",
+    "Verifier",
 ]
 
 _HOMES = {
     "BlockingNodeClient": "adapters.node_client",
+    "Capability": "capability",
     "DiscoverAnswer": "api",
+    "Issuer": "issuer",
     "NodeClient": "adapters.node_client",
     "Refused": "errors",
     "RegionList": "api",
+    "Right": "rights",
     "ServiceEntry": "api",
     "StatusAnswer": "api",
+    "Verifier": "verifier",
 }
 """Export to the module that has it."""
 
