@@ -5,6 +5,8 @@ Rules kept here:
 * A refused transaction is never dropped silently: it is kept whole, with the code of the refusal,
   so that a person can see what was lost and why.
 * The log is bounded: the newest ``MAX_DEAD_LETTERS`` are kept.
+* Sequences rise with the numbers of the log, except where a chain that lost blocks was followed:
+  who asks for sequences means those given since.
 
 Not handled here: what to do about one. Device rows are published again by the next import, since
 the registry says that they are not on the chain.
@@ -22,6 +24,8 @@ from edgistry.transactions import MAX_TRANSACTION_BYTES
 
 MAX_DEAD_LETTERS = 1000
 _ELEMENT_LIMIT = MAX_TRANSACTION_BYTES + 64
+_EARLIER_KEY = b"o/earlier-letters"
+"""The number of the last letter from before sequences were given anew."""
 
 
 class DeadLetter(Wire):
@@ -55,6 +59,7 @@ class DeadLetters:
     """The dead-letter log of the outbox, in the node's own database."""
 
     def __init__(self, store: KeyValue) -> None:
+        self._store = store
         self._log = Journal(store, "node/dead-letters", element_limit=_ELEMENT_LIMIT)
 
     def __len__(self) -> int:
@@ -66,6 +71,10 @@ class DeadLetters:
         # Only what is already written can be trimmed, so the log may briefly hold a few more.
         return [*appended.changes, *self._log.trim(appended.last - MAX_DEAD_LETTERS)]
 
+    def begin_anew(self) -> list[Change]:
+        """The changes after which the letters of now are not found by their sequences."""
+        return [(_EARLIER_KEY, self._log.latest().to_bytes(8, "big"))]
+
     def newest(self, count: int) -> list[DeadLetter]:
         """The newest ``count`` letters, newest first."""
         return [_letter(element) for _, element in self._log.tail(count)]
@@ -76,7 +85,9 @@ class DeadLetters:
         Reads from the newest backwards and stops at ``first``: sequences rise with the numbers.
         """
         found = []
-        for number in range(self._log.latest(), self._log.earliest() - 1, -1):
+        earlier = int.from_bytes(self._store.get(_EARLIER_KEY) or b"", "big")
+        begin = max(self._log.earliest(), earlier + 1)
+        for number in range(self._log.latest(), begin - 1, -1):
             letter = _letter(self._log.get(number))
             if letter.sequence < first:
                 break

@@ -12,9 +12,10 @@ Rules kept here:
   reached it. Refused ones become dead letters, and the next one goes through.
 
 When the chain knows a higher sequence than the database gave, the database is older than the chain
-(restored from a copy, say) and the log says so. A chain whose blocks can come back is waited for
-when it is behind; one whose blocks cannot (``chain_replays`` false: a solo node's registry restored
-from a copy) is taken as it is, and what waits gets new sequences.
+(restored from a copy, say) and the log says so. Until the node has caught up once, nobody can tell:
+what is accepted until then is held, and gets new sequences if the chain has used those for others.
+A chain whose blocks can come back is waited for when it is behind. One whose blocks cannot (a solo
+node's registry restored from a copy) is taken as it is: see ``follow_shortened_chain``.
 
 Not handled here: the queue itself (``outbox_queue``), what the transactions mean, and the transport
 (``TransactionSink``).
@@ -34,7 +35,8 @@ from edgistry.kv import Change, KeyValue
 from edgistry.transactions import Body, Kind, NodeId, Sign
 
 from .dead_letters import DeadLetter, DeadLetters
-from .outbox_queue import OutboxQueue, Pending
+from .outbox_queue import Accepted, OutboxQueue, Pending
+from .renumbering import Renumbered
 from .schema import SequenceState
 
 MAX_IN_FLIGHT = 16
@@ -43,6 +45,12 @@ MAX_IN_FLIGHT_BYTES = 2_000_000
 RESEND_S = 3.0
 MAX_BACK_OFF_S = 5.0
 _FIRST_BACK_OFF_S = 0.25
+_HELD_LOOK_S = 0.5
+_OLDER_DATABASE = (
+    "queues.ldb is older than the chain: the chain has transactions of this node that the database"
+    " does not know. If it was restored from a copy, import your devices again; if another"
+    " directory uses the same key, stop one of them now"
+)
 
 logger = get_logger("edgistry.node.outbox")
 
@@ -73,6 +81,8 @@ it answers are written together with forgetting the transaction."""
 class Outbox:
     """The outbox of node ``node_id`` in ``store``, as it was left.
 
+    ``caught_up`` says whether ``reader`` has all blocks that the chain has, as far as is known.
+
     Raises (on opening):
         ChainMismatchError: the database belongs to another chain or another node.
         CorruptDatabaseError: an entry does not decode.
@@ -87,17 +97,18 @@ class Outbox:
         sign: Sign,
         reader: SequenceReader,
         sink: TransactionSink,
-        chain_replays: bool = True,
+        caught_up: Callable[[], bool] = lambda: True,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.dead_letters = DeadLetters(store)
         self.on_settled: Settled | None = None
-        self.behind_chain = False
-        """Whether the chain has had a sequence that this database did not give."""
+        self.on_renumbered: Renumbered | None = None
         self._store = store
         self._node_id = node_id
         self._reader = reader
         self._sink = sink
+        self._caught_up = caught_up
+        self._has_caught_up = False
         self._clock_s = clock_s
         self._queue = OutboxQueue(store, chain_id=chain_id, node_id=node_id, sign=sign)
         self._lock = asyncio.Lock()
@@ -108,8 +119,6 @@ class Outbox:
         self._progress_at_s = 0.0
         self._failures = 0
         self._retry_at_s = 0.0
-        if not chain_replays:
-            self._follow_shortened_chain()
 
     # --- what is waiting ------------------------------------------------------------------------
 
@@ -117,11 +126,6 @@ class Outbox:
     def pending(self) -> int:
         """How many transactions are accepted and not yet confirmed."""
         return len(self._queue.entries)
-
-    @property
-    def pending_bytes(self) -> int:
-        """Their bytes."""
-        return self._queue.bytes
 
     @property
     def settled_through(self) -> int:
@@ -168,7 +172,9 @@ class Outbox:
             InvalidValueError: a transaction would be too large.
         """
         async with self._lock:
-            accepted = self._queue.accept(bodies, after=self._committed().last)
+            accepted = self._queue.accept(
+                bodies, after=self._committed().last, hold=not self._knows_the_chain()
+            )
             changes = list(accepted.changes)
             if also is not None:
                 changes += also(accepted.last - len(bodies) + 1)
@@ -219,7 +225,7 @@ class Outbox:
             return self._retry_at_s - now_s
         if self.gap:
             # Normal while the node catches up. Transactions sent now would only be refused.
-            return RESEND_S
+            return _HELD_LOOK_S if self._queue.held_from else RESEND_S
         if self._sent and now_s - self._progress_at_s >= RESEND_S:
             self._sent = 0
         try:
@@ -227,6 +233,8 @@ class Outbox:
         except UnavailableError as error:
             return self._back_off(error)
         self._failures = 0
+        if self._queue.held_from:
+            return _HELD_LOOK_S
         return max(0.0, self._progress_at_s + RESEND_S - now_s)
 
     async def _send(self, now_s: float) -> None:
@@ -234,8 +242,11 @@ class Outbox:
             self._progress_at_s = now_s
         entries = self._queue.entries
         flying = sum(entries[at].size for at in range(self._sent))
+        held_from = self._queue.held_from
         while self._sent < min(MAX_IN_FLIGHT, len(entries)):
             entry = entries[self._sent]
+            if held_from and entry.sequence >= held_from:
+                break
             flying += entry.size
             if self._sent and flying > MAX_IN_FLIGHT_BYTES:
                 break
@@ -255,17 +266,17 @@ class Outbox:
 
     async def _settle(self) -> None:
         state = self._committed()
-        if state.last > self._queue.last:
-            logger.warning(
-                "queues.ldb is older than the chain: the chain has transactions of this node that "
-                "the database does not know. If it was restored from a copy, import your devices "
-                "again; if another directory uses the same key, stop one of them now",
-                chain=state.last,
-                database=self._queue.last,
-            )
-            self.behind_chain = True
+        held_from = self._queue.held_from
+        if state.last > self._queue.last and not held_from:
+            logger.warning(_OLDER_DATABASE, chain=state.last, database=self._queue.last)
             self._queue.last = state.last
-        done = self._queue.through(state.last)
+        # What is held was never sent: whatever the chain has under its numbers is not that.
+        await self._confirm(state, min(state.last, held_from - 1) if held_from else state.last)
+        if held_from and self._knows_the_chain():
+            await self._let_go(held_from)
+
+    async def _confirm(self, state: SequenceState, through: int) -> None:
+        done = self._queue.through(through)
         if not done:
             return
         refused = dict(state.refused)
@@ -289,8 +300,26 @@ class Outbox:
         if interrupted:
             raise asyncio.CancelledError
 
-    def _follow_shortened_chain(self) -> None:
-        """Take the chain as it is when it has lost blocks, which will not come back."""
+    async def _let_go(self, held_from: int) -> None:
+        """What is held may be sent, with new sequences if the chain has used those."""
+        last = self._committed().last
+        if last >= held_from:
+            logger.warning(_OLDER_DATABASE, chain=last, database=held_from - 1)
+            accepted, changes = self._renumber(last)
+            interrupted = await self._write(changes)
+            self._queue.renumbered(accepted)
+        else:
+            interrupted = await self._write(self._queue.release())
+            self._queue.released()
+        if interrupted:
+            raise asyncio.CancelledError
+
+    def follow_shortened_chain(self) -> None:
+        """Take the chain as it is when it has lost blocks, which will not come back.
+
+        For a chain that lives in this node alone, before anything runs: what waits gets new
+        sequences, and what was lost has none any more; durable on return.
+        """
         last = self._committed().last
         if self.gap or (not self.pending and self._queue.last > last):
             logger.warning(
@@ -299,7 +328,20 @@ class Outbox:
                 chain=last,
                 database=self._queue.last,
             )
-            self._queue.renumber(last)
+            accepted, changes = self._renumber(last)
+            self._store.write([*changes, *self.dead_letters.begin_anew()], sync=True)
+            self._queue.renumbered(accepted)
+
+    def _renumber(self, last: int) -> tuple[Accepted, list[Change]]:
+        renumbering = self._queue.renumbering(last)
+        changes = list(self.on_renumbered(renumbering)) if self.on_renumbered else []
+        accepted = self._queue.renumber(renumbering)
+        return accepted, changes + accepted.changes
+
+    def _knows_the_chain(self) -> bool:
+        """Whether the node has caught up since it started: the database is no older since."""
+        self._has_caught_up = self._has_caught_up or self._caught_up()
+        return self._has_caught_up
 
     def _committed(self) -> SequenceState:
         return self._reader.sequence(self._node_id)

@@ -7,6 +7,8 @@ Rules kept here:
 * Transactions are signed when they are accepted; their bytes stay on disk, only what is needed to
   order them is in memory.
 * Changes are returned for the caller's batch; memory follows when the batch is written.
+* What is accepted while nobody knows where the chain stands is held: it is remembered, durably,
+  from which sequence on nothing was sent, so that none of it is taken for what the chain has.
 * The database remembers which chain and node it belongs to.
 
 Not handled here: when to send, and what the chain said (``outbox``).
@@ -34,11 +36,14 @@ from edgistry.transactions import (
     sign_transaction,
 )
 
+from .renumbering import Renumbering
+
 MAX_PENDING_BYTES = 256 << 20
 """About 1.5 million records: weeks of a cut-off node's registrations, bounded on its disk."""
 
 _OWNER_KEY = b"o/owner"
 _LAST_KEY = b"o/last"
+_HELD_KEY = b"o/held"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,7 @@ class Accepted:
 
     last: int
     """The last sequence given; the one before the first when there are no transactions."""
+    held_from: int
     entries: list[Pending]
     changes: list[Change]
 
@@ -85,6 +91,8 @@ class OutboxQueue:
         self._check_owner()
         self.last = int.from_bytes(store.get(_LAST_KEY) or b"", "big")
         """The last sequence given, or a later one that the chain has."""
+        self.held_from = int.from_bytes(store.get(_HELD_KEY) or b"", "big")
+        """The first sequence of which none was ever sent; 0 when nothing is held."""
         self.entries = deque(_parse(self._journal.scan()))
         """All that wait, in order."""
         self.bytes = sum(entry.size for entry in self.entries)
@@ -93,8 +101,10 @@ class OutboxQueue:
         """The signed bytes of a waiting transaction."""
         return self._journal.get(entry.number)
 
-    def accept(self, bodies: Sequence[Body], *, after: int) -> Accepted:
+    def accept(self, bodies: Sequence[Body], *, after: int, hold: bool) -> Accepted:
         """Sign ``bodies`` with the sequences after ``after`` and after all given before.
+
+        With ``hold`` they, and all that come after them, are held until ``release``.
 
         Raises:
             UnavailableError: too much is waiting already.
@@ -111,10 +121,14 @@ class OutboxQueue:
         last = first + len(bodies) - 1
         appended = self._journal.append(transactions)
         changes = list(appended.changes)
+        held_from = self.held_from
         if transactions:
             changes.append(_last_change(last))
+            if hold and not held_from:
+                held_from = first
+                changes.append((_HELD_KEY, first.to_bytes(8, "big")))
         entries = _parse(enumerate(transactions, appended.first))
-        return Accepted(last=last, entries=entries, changes=changes)
+        return Accepted(last=last, held_from=held_from, entries=entries, changes=changes)
 
     def accepted(self, accepted: Accepted) -> None:
         """The changes of ``accept`` are written."""
@@ -122,6 +136,7 @@ class OutboxQueue:
             self.entries.extend(accepted.entries)
             self.bytes += sum(entry.size for entry in accepted.entries)
             self.last = accepted.last
+            self.held_from = accepted.held_from
 
     def through(self, sequence: int) -> list[Pending]:
         """The waiting transactions up to ``sequence``."""
@@ -137,20 +152,47 @@ class OutboxQueue:
             self.entries.popleft()
             self.bytes -= entry.size
 
-    def renumber(self, after: int) -> None:
-        """Sign all that waits again, with the sequences from ``after`` + 1 on; durable on return.
+    def release(self) -> list[Change]:
+        """The changes after which nothing is held."""
+        return [(_HELD_KEY, None)]
 
-        Only for a chain that has lost blocks for good: on any other, the transactions of a
-        number could differ between the nodes that have it and this one.
+    def released(self) -> None:
+        """The changes of ``release`` are written."""
+        self.held_from = 0
+
+    def renumbering(self, after: int) -> Renumbering:
+        """What it means to give all that waits the sequences from ``after`` + 1 on."""
+        new = range(after + 1, after + 1 + len(self.entries))
+        bodies = (parse_body(parse_transaction(self.transaction(entry))) for entry in self.entries)
+        return Renumbering(
+            after=after,
+            moved=dict(zip((entry.sequence for entry in self.entries), new, strict=True)),
+            bodies=dict(zip(new, bodies, strict=True)),
+        )
+
+    def renumber(self, renumbering: Renumbering) -> Accepted:
+        """Sign all that waits again, as ``renumbering`` says; nothing is held afterwards.
+
+        Only for what was never sent, or for a chain that has lost blocks for good: else the
+        transactions of a number could differ between the nodes that have it and this one.
         """
-        bodies = [parse_body(parse_transaction(self.transaction(entry))) for entry in self.entries]
-        transactions = [self._signed(body, after + at) for at, body in enumerate(bodies, 1)]
+        bodies = renumbering.bodies
+        transactions = [self._signed(body, sequence) for sequence, body in bodies.items()]
         appended = self._journal.append(transactions)
-        last = after + len(bodies)
-        changes = [*appended.changes, *self._journal.trim(appended.first - 1), _last_change(last)]
-        self._store.write(changes, sync=True)
-        self.last = last
-        self.entries = deque(_parse(self._journal.scan()))
+        last = renumbering.after + len(bodies)
+        trimmed = self._journal.trim(appended.first - 1)
+        return Accepted(
+            last=last,
+            held_from=0,
+            entries=_parse(enumerate(transactions, appended.first)),
+            changes=[*appended.changes, *trimmed, _last_change(last), *self.release()],
+        )
+
+    def renumbered(self, accepted: Accepted) -> None:
+        """The changes of ``renumber`` are written."""
+        self.last = accepted.last
+        self.held_from = 0
+        self.entries = deque(accepted.entries)
         self.bytes = sum(entry.size for entry in self.entries)
 
     def _signed(self, body: Body, sequence: int) -> bytes:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Protocol
 
 from edgistry.api import RegionEntry, RegionList, block_time_text
 from edgistry.cell import cell_text
-from edgistry.codec import Meta, Wire, decode, encode
+from edgistry.codec import Meta, Wire, decode, encode, replace
 from edgistry.errors import InvalidValueError, MalformedError, NotOwnerError, UnknownRegionError
 from edgistry.geojson import parse_geojson
 from edgistry.kv import Change, KeyValue
@@ -37,6 +37,7 @@ from edgistry.transactions import (
 from .admin_api import RegionDetail, RegionPutAnswer
 from .outbox import Outbox
 from .outbox_queue import Pending
+from .renumbering import Renumbering
 from .schema import Head, StoredRegion
 
 _PUTS = b"g/"
@@ -119,6 +120,31 @@ class Regions:
             return []
         puts = self._store.scan(_PUTS, _PUTS + b"\xff")
         return [(key, None) for key, data in puts if _parse(data).sequence == entry.sequence]
+
+    def renumbered(self, renumbering: Renumbering) -> list[Change]:
+        """The changes that follow from new sequences (the outbox asks for them).
+
+        Puts that wait get the versions that are next on the chain as it is now.
+        """
+        changes: list[Change] = [(key, None) for key, _ in self._store.scan(_PUTS, _PUTS + b"\xff")]
+        versions: dict[str, int] = {}
+        for sequence, body in renumbering.bodies.items():
+            if not isinstance(body, RegionPut):
+                continue
+            name = body.name
+            if name not in versions:
+                region = self._reader.region(name)
+                versions[name] = 0 if region is None else region.version
+            versions[name] += 1
+            renumbering.bodies[sequence] = replace(body, version=versions[name])
+            put = _Put(
+                name=name,
+                version=versions[name],
+                digest=hashlib.sha256(body.cells).digest(),
+                sequence=sequence,
+            )
+            changes.append((_key(name), encode(put)))
+        return changes
 
     def list(self) -> RegionList:
         """All regions of the last committed block."""

@@ -50,6 +50,7 @@ from .devices import (
 from .fleet import check_device
 from .outbox import Outbox
 from .outbox_queue import Pending
+from .renumbering import Renumbering
 from .schema import StoredService, stored_service
 
 _RECORD_BYTES = 80
@@ -82,6 +83,8 @@ class _Planned:
     outcome: Outcome
     identity: Identity
     device: Device
+    waits: bool
+    """Whether it waits for a transaction that is on its way already."""
 
 
 class Registrar:
@@ -128,6 +131,8 @@ class Registrar:
                         device = plan.devices[identity]
                         plan.devices[identity] = replace(device, sequence=sequence)
                 for identity, device in plan.devices.items():
+                    if identity not in plan.publish:
+                        device = self._with_stored_sequence(device, identity)
                     yield from self._table.put(device, identity)
 
             if plan.devices:
@@ -137,6 +142,11 @@ class Registrar:
                 ]
                 await self._outbox.append(bodies, also=rows_with_sequences)
             return [self._outcome(plan, each) for each in planned]
+
+    def _with_stored_sequence(self, device: Device, identity: Identity) -> Device:
+        # The outbox may have renumbered what waits since the plan was made.
+        stored = self._table.get(identity)
+        return replace(device, sequence=stored.sequence) if stored else device
 
     def _plan_row(self, plan: _Plan, row: DeviceRow) -> _Planned | RowOutcome:
         try:
@@ -159,7 +169,14 @@ class Registrar:
             plan.publish[identity] = record_of(wanted, identity)
         if publish or known != wanted:
             plan.devices[identity] = wanted
-        return _Planned(line=row.line, outcome=outcome, identity=identity, device=wanted)
+        return _Planned(
+            line=row.line,
+            outcome=outcome,
+            identity=identity,
+            device=wanted,
+            # Asked now: it may be refused before the answer is made, and the caller must hear it.
+            waits=self._outbox.is_pending(wanted.sequence),
+        )
 
     def _device(self, row: DeviceRow, cell: int, known: Device | None) -> Device:
         return Device(
@@ -194,7 +211,7 @@ class Registrar:
         if isinstance(planned, RowOutcome):
             return planned
         device = plan.devices.get(planned.identity, planned.device)
-        waits = planned.identity in plan.publish or self._outbox.is_pending(device.sequence)
+        waits = planned.identity in plan.publish or planned.waits
         return RowOutcome(
             line=planned.line,
             outcome=planned.outcome,
@@ -219,11 +236,11 @@ class Registrar:
             devices = {handle: self._known(handle) for handle in handles}
             waiting = [device.sequence for device in devices.values() if device.withdrawing]
             leaving = [device for device in devices.values() if not device.withdrawing]
-            sent = [device for device in leaving if self._is_on_chain(device)]
+            sent = {device.key for device in leaving if self._is_on_chain(device)}
 
             def rows(sequence: int) -> Iterable[Change]:
                 for device in leaving:
-                    if device in sent:
+                    if device.key in sent:
                         gone = replace(device, sequence=sequence, withdrawing=True)
                         yield from self._table.put(gone)
                     else:
@@ -231,7 +248,7 @@ class Registrar:
 
             last = max(filter(self._outbox.is_pending, waiting), default=0)
             if leaving:
-                keys = tuple(device.key for device in sent)
+                keys = tuple(device.key for device in leaving if device.key in sent)
                 bodies = [ServicesWithdraw(keys=keys)] if keys else []
                 appended = await self._outbox.append(bodies, also=rows)
                 last = appended if bodies else last
@@ -257,6 +274,13 @@ class Registrar:
             else:
                 changes += self._table.put(replace(device, withdrawing=False))
         return changes
+
+    def renumbered(self, renumbering: Renumbering) -> Iterable[Change]:
+        """The changes that follow from new sequences (the outbox asks for them)."""
+        for device in self._table.scan():
+            sequence = renumbering.of(device.sequence)
+            if sequence != device.sequence:
+                yield from self._table.put(replace(device, sequence=sequence))
 
     def _known(self, handle: str) -> Device:
         device = self._table.by_key(parse_handle(handle))

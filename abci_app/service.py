@@ -46,6 +46,7 @@ from .outbox_queue import Pending
 from .reader import RecordChange, RegistryReader
 from .regions import Regions
 from .registration import Registrar
+from .renumbering import Renumbering
 from .schema import Head
 
 
@@ -102,13 +103,16 @@ class NodeService:
             sign=sign,
             reader=reader,
             sink=sink,
-            chain_replays=engine != "solo",
+            caught_up=lambda: not view().catching_up,
             clock_s=steady_s,
         )
         self.registrar = Registrar(store, node_id=node_id, reader=reader, outbox=self.outbox)
         self.named_regions = Regions(store, node_id=node_id, reader=reader, outbox=self.outbox)
         self.leases = LeaseKeeper(reader=reader, outbox=self.outbox)
         self.outbox.on_settled = self._settled
+        self.outbox.on_renumbered = self._renumbered
+        if engine == "solo":
+            self.outbox.follow_shortened_chain()
         self.discoverer = Discoverer(reader)
         reader.subscribe(self._committed)
 
@@ -215,6 +219,12 @@ class NodeService:
 
     def _settled(self, entry: Pending, transaction: bytes) -> Iterable[Change]:
         return [*self.registrar.settled(entry, transaction), *self.named_regions.settled(entry)]
+
+    def _renumbered(self, renumbering: Renumbering) -> Iterable[Change]:
+        return [
+            *self.registrar.renumbered(renumbering),
+            *self.named_regions.renumbered(renumbering),
+        ]
 
     def _vitals(self) -> Vitals:
         head, view, now_s = self._reader.head, self._view(), self._steady_s()

@@ -58,6 +58,7 @@ class Bench:
         self.restart()
 
     def restart(self, *, chain_replays: bool = True) -> None:
+        self.caught_up = True
         self.outbox = Outbox(
             self.store,
             chain_id="test",
@@ -65,9 +66,11 @@ class Bench:
             sign=lambda message: bytes(64),
             reader=self.chain,
             sink=self.chain,
-            chain_replays=chain_replays,
+            caught_up=lambda: self.caught_up,
             clock_s=self.clock,
         )
+        if not chain_replays:
+            self.outbox.follow_shortened_chain()
 
 
 @pytest.fixture
@@ -91,7 +94,7 @@ async def test_accepted_transactions_reach_the_chain_in_order(bench: Bench) -> N
     assert [parse_body(t) for t in bench.chain.history()] == [body(1), body(2), body(3)]
     assert bench.outbox.pending == 3
     await bench.outbox.step()
-    assert (bench.outbox.pending, bench.outbox.pending_bytes) == (0, 0)
+    assert bench.outbox.pending == 0
 
 
 async def test_nothing_is_sent_before_it_is_durable(bench: Bench) -> None:
@@ -299,7 +302,6 @@ async def test_database_older_than_the_chain_is_noticed_and_goes_on_after_it(
     bench.chain.state = SequenceState(last=9)
     bench.restart()
     await bench.outbox.step()
-    assert bench.outbox.behind_chain
     assert await bench.outbox.append([body(1)]) == 10
 
 
@@ -346,12 +348,72 @@ async def test_transaction_on_its_way_keeps_its_sequence_on_a_chain_that_lost_no
     assert [parse_body(t) for t in bench.chain.history()] == [body(1), body(2)]
 
 
-async def test_fresh_database_on_a_fresh_chain_is_not_behind(bench: Bench) -> None:
-    await bench.outbox.append([body(1)])
+async def test_what_is_accepted_while_catching_up_is_never_taken_for_what_the_chain_has(
+    bench: Bench,
+) -> None:
+    await bench.outbox.append([body(1), body(2)])
     await bench.outbox.step()
     bench.chain.commit()
     await bench.outbox.step()
-    assert not bench.outbox.behind_chain
+    # From here on the database is a copy: the chain has had sequences 3 to 5 as well.
+    bench.restart()
+    bench.caught_up = False
+    assert await bench.outbox.append([body(3)]) == 3
+    assert await bench.outbox.step() is not None
+    assert bench.chain.submitted == [1, 2]
+    bench.chain.state = SequenceState(last=4, refused=((3, 9),))
+    await bench.outbox.append([body(4)])
+    await bench.outbox.step()
+    assert bench.outbox.pending == 2
+    bench.restart()
+    bench.caught_up = False
+    bench.chain.state = SequenceState(last=5)
+    await bench.outbox.step()
+    assert bench.outbox.pending == 2
+    bench.caught_up = True
+    await bench.outbox.step()
+    assert bench.chain.submitted == [1, 2, 6, 7]
+    bench.chain.commit()
+    await bench.outbox.step()
+    assert (bench.outbox.pending, len(bench.outbox.dead_letters)) == (0, 0)
+    assert [parse_body(t) for t in bench.chain.history()] == [body(n) for n in range(1, 5)]
+    assert await bench.outbox.append([body(5)]) == 8
+
+
+async def test_what_is_accepted_while_catching_up_is_sent_as_it_is_once_caught_up(
+    bench: Bench,
+) -> None:
+    bench.caught_up = False
+    assert await bench.outbox.append([body(1)]) == 1
+    await bench.outbox.step()
+    assert bench.chain.submitted == []
+    bench.restart()
+    await bench.outbox.step()
+    assert bench.chain.submitted == [1]
+    bench.caught_up = False
+    assert await bench.outbox.append([body(2)]) == 2
+    await bench.outbox.step()
+    assert bench.chain.submitted == [1, 2]
+
+
+async def test_refusals_from_before_a_chain_lost_blocks_are_not_those_of_now(
+    bench: Bench,
+) -> None:
+    bench.chain.refuse = {2, 3}
+    await bench.outbox.append([body(1), body(2), body(3)])
+    await bench.outbox.step()
+    bench.chain.commit()
+    await bench.outbox.step()
+    bench.chain.state = SequenceState(last=1)
+    bench.chain.refuse = {3}
+    bench.restart(chain_replays=False)
+    assert await bench.outbox.append([body(4), body(5)]) == 3
+    await bench.outbox.step()
+    bench.chain.commit()
+    await bench.outbox.step()
+    [letter] = bench.outbox.dead_letters.between(2, 3)
+    assert parse_body(parse_transaction(letter.transaction)) == body(5)
+    assert len(bench.outbox.dead_letters) == 3
 
 
 async def test_database_of_another_chain_or_node_is_refused(bench: Bench) -> None:
@@ -371,7 +433,7 @@ async def test_full_outbox_refuses_and_keeps_what_it_has(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.outbox.append([body(1)])
-    monkeypatch.setattr(queue_module, "MAX_PENDING_BYTES", bench.outbox.pending_bytes)
+    monkeypatch.setattr(queue_module, "MAX_PENDING_BYTES", 150)
     with pytest.raises(UnavailableError):
         await bench.outbox.append([body(2)])
     assert bench.outbox.pending == 1

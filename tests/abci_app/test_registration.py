@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -209,6 +210,25 @@ async def test_refused_update_is_tried_again_as_an_update(bench: Bench) -> None:
     await bench.block()
     assert bench.states() == ["unpublished"]
     assert kinds(await bench.registrar.register([row(1, id="a", type="valve")])) == ["updated"]
+
+
+async def test_repeat_of_a_row_that_is_refused_meanwhile_hears_of_the_refusal(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.chain.refuse = {1}
+    await bench.registrar.register([row(1)])
+    await bench.outbox.step()
+    bench.chain.commit()
+    append = bench.outbox.append
+
+    async def refused_first(*bodies: Any, **more: Any) -> int:
+        await bench.outbox.step()
+        return await append(*bodies, **more)
+
+    monkeypatch.setattr(bench.outbox, "append", refused_first)
+    repeat, other = await bench.registrar.register([row(1), row(2)])
+    assert (repeat.outcome, repeat.sequence, other.sequence) == ("unchanged", 1, 2)
+    assert [letter.sequence for letter in bench.outbox.dead_letters.between(1, 1)] == [1]
 
 
 async def test_record_that_the_chain_deleted_is_published_again(bench: Bench) -> None:

@@ -182,3 +182,34 @@ async def test_registry_restored_from_a_copy_is_filled_again_by_the_next_import(
         assert kinds(again.outcomes) == ["unchanged", "added", "added", "added", "unchanged"]
         await node.settle()
         assert len((await node.near(46.0, 8.0)).services) == 5
+
+
+async def test_what_waits_for_a_restored_registry_goes_through_on_it(tmp_path: Path) -> None:
+    clock = HandClock()
+    larger = {**SQUARE, "coordinates": [[[7.8, 45.8], [8.2, 45.8], [8.2, 46.2], [7.8, 45.8]]]}
+    async with node_in(tmp_path, clock=clock) as node:
+        first = await node.service.register([row(0)])
+        await node.settle()
+    shutil.copytree(tmp_path / "registry.ldb", tmp_path / "copy")
+    async with node_in(tmp_path, clock=clock) as node:
+        for number in (1, 2, 3):
+            await node.service.register([row(number)])
+            await node.settle()
+        await node.service.named_regions.put("alp", SQUARE)
+        await node.settle()
+        await node.service.withdraw([first.outcomes[0].handle])
+        await node.service.named_regions.put("alp", larger)
+    shutil.rmtree(tmp_path / "registry.ldb")
+    (tmp_path / "copy").rename(tmp_path / "registry.ldb")
+    async with node_in(tmp_path, clock=clock) as node:
+        # The numbers of what was lost are given anew: no row may still mean its old one.
+        again = await node.service.register([row(number) for number in (1, 2, 3)])
+        assert kinds(again.outcomes) == ["added"] * 3
+        waiting = await node.service.named_regions.put("alp", larger)
+        assert (waiting.version, waiting.changed) == (1, False)
+        await node.settle()
+        assert len(node.service.outbox.dead_letters) == 0
+        assert node.service.named_regions.show("alp").version == 1
+        devices = node.service.registrar.page(after=None, limit=10).devices
+        assert [device.state for device in devices] == ["published"] * 3
+        assert len((await node.near(46.0, 8.0)).services) == 3
