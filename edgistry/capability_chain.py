@@ -28,13 +28,9 @@ from .caveats import (
     CLIENT_BYTES,
     MAX_TIME_US,
     NO_RARE,
-    Caveat,
     CaveatType,
     RareConditions,
     check_length,
-    client,
-    max_payload,
-    not_after,
 )
 from .errors import MalformedError, UnknownVersionError, WidenedError
 from .mac import HEADER_BYTES, ID_BYTES, SIGNED_HEADER_BYTES, USE_PUBLIC_ID, chain_state
@@ -139,19 +135,6 @@ class Chain:
     def entries(self) -> tuple[Entry, ...]:
         """What the chain grants, before caveats: the last block's entries with full objects."""
         return tuple(Entry(rights, name.decode()) for rights, name in self.granted)
-
-    def caveats(self) -> list[Caveat]:
-        """The caveats of one block that come to the same as those of all blocks, in order.
-
-        Handlers that exclude each other have no such form and are left out: ``flatten.py`` refuses
-        them first.
-        """
-        found = [*map(client, self.clients), *self.rare.caveats()]
-        if self.not_after_us != MAX_TIME_US:
-            found.append(not_after(self.not_after_us))
-        if self.max_payload is not None:
-            found.append(max_payload(self.max_payload))
-        return sorted(set(found))
 
     @property
     def ids(self) -> tuple[bytes, ...]:

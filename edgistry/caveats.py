@@ -230,18 +230,6 @@ class RareConditions:
         if handlers:
             self.handlers = frozenset.intersection(*map(frozenset, handlers.values()))
 
-    def caveats(self) -> list[Caveat]:
-        """The caveats of one block that come to the same; see ``Chain.caveats``."""
-        found = [*map(require, self.required), *map(lineage, self.lineages), *self.other]
-        found += [Caveat(_HANDLER, name) for name in self.handlers or ()]
-        if self.not_before_us:
-            found.append(not_before(self.not_before_us))
-        if self.sealed:
-            found.append(SEALED)
-        if self.veil:
-            found.append(VEIL)
-        return found
-
 
 NO_RARE: Final = RareConditions((), 0)
 """Shared by all chains without rare caveats: they cost nothing then."""

@@ -4,7 +4,8 @@ Rules kept here:
 
 * The flattened capability grants exactly what the chain granted: the last block's effective
   entries with full objects, and the union of all caveats (smallest not_after, largest not_before,
-  smallest max_payload, handlers intersected). Sealed stays sealed.
+  smallest max_payload, handlers intersected). Sealed stays sealed. A limit that limits nothing
+  (not_after 2^64 - 1, say) is a caveat like any other: all implementations write the same bytes.
 * It keeps the grant (the same 11 header bytes), and a lineage caveat for each prefix of the chain,
   so that revoking any of them revokes it too. It revokes nothing itself.
 
@@ -14,10 +15,18 @@ to flatten (``authority.py``).
 
 from __future__ import annotations
 
-from .blocks import append_block, header_bytes, root_block
+from typing import Final
+
+from .blocks import append_block, blocks_of, header_bytes, root_block
 from .capability_chain import Chain
-from .caveats import lineage
+from .caveats import Caveat, CaveatType, lineage
 from .errors import CannotFlattenError, CaveatError, InvalidValueError, MalformedError
+
+_TIGHTEST: Final = {
+    CaveatType.NOT_AFTER: min,
+    CaveatType.NOT_BEFORE: max,
+    CaveatType.MAX_PAYLOAD: min,
+}
 
 
 def flatten_chain(chain: Chain) -> Chain:
@@ -34,11 +43,29 @@ def flatten_chain(chain: Chain) -> Chain:
     if rare.sealed_early:
         raise CannotFlattenError("a block follows a seal")
     header = header_bytes(epoch=chain.epoch, serial=chain.serial)
-    caveats = [*chain.caveats(), *map(lineage, chain.ids)]
+    caveats = [*_union(chain), *map(lineage, chain.ids)]
     try:
         return Chain.parse(header + root_block(chain.entries, caveats))
     except (InvalidValueError, MalformedError) as error:
         raise CannotFlattenError(f"the chain has no form of one block: {error}") from None
+
+
+def _union(chain: Chain) -> set[Caveat]:
+    """The caveats of one block that come to the same as those of all blocks."""
+    found = {caveat for block in blocks_of(chain) for caveat in block.caveats}
+    handlers = chain.rare.handlers or ()
+    union = {
+        caveat
+        for caveat in found
+        if caveat.type not in _TIGHTEST
+        and (caveat.type != CaveatType.HANDLER or caveat.value in handlers)
+    }
+    for kind, tightest in _TIGHTEST.items():
+        # Values of one type have one length, so they order as the numbers they are.
+        same = [caveat for caveat in found if caveat.type == kind]
+        if same:
+            union.add(tightest(same))
+    return union
 
 
 def flattened_with(chain: Chain, block: bytes) -> Chain:

@@ -211,6 +211,12 @@ def capabilities() -> Capabilities:
         serial=0xAAAAAAAA,
     )
     caps.add(
+        "limits-that-limit-nothing",
+        ([(R.GET, "ns")], [cv.not_before(0), cv.not_after(2**64 - 1)]),
+        ([(0, R.GET, "w")], [cv.max_payload(2**32 - 1), cv.handler("h"), cv.not_before(0)]),
+        serial=0xAAAAAAAB,
+    )
+    caps.add(
         "poller", ([(R.PUT | R.GET | R.LATEST | R.POLL, "devices/d-17")], []), serial=0xBBBBBBBB
     )
     caps.add("over", ([(R.GET, "ns")], [cv.not_after(NOW - 1)]), serial=0xCC000001)
@@ -335,6 +341,15 @@ def envelopes(caps: Capabilities) -> Envelopes:
     add("all-entries", ["all-entries"], Op.GET, "ns-31/w", NEWEST, flags=1)
     add("optional-caveat", ["optional-caveat"], Op.GET, "ns/w", NEWEST, flags=1)
     add(
+        "limits-that-limit-nothing",
+        ["limits-that-limit-nothing"],
+        Op.GET,
+        "ns/w",
+        NEWEST,
+        handler="h",
+        flags=1,
+    )
+    add(
         "furthest-deadline",
         ["everything"],
         Op.GET,
@@ -378,6 +393,7 @@ REPLIES: list[tuple[str, dict[str, Any]]] = [
     ("with-badge", {"status": 0, "result": 1, "payload": b"open", "flat": True}),
     ("sixteen-blocks", {"status": 0, "result": 1, "flat": True}),
     ("optional-caveat", {"status": 0, "result": 1, "flat": True}),
+    ("limits-that-limit-nothing", {"status": 0, "result": 1, "flat": True}),
     ("scan", {"status": 3, "sequence_epoch": 1, "sequence_floor": NOW + 1}),
     ("scan", {"status": 4, "sequence_floor": NOW}),
     ("mint", {"status": 0, "flat": True}),
