@@ -95,10 +95,15 @@ def test_a_node_that_is_away_loses_its_records_and_can_publish_them_again(
     wait_shown(cluster, handles)
     cluster.kill_node(3)
 
-    def left() -> bool:
+    def hidden() -> bool:
         return all(sorted(discovered(cluster, n)) == sorted(handles[:3]) for n in (0, 1, 2))
 
-    cluster.wait_until("the records of node 3 are gone", left, 4 * LEASE_S)
+    def deleted() -> bool:
+        answer = cluster.agreed((0, 1, 2))
+        return answer is not None and answer.services == 3
+
+    cluster.wait_until("the record of node 3 is hidden", hidden, 4 * LEASE_S)
+    cluster.wait_until("the record of node 3 is deleted", deleted)
     cluster.start(3)
     cluster.wait_agreement()
     # The same device: the node knows it still, so it keeps its handle.
