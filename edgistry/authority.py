@@ -58,7 +58,7 @@ class Authority:
         self._denials = Denials(store, label=label)
         self._lock = threading.Lock()
         if self._denials.epoch is None or self._denials.epoch < issuer.epoch:
-            store.write(self._denials.begin(issuer.epoch), sync=True)
+            self._begin(issuer.epoch)
         elif self._denials.epoch > issuer.epoch:
             raise InvalidValueError(
                 f"the issuer's key is of epoch {issuer.epoch}, the store of {self._denials.epoch}"
@@ -81,12 +81,19 @@ class Authority:
     def begin_epoch(self, issuer: Issuer) -> None:
         """Work with the key of a later epoch: everything signed before is dead, durably.
 
+        Should the store fail, its error passes through, the old epoch goes on with its deny set,
+        and the call may be repeated.
+
         Raises:
             InvalidValueError: the epoch is not later.
         """
         with self._lock:
-            self._store.write(self._denials.begin(issuer.epoch), sync=True)
+            self._begin(issuer.epoch)
             self.verifier.replace(issuer=issuer, denied=())
+
+    def _begin(self, epoch: int) -> None:
+        self._store.write(self._denials.begin(epoch), sync=True)
+        self._denials.begun(epoch)
 
     def deny(self, public_id: bytes) -> list[Change]:
         """Revoke the capability with this id and all derived from it; the changes to write.

@@ -40,7 +40,9 @@ class Denials:
             self.ids = frozenset(key[-ID_BYTES:] for key in self._denied_keys(self.epoch))
 
     def begin(self, epoch: int) -> list[Change]:
-        """Start ``epoch`` with an empty deny set: in force at once; the changes to write.
+        """The changes that start ``epoch`` with an empty deny set; ``begun`` when they are durable.
+
+        Not in force before: should the write fail, what was denied must stay denied.
 
         Raises:
             InvalidValueError: not above the stored epoch, or outside 0 … 0xFFFFFFFE.
@@ -48,10 +50,13 @@ class Denials:
         if not 0 <= epoch < CURRENT_EPOCH or (self.epoch is not None and epoch <= self.epoch):
             raise InvalidValueError(f"epoch {epoch}: epochs only rise, from {self.epoch}")
         old = [] if self.epoch is None else self._denied_keys(self.epoch)
-        self.epoch = epoch
-        self.ids = frozenset()
         entry = (self._prefix + b"E" + self._label, epoch.to_bytes(4, "big"))
         return [entry, *((key, None) for key in old)]
+
+    def begun(self, epoch: int) -> None:
+        """The changes of ``begin`` are durable: from now on ``epoch`` is in force."""
+        self.epoch = epoch
+        self.ids = frozenset()
 
     def deny(self, public_id: bytes) -> list[Change]:
         """Deny ``public_id`` (16 bytes): in force at once; the changes to write.
