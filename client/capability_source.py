@@ -5,6 +5,8 @@ Rules kept here:
 * A capability is a bearer secret. Its text as an argument ends up in the shell's history and in
   the list of processes, so there is always another way, and using it brings a remark.
 * A file that others can read brings a remark too.
+* What is neither a file nor a name is quoted only if it could be a name: anything else may be a
+  capability's text with something before it.
 * Lines that begin with "#" are for people and are skipped.
 
 Not handled here: what the text means (``edgistry.captext``).
@@ -26,6 +28,9 @@ from .secret_files import others_may_read, read_secret
 MAX_SOURCE_BYTES = 16 * 1024
 """A capability's text has at most 2782 characters; the rest is left for comments."""
 
+_LONGEST_QUOTED = 64
+"""Characters of a keyring's name; the shortest capability's text has more."""
+
 
 def capability_of(source: str) -> Capability:
     """The capability that a command's argument means.
@@ -37,21 +42,29 @@ def capability_of(source: str) -> Capability:
     """
     if source == "-":
         return _from_text(_standard_input())
-    if source.startswith(PREFIX):
+    if source.lstrip().startswith(PREFIX):
         remark(
             "remark: the capability is now in this shell's history, and others could see it among "
             "the processes; better give a file, or - and standard input"
         )
         return _from_text(source)
     path = Path(source)
-    if path.exists():
+    if _exists(path):
         if path.is_file() and others_may_read(path):
             remark(f"remark: others can read {source}; say `chmod 600 {source}`")
         return _from_text(read_secret(path, limit=MAX_SOURCE_BYTES).decode("utf-8", "replace"))
     try:
         return Keyring.of_user().entry(source).capability
     except NotFoundError:
-        raise NotFoundError(f"{source} is neither a file nor a name in the keyring") from None
+        named = source if len(source) <= _LONGEST_QUOTED else "the argument"
+        raise NotFoundError(f"{named} is neither a file nor a name in the keyring") from None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # longer than any name of a file, say
+        return False
 
 
 def _standard_input() -> str:

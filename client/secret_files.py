@@ -36,7 +36,7 @@ def write_secret(path: Path, data: bytes, *, force: bool) -> None:
         AlreadyThereError: ``path`` exists and ``force`` is not set; it is unchanged.
         FileError: the file cannot be written; ``path`` is unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
     try:
         _write_new(temporary, data)
         try:

@@ -15,11 +15,12 @@ from client.cli import program
 from client.cmd_cap import when_us
 from edgistry import caveats
 from edgistry.capability import Capability
+from edgistry.capability_chain import Entry
 from edgistry.captext import danger_text, parse_text
 from edgistry.errors import MalformedError
 from edgistry.rights import ALL_RIGHTS, Right
 
-from .capabilities import HOUR_US, granted
+from .capabilities import HOUR_US, ISSUER, granted
 
 NOW = 1_700_000_000_000_000
 
@@ -139,6 +140,18 @@ class TestShow:
         result = edgistry("show", danger_text(granted(Right.GET)))
         assert "shell's history" in result.stderr
 
+    @pytest.mark.parametrize("before", [" ", "'", "x"])
+    @pytest.mark.parametrize("entries", [1, 20])
+    def test_a_text_that_something_stands_before_is_not_repeated(
+        self, before: str, entries: int
+    ) -> None:
+        names = [Entry(Right.GET, f"{'n' * 28}-{number}") for number in range(entries)]
+        capability = ISSUER.mint(serial=1, entries=names)
+        result = edgistry("id", before + danger_text(capability))
+        assert result.exit_code == (0 if before == " " else 1)
+        assert not isinstance(result.exception, OSError)
+        assert danger_text(capability)[-20:] not in result.output + repr(result.exception)
+
     def test_a_file_that_others_can_read_brings_a_warning(self) -> None:
         file = written(granted(Right.GET))
         assert edgistry("show", file).stderr == ""
@@ -204,6 +217,13 @@ class TestDerive:
         assert "--force" in result.stderr
         succeeded("derive", file, "--allow", "put", "-o", "out", "--force")
         assert read("out").entries == ((Right.PUT, ""),)
+
+    @pytest.mark.parametrize("output", ["", ".", "/", ".."])
+    def test_a_folder_is_not_a_file_to_write(self, output: str) -> None:
+        result = edgistry("derive", written(granted(ALL_RIGHTS)), "-o", output)
+        assert result.exit_code == 1
+        assert "exists" in result.stderr
+        assert list(Path().glob(".*")) == []
 
     def test_it_can_be_part_of_a_pipe(self) -> None:
         text = danger_text(granted(ALL_RIGHTS))
