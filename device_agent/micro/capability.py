@@ -848,14 +848,23 @@ class Window:
         return None
 
     def remember(self, request: Request, answer: bytes) -> None:
-        """Keep the reply to an admitted request for its retries."""
-        grant = self._grants[self._name(request)]
-        if (request.sequence, request.tag) in grant.accepted:
+        """Keep the reply to an admitted request for its retries.
+
+        Nothing is kept when its grant was forgotten, or fixed, since: no retry is accepted then.
+        """
+        grant = self._grants.get(self._name(request))
+        if grant is not None and (request.sequence, request.tag) in grant.accepted:
             grant.replies[request.sequence] = answer
 
     def fix(self, serial: int, client: bytes, floor: int) -> None:
-        """Set the floor of a grant and kill all envelopes made for it before (sequence fix)."""
-        grant = self._grants.setdefault((serial, client), _Grant())
+        """Set the floor of a grant and kill all envelopes made for it before (sequence fix).
+
+        Raises: Refusal with BUSY: it has no window, and there are as many as there may be.
+        """
+        name = (serial, client)
+        if name not in self._grants and self._is_full(serial):
+            raise Refusal(BUSY, _WORD_OF[BUSY], "grants")
+        grant = self._grants.setdefault(name, _Grant())
         grant.sequence_epoch += 1
         grant.floor = floor
         grant.accepted = []
@@ -876,10 +885,13 @@ class Window:
             if now > old.deadline and old.sequence_epoch == 0:
                 self._horizon = max(self._horizon, old.deadline)
                 del self._grants[other]
-        of_serial = sum(1 for other in self._grants if other[0] == name[0])
-        if of_serial >= 16 or len(self._grants) >= self.limit:
+        if self._is_full(name[0]):
             raise self._refusal(request, BUSY, "grants", grant, now)
         self._grants[name] = grant
+
+    def _is_full(self, serial: int) -> bool:
+        of_serial = sum(1 for other in self._grants if other[0] == serial)
+        return of_serial >= 16 or len(self._grants) >= self.limit
 
     def _refusal(
         self, request: Request, status: int, detail: str, grant: _Grant, now: int

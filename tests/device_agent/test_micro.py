@@ -571,6 +571,18 @@ class TestWindow:
         window.admit(self.request(), NOW)
         other = verifier().check(envelope([mint(ROOT, serial=2)]), NOW)
         assert self.refusal(window, other).status == micro.BUSY
+        with pytest.raises(micro.Refusal) as caught:
+            window.fix(2, bytes(8), NOW)
+        assert caught.value.status == micro.BUSY
+        window.fix(1, bytes(8), NOW)
+
+    def test_an_answer_that_comes_after_its_grant_was_forgotten_is_not_kept(self) -> None:
+        window = micro.Window()
+        slow = self.request(deadline=NOW)
+        window.admit(slow, NOW)
+        window.admit(verifier().check(envelope([mint(ROOT, serial=2)]), NOW), NOW + 1)
+        window.remember(slow, b"answer")
+        assert self.refusal(window, slow, NOW + 1).status == micro.EXPIRED
 
 
 @given(st.binary(max_size=300))
