@@ -5,7 +5,7 @@ Rules kept here:
 * Everything goes over the node's own socket; the node must run, the chain need not: what is
   accepted meanwhile is durable, and published when blocks are made again ("tentative").
 * Exit 0 when something was accepted, 1 when nothing was.
-* Files are read as a stream; a file of any size needs no more memory than a small one.
+* Files are read as a stream: of a row that is sent only a few bytes are kept.
 
 Not handled here: the commands that read the registry as any client does (``edgistry``).
 """
@@ -36,6 +36,7 @@ from .cli_shared import (
     visible,
 )
 from .cli_waiting import admin_client, not_yet, progress, wait_option, wait_until_settled
+from .contradictions import without_contradictions
 from .fleet import DEFAULT_ACTIONS, BadRow, FleetFile, LineNumber, check_device
 from .import_run import ImportResult, ImportRun
 
@@ -225,7 +226,8 @@ def fleet_import(
 
     A device is the same one when its id is, or without an id when name, position and type are
     exactly the same. So a second run changes nothing, and a run that was interrupted is finished
-    by running it again. Bad rows are listed; good rows are imported all the same.
+    by running it again. Bad rows are listed; good rows are imported all the same. A row that says
+    something else about a device than an earlier one is bad.
     """
     with admin_client(directory) as client, _open(file) as stream:
         run = ImportRun(client)
@@ -235,7 +237,7 @@ def fleet_import(
             if rows.ignored:
                 tell(f"ignored columns: {', '.join(rows.ignored)}")
             try:
-                run.send(rows)
+                run.send(without_contradictions(rows))
             except BaseException:
                 if run.accepted:
                     tell(f"{run.accepted} rows are accepted; run it again to go on from there")

@@ -255,6 +255,19 @@ def test_changed_row_with_an_id_is_updated(started: NodeThread, tmp_path: Path) 
     assert found.actions == ("open", "read")
 
 
+def test_file_that_contradicts_itself_changes_nothing_the_second_time(
+    started: NodeThread, tmp_path: Path
+) -> None:
+    header = "id,name,lat,lon,type"
+    file = csv_file(tmp_path, header, "twin,a,25,25,valve", "twin,a,25,25,camera")
+    for expected in ((1, 0, 0), (0, 0, 1)):
+        answer = run_json(started, "fleet", "import", "--csv", file)
+        assert (answer["added"], answer["updated"], answer["unchanged"]) == expected
+        [rejected] = answer["rejected"]
+        assert rejected["line"] == 3
+        assert "line 2" in rejected["reason"]
+
+
 def test_person_sees_counts_bad_rows_and_ignored_columns(
     started: NodeThread, tmp_path: Path
 ) -> None:
