@@ -33,9 +33,6 @@ MAX_INTERRUPTIONS: Final = 10
 ALONE_AFTER: Final = 2
 """After so many interruptions an invocation is tried alone, so that it takes no other with it."""
 
-MAX_PUTS: Final = 10_000
-"""Puts of one invocation; each is remembered until it ends."""
-
 _PUT_TAG: Final = b"edgistry: put by a handler, 1\0"
 _SPREAD_TAG: Final = b"edgistry: wait of a handler, 1\0"
 

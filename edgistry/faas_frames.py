@@ -20,12 +20,11 @@ from typing import Annotated, Final
 
 from .codec import Meta, Wire, decode, encode
 from .errors import MalformedError, Refused, TooLargeError, every_refusal
+from .faas_calls import MAX_TAIL
 from .woof import MAX_ELEMENT_BYTES
 
 HEAD_BYTES: Final = 5
 
-MAX_TAIL: Final = 1000
-"""Elements that a handler can read at once."""
 FROM_CHILD_BYTES: Final = MAX_ELEMENT_BYTES + 4096
 TO_CHILD_BYTES: Final = MAX_TAIL * (MAX_ELEMENT_BYTES + 32) + 4096
 

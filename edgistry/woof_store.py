@@ -54,7 +54,7 @@ class WoofStore:
         remembered_keys: int = REMEMBERED_KEYS,
     ) -> None:
         self.lock = lock or threading.Lock()
-        self._store = store
+        self.store = store
         self._state = WoofState(store, self.lock)
         self._remembered = remembered_keys
 
@@ -75,13 +75,13 @@ class WoofStore:
 
     def namespaces(self) -> list[str]:
         """Names of the namespaces, sorted."""
-        entries = self._store.scan(NAMESPACES, prefix_end(NAMESPACES))
+        entries = self.store.scan(NAMESPACES, prefix_end(NAMESPACES))
         return [key[len(NAMESPACES) :].decode() for key, _ in entries]
 
     def woofs(self, namespace: str) -> list[WoofInfo]:
         """The WooFs of ``namespace``, sorted by name; none when there is no such namespace."""
         prefix = WOOFS + check_namespace(namespace) + b"/"
-        entries = self._store.scan(prefix, prefix_end(prefix))
+        entries = self.store.scan(prefix, prefix_end(prefix))
         return [self.info(key[len(WOOFS) :].decode()) for key, _ in entries]
 
     def info(self, name: str) -> WoofInfo:
@@ -131,7 +131,7 @@ class WoofStore:
         latest = woof.written
         if not 0 < number <= latest or number <= latest - woof.history:
             check_readable(name, number, woof.window)
-        element = self._store.get(woof.prefix + number.to_bytes(8, "big"))
+        element = self.store.get(woof.prefix + number.to_bytes(8, "big"))
         if element is None:
             woof = self._now(woof)
             if number <= woof.staged - woof.history:
@@ -149,11 +149,11 @@ class WoofStore:
         number = woof.written
         if number == 0:
             check_readable(name, 1, woof.window)
-        element = self._store.get(woof.prefix + number_bytes(number))
+        element = self.store.get(woof.prefix + number_bytes(number))
         if element is not None:
             return number, element
         # With a history of 1, a put that is just being written has evicted it: take that one.
-        backwards = self._store.scan(woof.prefix, woof.prefix + END, reverse=True)
+        backwards = self.store.scan(woof.prefix, woof.prefix + END, reverse=True)
         for key, element in backwards:
             return read_number(key[len(woof.prefix) :]), element
         self._now(woof)
@@ -193,7 +193,7 @@ class WoofStore:
         expected = low
         at = len(woof.prefix)
         start, stop = woof.prefix + number_bytes(low), woof.prefix + number_bytes(high + 1)
-        for key, element in self._store.scan(start, stop):
+        for key, element in self.store.scan(start, stop):
             number = read_number(key[at:])
             if number != expected:
                 self._check_gap(woof, expected, number)
@@ -226,16 +226,16 @@ class WoofStore:
 
     def handlers_waiting(self) -> list[str]:
         """Handlers that have written triggers."""
-        return handlers_waiting(self._store)
+        return handlers_waiting(self.store)
 
     def triggers(self, handler: str, *, after: int = 0) -> Iterator[Trigger]:
         """Written triggers of ``handler`` that arrived after number ``after``, in that order."""
-        return triggers_of(self._store, handler, after=after)
+        return triggers_of(self.store, handler, after=after)
 
     @property
     def has_garbage(self) -> bool:
         """Whether elements of deleted WooFs are still to be removed (``Staging.sweep``)."""
-        return any(True for _ in self._store.scan(GARBAGE, prefix_end(GARBAGE)))
+        return any(True for _ in self.store.scan(GARBAGE, prefix_end(GARBAGE)))
 
 
 def lost(name: str, number: int) -> ElementLostError:
