@@ -186,7 +186,7 @@ class CourseMachine(RuleBasedStateMachine):
         assert 0 <= left_s <= self.retry.longest_wait_s
 
 
-CourseMachine.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=60)
+CourseMachine.TestCase.settings = settings(deadline=None, max_examples=30, stateful_step_count=40)
 TestCourse = CourseMachine.TestCase
 
 

@@ -213,7 +213,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert self.stored.triggers.keys() == self.running.keys()
 
 
-QueueMachine.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=60)
+QueueMachine.TestCase.settings = settings(deadline=None, max_examples=30, stateful_step_count=40)
 
 
 class TestQueue(QueueMachine.TestCase):  # type: ignore[misc,valid-type]
