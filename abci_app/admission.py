@@ -5,11 +5,12 @@ Rules kept here (consensus.md, *Transactions* and *ABCI server rules*):
 * The mempool takes only the next *pending* sequence of each node: the one after the last it took,
   counted from the committed one. Gaps are refused, since an engine may answer OK and then drop.
   Pending sequences are forgotten at Commit and rebuilt as the engine rechecks what it holds.
-* Only the envelope is judged: format, chain, membership, sequence, signature. What a body may do
-  depends on the block it lands in.
+* Only the envelope is judged: format, chain, membership, sequence, signature, and that the body is
+  shallow enough for a block to consume the sequence. What a body may do depends on the block.
 * A proposal leaves out what would be refused at once, and stops where the engine's size limit is.
 * Other validators' proposals are always accepted: a bad transaction gets its code when the block
   is executed. Verifying them on arrival leaves less to do then.
+* Before genesis nothing can be judged: nothing is proposed, and nothing stops the node.
 
 Not handled here: blocks (``block_execution``).
 """
@@ -57,6 +58,8 @@ class Admission:
 
     async def propose(self, transactions: Sequence[bytes], max_bytes: int) -> list[bytes]:
         """Those of ``transactions`` that may succeed, in order, in ``max_bytes`` of protobuf."""
+        if not self._ledger.started:
+            return []
         slices, taken = Slices(), dict[NodeId, int]()
         good: list[bytes] = []
         for data in transactions:
@@ -69,6 +72,8 @@ class Admission:
 
     async def foresee(self, transactions: Sequence[bytes]) -> None:
         """Verify the signatures of a proposal, so that they are remembered when it is decided."""
+        if not self._ledger.started:
+            return
         slices = Slices()
         for data in transactions:
             with contextlib.suppress(*REFUSALS):

@@ -21,6 +21,17 @@ _PAYLOAD = {0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0), 0xC7: (1, 1), 0xC8: (2, 1)
 _PAYLOAD |= {0xD9: (1, 0), 0xDA: (2, 0), 0xDB: (4, 0)}
 _MEMBERS = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 
+_OPENING = bytes((*range(0x80, 0xA0), *_MEMBERS))
+_OTHERS = bytes(sorted(set(range(256)) - set(_OPENING)))
+
+
+def is_surely_shallow(data: bytes) -> bool:
+    """Whether ``data`` has too few bytes that may open a container to nest too deep: a quick look.
+
+    That it does not tell of a short record happens rarely, and of a long batch always.
+    """
+    return len(data.translate(None, _OTHERS)) <= MAX_NESTING
+
 
 def check_nesting(data: bytes) -> None:
     """Check that the one MessagePack value in ``data`` nests at most ``MAX_NESTING`` levels.

@@ -50,7 +50,7 @@ from edgistry.transactions import (
 )
 
 from .block_state import BlockState
-from .nesting import check_nesting
+from .nesting import check_nesting, is_surely_shallow
 from .schema import (
     BEAT_S,
     LEASE_CLOCK_KEY,
@@ -166,6 +166,17 @@ def check_sequence(transaction: Transaction, *, last: int) -> None:
             expected=last + 1,
             got=transaction.sequence,
         )
+
+
+def check_depth(transaction: Transaction) -> None:
+    """Raises ``MalformedError`` when the body nests too deep to be judged."""
+    if is_surely_shallow(bytes(transaction.body)):
+        return
+    try:
+        parse_body(transaction)
+    except MalformedError:
+        # What parsed is shallow; only what did not can be too deep, so only that is measured.
+        check_nesting(bytes(transaction.body))
 
 
 def _apply_body(

@@ -7,10 +7,12 @@ Rules kept here:
 * Verify once: a transaction that verified is remembered by its SHA-256, so that CheckTx,
   ProcessProposal and FinalizeBlock together pay for one verification (it costs twenty times all
   the rest). Only what verified is remembered; membership and sequence are asked every time.
-* Bounded: the oldest is forgotten first, and only small transactions are kept parsed. What is
-  forgotten is verified again: the memo changes speed, never an outcome.
+* A body too deep to be judged is refused here, once for each transaction: a block would not consume
+  its sequence, so that it would be proposed for ever.
+* Bounded: the oldest is forgotten first, and so are large ones' parsed forms. What is forgotten is
+  verified again: the memo changes speed, never an outcome.
 
-Pure. Not handled here: bodies (``registry``).
+Pure. Not handled here: what bodies mean (``registry``).
 """
 
 from __future__ import annotations
@@ -22,13 +24,15 @@ from collections.abc import Callable
 from edgistry.errors import BadSignatureError, NotAMemberError, WrongChainError
 from edgistry.transactions import NodeId, Transaction, Verify, parse_transaction, signing_bytes
 
-from .registry import check_sequence
+from .registry import check_depth, check_sequence
 from .schema import Member
 
 MAX_REMEMBERED = 6000
 """Three times the transactions that the mempool of our configuration holds."""
 MAX_KEPT_PARSED = 1024
 """Bytes. A one-record transaction has 240, and 6000 of those stay below 6 MB."""
+MAX_LARGE_BYTES = 16_000_000
+"""Larger ones are kept parsed up to this sum, which is all that a mempool of ours holds."""
 
 
 class SignatureMemo:
@@ -39,6 +43,8 @@ class SignatureMemo:
         self._limit = limit
         # A plain dict finds its oldest entry by walking over all that were deleted before it.
         self._verified: OrderedDict[bytes, Transaction | None] = OrderedDict()
+        self._large: OrderedDict[bytes, Transaction] = OrderedDict()
+        self._large_bytes = 0
 
     def open(
         self,
@@ -53,11 +59,13 @@ class SignatureMemo:
         ``last`` gives the sequence that a node has reached; ``None`` leaves order unchecked.
 
         Raises:
-            MalformedError, TooLargeError: not a transaction.
+            MalformedError, TooLargeError: not a transaction, or a body that nests too deep.
             WrongChainError, NotAMemberError, WrongSequenceError, BadSignatureError.
         """
         digest = hashlib.sha256(data).digest()
-        transaction = self._verified.get(digest) or parse_transaction(data)
+        transaction = self._verified.get(digest) or self._large.get(digest)
+        if transaction is None:
+            transaction = parse_transaction(data)
         if transaction.chain_id != chain_id:
             raise WrongChainError(f"signed for {transaction.chain_id!r}; this is {chain_id!r}")
         node_id = NodeId(transaction.node_id)
@@ -70,10 +78,27 @@ class SignatureMemo:
             message = signing_bytes(transaction)
             if not self._verify(sender.public_key, message, transaction.signature):
                 raise BadSignatureError(f"the signature of node {node_id.hex()} does not verify")
-            self._remember(digest, transaction if len(data) <= MAX_KEPT_PARSED else None)
+            check_depth(transaction)
+            self._remember(digest, transaction, len(data))
         return transaction
 
-    def _remember(self, digest: bytes, transaction: Transaction | None) -> None:
+    def _remember(self, digest: bytes, transaction: Transaction, size: int) -> None:
         while len(self._verified) >= self._limit:
-            self._verified.popitem(last=False)
-        self._verified[digest] = transaction
+            self._forget_large(self._verified.popitem(last=False)[0])
+        if size <= MAX_KEPT_PARSED:
+            self._verified[digest] = transaction
+            return
+        self._verified[digest] = None
+        self._large[digest] = transaction
+        self._large_bytes += _size(transaction)
+        while self._large_bytes > MAX_LARGE_BYTES:
+            self._forget_large(next(iter(self._large)))
+
+    def _forget_large(self, digest: bytes) -> None:
+        transaction = self._large.pop(digest, None)
+        if transaction is not None:
+            self._large_bytes -= _size(transaction)
+
+
+def _size(transaction: Transaction) -> int:
+    return len(bytes(transaction.body)) + MAX_KEPT_PARSED

@@ -473,6 +473,17 @@ async def test_proposing_leaves_the_mempools_sequences_alone(world: World) -> No
     assert world.check(ANN.sign(1, put("a"))) == 0
 
 
+async def test_before_genesis_proposals_neither_hold_anything_nor_stop_the_node(
+    store: WatchedKeyValue,
+) -> None:
+    world = World(store)
+    assert await proposal(world, ANN.sign(1, LEASE)) == []
+    answer = await world.app.process_proposal(
+        pb.RequestProcessProposal(txs=[ANN.sign(1, LEASE)], height=1)
+    )
+    assert answer.status == pb.ResponseProcessProposal.ACCEPT
+
+
 async def test_any_proposal_of_another_validator_is_accepted(world: World) -> None:
     answer = await world.app.process_proposal(
         pb.RequestProcessProposal(txs=[b"junk", ANN.sign(9, LEASE), b""], height=1)

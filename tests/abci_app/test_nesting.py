@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abci_app.nesting import MAX_NESTING, check_nesting
+from abci_app.nesting import MAX_NESTING, check_nesting, is_surely_shallow
 from edgistry.errors import MalformedError
 
 SCALARS = (
@@ -66,3 +66,18 @@ def test_what_is_not_one_whole_value_is_malformed(data: bytes) -> None:
 def test_a_huge_announced_count_is_found_out_at_once() -> None:
     with pytest.raises(MalformedError, match="ends too early"):
         check_nesting(b"\xdd\xff\xff\xff\xff")
+
+
+@given(st.lists(st.sampled_from([b"\x91", b"\x81\x01", b"\xdc\x00\x01", b"\xde\x00\x01\x01"]),
+                min_size=MAX_NESTING - 3, max_size=MAX_NESTING + 3))  # fmt: skip
+@settings(deadline=None, max_examples=50)
+def test_what_is_surely_shallow_passes_the_exact_check(opening: list[bytes]) -> None:
+    data = b"".join(opening) + b"\x00"
+    assert is_surely_shallow(data) == (len(opening) <= MAX_NESTING)
+    if is_surely_shallow(data):
+        check_nesting(data)
+
+
+def test_a_plain_record_is_surely_shallow_and_a_deep_value_is_not() -> None:
+    assert is_surely_shallow(msgpack.packb([[b"key", "thermometer", 1 << 60, ["read"], 3]]))
+    assert not is_surely_shallow(b"\x91" * 40 + b"\x00")

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from abci_app import abci_pb2 as pb
 from abci_app.registry import MAX_DELETED
 from edgistry.adapters import crypto
 from edgistry.cell import base_cell, children_of, parse_cell
@@ -280,6 +281,22 @@ async def test_a_body_nested_too_deep_is_no_transaction_at_any_depth(
     deep = sign_raw(ANN, 1, b"\x91" * levels + b"\x01")
     assert await world.block(deep) == [MalformedError.number]
     assert world.app.reader.sequence(ANN.id).last == 0
+
+
+async def test_a_body_nested_too_deep_does_not_come_into_mempool_or_proposal(
+    world: World,
+) -> None:
+    deep, next_one = sign_raw(ANN, 1, b"\x91" * 33 + b"\x01"), ANN.sign(1, LEASE)
+    for _ in range(2):
+        assert world.check(deep) == MalformedError.number
+    proposal = await world.app.prepare_proposal(
+        pb.RequestPrepareProposal(txs=[deep, next_one], max_tx_bytes=1 << 20, height=1)
+    )
+    assert list(proposal.txs) == [next_one]
+    shallow = sign_raw(ANN, 1, b"\x91" * 32 + b"\x01")
+    assert world.check(shallow) == 0
+    assert await world.block(shallow) == [MalformedError.number]
+    assert world.app.reader.sequence(ANN.id).last == 1
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import abci_app.signatures as signatures_module
 from abci_app.schema import Member
 from abci_app.signatures import MAX_KEPT_PARSED, SignatureMemo
 from edgistry.adapters import sodium
@@ -13,7 +14,7 @@ from edgistry.errors import (
     WrongChainError,
     WrongSequenceError,
 )
-from edgistry.transactions import NodeId, Transaction
+from edgistry.transactions import NodeId, Transaction, parse_transaction
 
 from .chain_world import ANN, BOB, CHAIN, EVE, LEASE, put
 
@@ -56,6 +57,26 @@ def test_a_large_transaction_is_verified_once_and_opens_alike() -> None:
     assert len(large) > MAX_KEPT_PARSED
     assert opener.open(large) == opener.open(large)
     assert opener.verified == 1
+
+
+def test_large_transactions_are_parsed_once_and_kept_within_a_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parsed: list[bytes] = []
+
+    def parse(data: bytes) -> Transaction:
+        parsed.append(data)
+        return parse_transaction(data)
+
+    monkeypatch.setattr(signatures_module, "parse_transaction", parse)
+    large = [ANN.sign(number, put(*range(100))) for number in (1, 2, 3)]
+    monkeypatch.setattr(signatures_module, "MAX_LARGE_BYTES", 2 * len(large[0]) + 4096)
+    opener = Opener()
+    for transaction in (*large, large[2], large[1]):
+        opener.open(transaction)
+    assert parsed == large
+    assert opener.open(large[0]).sequence == 1
+    assert (parsed, opener.verified) == ([*large, large[0]], 3)
 
 
 def test_a_refused_signature_is_not_remembered_as_anything() -> None:
