@@ -40,6 +40,7 @@ Tell = Callable[[str], None]
 
 _PROGRESS_EVERY_S = 5.0
 _LAST_LINES = 12
+_SCRATCH_PREFIX = ".build-"
 _PACKAGES = 620
 """What there is to compile when nothing is in Go's cache; less when something is."""
 _WAIT_FOR_OTHER_S = 1800.0
@@ -110,6 +111,7 @@ def install_engine(tell: Tell, *, environment: Mapping[str, str] = os.environ) -
         path.parent.mkdir(parents=True, exist_ok=True)
         with _one_installer(path.parent / ".lock", tell):
             if not _is_installed(path):
+                _remove_leftovers(path.parent)
                 _build(path, tell, dict(environment))
     except OSError as error:
         raise EngineError(f"cannot install into {path.parent}: {error}") from None
@@ -142,6 +144,12 @@ def _one_installer(path: Path, tell: Tell) -> Iterator[None]:
         yield
 
 
+def _remove_leftovers(directory: Path) -> None:
+    """Remove what an installer that was killed has left; only one installs at a time."""
+    for scratch in directory.glob(f"{_SCRATCH_PREFIX}*"):
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def _build(path: Path, tell: Tell, environment: dict[str, str]) -> None:
     """Try each Go there is, and put a checked binary at ``path``."""
     failures: list[str] = []
@@ -152,7 +160,7 @@ def _build(path: Path, tell: Tell, environment: dict[str, str]) -> None:
             failures.append(str(error))
             continue
         tell(f"building CometBFT {ENGINE_VERSION} with {go} (once; a minute or two)")
-        with tempfile.TemporaryDirectory(prefix=".build-", dir=path.parent) as scratch:
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH_PREFIX, dir=path.parent) as scratch:
             try:
                 _go_install(go, Path(scratch), tell, environment)
                 built = Path(scratch) / path.name

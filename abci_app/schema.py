@@ -27,7 +27,6 @@ from edgistry.transactions import (
     Bytes32,
     Cell,
     NodeId,
-    RecordKey,
     ServiceRecord,
     check_chain_id,
     node_id_of,
@@ -191,18 +190,6 @@ def stored_service(home: bytes, record: ServiceRecord) -> StoredService:
         actions=record.actions,
         wake=record.wake,
         commitment=record.commitment,
-    )
-
-
-def service_record(key: bytes, service: StoredService) -> ServiceRecord:
-    """The record as its home node published it."""
-    return ServiceRecord(
-        key=RecordKey(key),
-        type=service.type,
-        cell=service.cell,
-        actions=service.actions,
-        wake=service.wake,
-        commitment=service.commitment,
     )
 
 

@@ -206,7 +206,11 @@ class EngineSupervisor:
         return code
 
     def _last_output(self) -> str:
-        with self._log_file.open("rb") as log:
+        try:
+            log = self._log_file.open("rb")
+        except FileNotFoundError:
+            return ""
+        with log:
             size = log.seek(0, os.SEEK_END)
             log.seek(max(self._log_start, size - 65536))
             return log.read().decode(errors="replace")
@@ -214,13 +218,20 @@ class EngineSupervisor:
     async def _keep_log_small(self) -> None:
         while True:
             await asyncio.sleep(LOG_CHECK_S)
-            if self._log_file.stat().st_size > MAX_ENGINE_LOG_BYTES:
-                # The engine has the file open for appending: copy what is there and empty it.
-                await asyncio.to_thread(
-                    shutil.copyfile, self._log_file, self._log_file.with_suffix(".log.1")
-                )
-                os.truncate(self._log_file, 0)
-                self._log_start = 0
+            try:
+                await self._trim_log()
+            except OSError as error:
+                # Removed by somebody, say: the engine writes on, and the next look may succeed.
+                logger.warning("the engine's log cannot be trimmed", reason=str(error))
+
+    async def _trim_log(self) -> None:
+        if self._log_file.stat().st_size > MAX_ENGINE_LOG_BYTES:
+            # The engine has the file open for appending: copy what is there and empty it.
+            await asyncio.to_thread(
+                shutil.copyfile, self._log_file, self._log_file.with_suffix(".log.1")
+            )
+            os.truncate(self._log_file, 0)
+            self._log_start = 0
 
 
 def engine_command(binary: Path, home: Path) -> tuple[str, ...]:

@@ -78,6 +78,15 @@ def quiet(_text: str) -> None:
     pass
 
 
+def test_scratch_of_a_killed_installer_is_removed_by_the_next(machine: Machine) -> None:
+    machine.put_go()
+    directory = engine_path(machine.environment).parent
+    (directory / ".build-killed" / "go").mkdir(parents=True)
+    (directory / ".build-killed" / "go" / "half").write_bytes(b"x")
+    path = install_engine(lambda line: None, environment=machine.environment)
+    assert sorted(each.name for each in directory.iterdir()) == [".lock", path.name]
+
+
 def test_the_engine_is_built_once_and_then_found(machine: Machine) -> None:
     machine.put_go()
     path = install_engine(quiet, environment=machine.environment)

@@ -23,7 +23,6 @@ from abci_app.schema import (
     outage_gap_s,
     pack,
     parse_genesis,
-    service_record,
     stored_service,
     unpack,
 )
@@ -56,11 +55,6 @@ def test_any_stored_bytes_are_a_value_or_damage(data: bytes, value: Wire) -> Non
     except CorruptDatabaseError:
         return
     assert pack(found) == data
-
-
-def test_a_stored_service_is_the_record_that_was_published() -> None:
-    published = record("a")
-    assert service_record(published.key, stored_service(BOB.id, published)) == published
 
 
 def test_records_of_the_hash_and_bookkeeping_have_apart_keys() -> None:

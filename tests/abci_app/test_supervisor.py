@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import abci_app.supervisor as supervisor_module
 from abci_app.supervisor import (
     EngineSupervisor,
     end_leftover,
@@ -259,3 +260,30 @@ async def test_a_log_that_cannot_be_written_is_refused(stage: Stage) -> None:
     )
     with pytest.raises(EngineError, match="cannot be started"):
         await supervisor.run()
+
+
+async def test_log_that_somebody_removes_is_trimmed_again_when_it_is_back(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "LOG_CHECK_S", 0.01)
+    monkeypatch.setattr(supervisor_module, "MAX_ENGINE_LOG_BYTES", 100)
+    looks: list[str] = []
+
+    def warned(event: str, **_: object) -> None:
+        looks.append(event)
+
+    supervisor = stage.supervisor("exec sleep 60")
+    async with running(supervisor):
+        await until(lambda: supervisor.state.pid)
+        monkeypatch.setattr(supervisor_module.logger, "warning", warned)
+        stage.log_file.unlink()
+        await until(lambda: looks)
+        stage.log_file.write_bytes(b"x" * 200)
+        await until(lambda: stage.log() == "")
+        assert stage.log_file.with_suffix(".log.1").read_bytes() == b"x" * 200
+
+
+async def test_engine_whose_log_was_removed_is_started_again(stage: Stage) -> None:
+    supervisor = stage.supervisor(f"rm -f {stage.log_file}; exit 1")
+    async with running(supervisor):
+        await until(lambda: supervisor.state.restarts >= 2)
