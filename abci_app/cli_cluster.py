@@ -193,7 +193,7 @@ def up(directory: Path, detach: bool, wait_s: float, as_json: bool) -> None:
             if not detach:
                 # Whoever ends this program the polite way ends its nodes as well.
                 signal.signal(signal.SIGTERM, signal.default_int_handler)
-            run(wait_ready(nodes, started, wait_s=wait_s, tell=tell))
+            run(wait_ready(nodes, started, wait_s=wait_s, stays=detach, tell=tell))
             tell(f"all {len(nodes)} nodes are ready after {time.monotonic() - began:.1f} s")
             if as_json:
                 print_json(run(cluster_status(nodes)))

@@ -33,6 +33,11 @@ from .launch import last_words, start_node
 STATUS_TIMEOUT_S = 3.0
 TELL_EVERY_S = 3.0
 _POLL_S = 0.2
+_LATE_AND_LEFT = "the nodes go on trying, and `cluster logs` shows what they do"
+_LATE_AND_STOPPED = (
+    "the nodes started here are stopped again, and `cluster logs` shows what they did; --wait gives"
+    " them longer, --detach leaves them running"
+)
 
 Tell = Callable[[str], None]
 Started = dict["ClusterNode", "subprocess.Popen[bytes]"]
@@ -162,13 +167,15 @@ def start_missing(nodes: Sequence[ClusterNode], started: Started, *, tell: Tell)
 
 
 async def wait_ready(
-    nodes: Sequence[ClusterNode], started: Started, *, wait_s: float, tell: Tell
+    nodes: Sequence[ClusterNode], started: Started, *, wait_s: float, stays: bool, tell: Tell
 ) -> None:
     """Wait until all ``nodes`` are ready, those that were ``started`` and the others.
 
+    ``stays`` says whether the started ones are left running when they are late.
+
     Raises:
         NodeFailedError: a node ended again; what it printed is in the detail.
-        TimedOutError: not ready in time; the nodes go on trying.
+        TimedOutError: not ready in time.
     """
     deadline = time.monotonic() + wait_s
     told_at, told_ready = time.monotonic(), 0
@@ -190,8 +197,8 @@ async def wait_ready(
             told_at, told_ready = now, ready
         if now > deadline:
             raise TimedOutError(
-                f"after {wait_s:g} s still waiting for {waiting}; the nodes go on trying, and"
-                " `cluster logs` shows what they do"
+                f"after {wait_s:g} s still waiting for {waiting}; "
+                + (_LATE_AND_LEFT if stays else _LATE_AND_STOPPED)
             )
         await asyncio.sleep(_POLL_S)
 
