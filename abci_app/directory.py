@@ -27,7 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgistry.adapters import config as toml
-from edgistry.errors import ConfigError, DatabaseLockedError, DirectoryError
+from edgistry.errors import (
+    ConfigError,
+    DatabaseLockedError,
+    DirectoryError,
+    PermissionRefusedError,
+)
 
 from .config import NodeConfig
 
@@ -227,9 +232,11 @@ def open_directory(root: Path) -> tuple[NodeDirectory, NodeConfig]:
 
     Raises:
         DirectoryError: no node, or unusable as it is.
+        PermissionRefusedError: it belongs to another user.
         ConfigError: ``node.toml`` is wrong, or does not fit what is in the directory.
     """
     directory = NodeDirectory(root.absolute())
+    _refuse_other_users(directory)
     if not directory.config_file.exists():
         advice = f"`edgistry-node init {root}` makes one"
         if (root / "cluster.toml").exists():
@@ -244,6 +251,19 @@ def open_directory(root: Path) -> tuple[NodeDirectory, NodeConfig]:
             " there is no conversion; put that back, or init a new directory"
         )
     return directory, config
+
+
+def _refuse_other_users(directory: NodeDirectory) -> None:
+    """Tell a node that this user may not look into from one that is missing, or does not run."""
+    try:
+        directory.config_file.stat()
+        os.scandir(directory.run_dir).close()
+    except PermissionError as error:
+        raise PermissionRefusedError(
+            f"{error.filename}: {error.strerror}; the node belongs to another user"
+        ) from None
+    except OSError:
+        pass  # something is missing: what that means is said elsewhere
 
 
 def read_registry_seed(directory: NodeDirectory) -> bytes:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,12 @@ from abci_app.directory import (
     write_config,
     write_secret,
 )
-from edgistry.errors import ConfigError, DatabaseLockedError, DirectoryError
+from edgistry.errors import (
+    ConfigError,
+    DatabaseLockedError,
+    DirectoryError,
+    PermissionRefusedError,
+)
 
 SEED = bytes(range(32))
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,3 +219,36 @@ def test_a_killed_process_lets_go_of_its_directory(node: NodeDirectory) -> None:
     assert running_pid(node) is None
     with hold(node):
         assert running_pid(node) == os.getpid()
+
+
+NOBODY = 65534
+
+
+@contextmanager
+def shut_out_of(folder: Path) -> Iterator[None]:
+    """Be a user who may not look into ``folder``."""
+    if os.geteuid() == 0:
+        folder.parent.chmod(0o755)
+        os.seteuid(NOBODY)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+    else:
+        folder.chmod(0)
+        try:
+            yield
+        finally:
+            folder.chmod(0o700)
+
+
+@pytest.mark.parametrize("part", ["", "run"], ids=["all of it", "what runs in it"])
+def test_node_of_another_user_is_neither_missing_nor_stopped(
+    node: NodeDirectory, part: str
+) -> None:
+    node.root.parent.chmod(0o755)
+    with (
+        shut_out_of(node.root / part),
+        pytest.raises(PermissionRefusedError, match="belongs to another user"),
+    ):
+        open_directory(node.root)
