@@ -19,7 +19,7 @@ from edgistry.api import (
 )
 from edgistry.codec import decode_json
 from edgistry.discover_query import check_discover_body
-from edgistry.errors import InvalidValueError, MalformedError
+from edgistry.errors import InvalidValueError, LimitExceededError, MalformedError, Refused
 
 from .output import print_json, print_table, remark
 from .params import CELL, POINT, json_option, node_options, option
@@ -93,9 +93,14 @@ def _query(polygon: Path | None, type_name: str | None, **fields: Any) -> Discov
     try:
         return check_discover_body(body)
     except (MalformedError, InvalidValueError) as error:
-        # The core names the fields of the API; options have dashes in front and for a "_".
-        text = str(error).replace("radius_km", "radius-km").replace("min_height", "min-height")
-        raise click.UsageError(text, click.get_current_context()) from None
+        raise click.UsageError(_as_options(error), click.get_current_context()) from None
+    except LimitExceededError as error:
+        raise LimitExceededError(_as_options(error)) from None
+
+
+def _as_options(error: Refused) -> str:
+    """The core names the fields of the API; options have dashes in front and for a "_"."""
+    return error.detail.replace("radius_km", "radius-km").replace("min_height", "min-height")
 
 
 def _read_polygon(path: Path) -> dict[str, Any]:

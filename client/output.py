@@ -10,6 +10,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 
@@ -21,10 +22,15 @@ from rich.text import Text
 from edgistry.codec import encode_json
 from edgistry.wording import in_one_line, visible
 
+_STEERING = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control characters that JSON does not escape, and those that turn the direction of writing."""
+
 
 def print_json(value: object) -> None:
     """``value`` as indented JSON on standard output."""
-    click.echo(encode_json(value, indent=2).decode())
+    text = encode_json(value, indent=2).decode()
+    # JSON has these only inside of its texts, and there an escape means the same.
+    click.echo(_STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -44,6 +44,13 @@ def _read_cell(text: str) -> str:
     return area.cell if isinstance(area, CellArea) else text
 
 
+def _read_timeout(text: str) -> float:
+    seconds = parse_duration(text)
+    if not seconds:
+        raise InvalidValueError(f"{text}: give more than zero")
+    return seconds
+
+
 POINT = Parsed("LAT,LON", lambda text: parse_point("point", text))
 """``37.77,-122.42`` as (latitude, longitude) in degrees."""
 
@@ -52,6 +59,9 @@ CELL = Parsed("CELL", _read_cell)
 
 DURATION = Parsed("DURATION", parse_duration)
 """``90s``, ``5m``, ``2h`` as seconds."""
+
+TIMEOUT = Parsed("DURATION", _read_timeout)
+"""A duration that is not zero: to the network library that would mean no limit at all."""
 
 
 option = functools.partial(click.option, show_envvar=True)
@@ -63,7 +73,7 @@ def node_options(command: Command) -> Command:
     timeout = option(
         "--timeout",
         "timeout_s",
-        type=DURATION,
+        type=TIMEOUT,
         metavar="DURATION",
         envvar="EDGISTRY_TIMEOUT",
         default="30s",

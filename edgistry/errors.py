@@ -54,7 +54,7 @@ class MalformedError(Refused):
     code = "malformed"
     number = 2
     wire_status = 23
-    help = "Send the bytes exactly as the format says; docs/protocol.md has every layout."
+    help = "Correct what the detail names; docs/protocol.md has the layouts of binary formats."
 
 
 class TooLargeError(Refused):

@@ -493,7 +493,10 @@ def check_node_url(text: str) -> str:
     except ValueError:
         usable = False
     if not usable:
-        raise InvalidValueError(f"{text!r} is not a node's address, such as http://127.0.0.1:27000")
+        hint = "" if "://" in text else "; it begins with http:// or https://"
+        raise InvalidValueError(
+            f"{text!r} is not a node's address, such as http://127.0.0.1:27000{hint}"
+        )
     return text.rstrip("/")
 
 

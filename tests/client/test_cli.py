@@ -203,7 +203,7 @@ def test_node_option_is_stronger_than_the_environment(node: str) -> None:
         (["--region", "everything"], "at most 5000"),
         (["--region", "broken"], "internal"),
         (["--region", "bay", "--limit", "1001"], "at most 1000"),
-        (["--near", "1,1", "--radius-km", "501"], "at most 500"),
+        (["--near", "1,1", "--radius-km", "501"], "radius-km 501: at most 500"),
     ],
 )
 def test_refused_is_exit_code_1_with_a_hint(node: str, arguments: list[str], says: str) -> None:
@@ -232,6 +232,7 @@ def test_refused_is_exit_code_1_with_a_hint(node: str, arguments: list[str], say
         ["discover", "--region", "bay", "--min-height", "-1"],
         ["discover", "--polygon", "/nowhere/none.geojson"],
         ["discover", "--region", "bay", "--timeout", "soon"],
+        ["discover", "--region", "bay", "--timeout", "0"],
         ["discover", "--colour", "red"],
         ["region"],
         ["nonsense"],
@@ -287,7 +288,7 @@ def test_height_not_reached_is_exit_code_4(node: str) -> None:
 def test_address_that_is_none_is_refused() -> None:
     result = edgistry("localhost:27000", "status")
     assert result.exit_code == 1
-    assert "http://127.0.0.1:27000" in result.stderr
+    assert "such as http://127.0.0.1:27000; it begins with http://" in result.stderr
 
 
 # --- what a person reads ----------------------------------------------------------------------
@@ -332,6 +333,15 @@ def test_control_characters_of_a_node_do_not_reach_the_terminal(fake: FakeNode) 
         result = edgistry(url, "discover", "--region", "bay")
     assert "\x1b" not in result.output
     assert "\\x1b]0;\\nowned\\x07" in result.stdout
+
+
+def test_json_on_a_terminal_says_the_same_and_steers_nothing(fake: FakeNode) -> None:
+    steering = "\x9b31mred\x7f \u202eback\u2066"
+    fake.services = [entry(1, steering)]
+    with serving_from_a_thread(fake) as url:
+        result = edgistry(url, "discover", "--region", "bay", "--json")
+    assert not set(result.stdout) & set("\x9b\x7f\u202e\u2066")
+    assert json.loads(result.stdout)["services"][0]["type"] == steering
 
 
 def test_unpaired_surrogates_can_be_shown() -> None:
