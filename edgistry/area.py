@@ -11,7 +11,7 @@ Rules kept here:
 * Pure: where a cell lies is a function given by the caller (``edgistry.region``).
 
 The globe is a sphere of the radius that H3 uses. Not handled here: polygons
-(``edgistry.polygon``), ranges (``edgistry.cover``).
+(``edgistry.outline``), ranges (``edgistry.cover``).
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ Polygon = Sequence[Ring]
 _Edge = tuple[float, float, float, float]
 """From (x, y) to (x, y)."""
 
-_REACH = tuple(radians(degrees(reach / EARTH_RADIUS_KM)) for reach in REACH_KM)
+_REACH = tuple(reach / EARTH_RADIUS_KM for reach in REACH_KM)
 _REACH_DEGREES = tuple(degrees(angle) * (1 + 1e-9) for angle in _REACH)
 _REACH_SINE = tuple(sin(angle) * (1 + 1e-9) for angle in _REACH)
 

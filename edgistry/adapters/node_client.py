@@ -97,7 +97,7 @@ class NodeClient:
         """All services in an area, page after page (``limit`` is the size of a page).
 
         Pages may come from different heights: a service that is registered or withdrawn in
-        between may be missed or seen, but none is seen twice.
+        between may be missed or seen, one that moves to another cell also twice.
         """
         while True:
             page = await self.discover(**what)
