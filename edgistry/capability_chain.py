@@ -202,29 +202,20 @@ def _read_blocks(chain: Chain, data: bytes, count: int) -> None:
         ends.append(end)
         if not 0 < left <= MAX_ENTRIES:
             raise MalformedError(f"{left} entries; a block has 1-{MAX_ENTRIES}")
-        entries: list[Granted] = []
-        while True:
-            granted, name = above[parent]
-            if rights & ~granted:
-                raise _widened(rights, granted)
-            if size:
-                stop = at + size
-                narrow = data[at:stop]
-                at = stop
-                if name or narrow.strip(SAFE) or size > MAX_COMPONENT or narrow in DOTS:
-                    name = narrowed(name, narrow)
-                else:
-                    name = narrow
-            entries.append((rights, name))
-            left -= 1
-            if not left:
-                break
-            if index:
-                parent, rights, size = _CHILD_ENTRY(data, at)
-                at += 4
+        granted, name = above[parent]
+        if rights & ~granted:
+            raise _widened(rights, granted)
+        if size:
+            stop = at + size
+            narrow = data[at:stop]
+            at = stop
+            if name or narrow.strip(SAFE) or size > MAX_COMPONENT or narrow in DOTS:
+                name = narrowed(name, narrow)
             else:
-                rights, size = _ROOT_ENTRY(data, at)
-                at += 3
+                name = narrow
+        entries = [(rights, name)]
+        if left > 1:
+            at = _read_further_entries(data, at, left - 1, above, entries, index == 0)
         above = entries
         last, last_value = -1, b""
         while at < end:
@@ -257,6 +248,28 @@ def _read_blocks(chain: Chain, data: bytes, count: int) -> None:
     chain.max_payload = int.from_bytes(max_payload, "big") if max_payload else None
     chain.clients = clients
     chain.rare = RareConditions(rare, count - 1) if rare else NO_RARE
+
+
+def _read_further_entries(
+    data: bytes, at: int, left: int, above: list[Granted], entries: list[Granted], is_root: bool
+) -> int:
+    """Add ``left`` more entries of a block to ``entries``; the offset after them."""
+    parent = 0
+    for _ in range(left):
+        if is_root:
+            rights, size = _ROOT_ENTRY(data, at)
+            at += 3
+        else:
+            parent, rights, size = _CHILD_ENTRY(data, at)
+            at += 4
+        granted, name = above[parent]
+        if rights & ~granted:
+            raise _widened(rights, granted)
+        if size:
+            name = narrowed(name, data[at : at + size])
+            at += size
+        entries.append((rights, name))
+    return at
 
 
 def _bad_header(start: bytes, count: int) -> MalformedError:

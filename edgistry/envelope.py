@@ -17,8 +17,9 @@ payload says (``operations.py``) and does.
 
 from __future__ import annotations
 
+import functools
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable
 from enum import IntEnum, IntFlag
 from hashlib import sha256
 from types import MappingProxyType
@@ -175,8 +176,6 @@ GENERIC_REFUSAL: Final = encode(
 _read_envelope: Final = reader_of(Envelope)
 _read_reply: Final = reader_of(Reply)
 _EXCHANGE: Final = int(Operation.EXCHANGE)
-_REQUEST_START: Final = struct.Struct(">cBBH").pack
-_REQUEST_NUMBERS: Final = struct.Struct(">IQQ8sBH").pack
 _REPLY_NUMBERS: Final = struct.Struct(">HQIQ").pack
 
 
@@ -223,29 +222,20 @@ def envelope_message(envelope: Envelope) -> bytes:
     handler = envelope.handler.encode()
     publics = envelope.capabilities
     public = publics[0]
-    return b"".join(
-        (
-            _REQUEST_START(USE_ENVELOPE, envelope.flags, envelope.op, len(target)),
-            target,
-            bytes((len(handler),)),
-            handler,
-            _REQUEST_NUMBERS(
-                envelope.sequence_epoch,
-                envelope.sequence,
-                envelope.deadline,
-                envelope.client,
-                len(publics),
-                len(public),
-            ),
-            public,
-            b"" if len(publics) == 1 else _with_lengths(publics[1:]),
-            sha256(envelope.payload).digest(),
-        )
-    )
+    message = _message_layout(len(target), len(handler), len(public))(
+        USE_ENVELOPE, envelope.flags, envelope.op, len(target), target, len(handler), handler,
+        envelope.sequence_epoch, envelope.sequence, envelope.deadline, envelope.client,
+        len(publics), len(public), public,
+    )  # fmt: skip
+    for other in publics[1:]:
+        message += len(other).to_bytes(2, "big") + other
+    return message + sha256(envelope.payload).digest()
 
 
-def _with_lengths(publics: Sequence[bytes]) -> bytes:
-    return b"".join(len(public).to_bytes(2, "big") + public for public in publics)
+@functools.lru_cache(maxsize=512)
+def _message_layout(target: int, handler: int, public: int) -> Callable[..., bytes]:
+    """Packs T up to the first capability, for lengths in bytes: one call instead of a join."""
+    return struct.Struct(f">cBBH{target}sB{handler}sIQQ8sBH{public}s").pack
 
 
 def envelope_tag(key: bytes, envelope: Envelope) -> bytes:

@@ -167,17 +167,6 @@ class _Generation:
         self.denied = denied
         self.memo: dict[bytes, _SignedChain] = {}
 
-    def sign_missing(
-        self, publics: Sequence[bytes], signed: list[_SignedChain]
-    ) -> list[_SignedChain]:
-        """Put what the memo did not have into ``signed``; the list of those."""
-        fresh = []
-        for index, public in enumerate(publics):
-            if signed[index] is None:
-                signed[index] = self.sign(public)
-                fresh.append(signed[index])
-        return fresh
-
     def sign(self, public: bytes) -> _SignedChain:
         """The chain in ``public`` with the state that it has under this key.
 
@@ -239,9 +228,15 @@ class Verifier:
         """
         generation = self._generation
         envelope = decode_envelope(data)
-        publics = envelope.capabilities
-        signed: list[_SignedChain] = list(map(generation.memo.get, publics))  # type: ignore[arg-type]
-        fresh = None if all(signed) else generation.sign_missing(publics, signed)
+        memo = generation.memo
+        signed = []
+        fresh = []
+        for public in envelope.capabilities:
+            chain = memo.get(public)
+            if chain is None:
+                chain = generation.sign(public)
+                fresh.append(chain)
+            signed.append(chain)
         checked = Checked(self.label, envelope, signed, generation.issuer)
         if not checked._is_authentic():
             raise BadTagError("the tag does not verify")
