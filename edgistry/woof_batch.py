@@ -25,20 +25,21 @@ Undo = tuple[Callable[[], None], Callable[[], None] | None]
 class Batch:
     """Changes that are being decided, for one atomic write."""
 
-    __slots__ = ("_keys", "_numbers", "_state", "_undo", "changes", "waiter")
+    # Most batches are one put. What that does not need is here, once, and costs it nothing.
+    waiter: object = None
+    """Whoever waits until it is written; its business."""
+    size = 0
+    """Bytes of the elements in it."""
+    _keys: list[tuple[bytes, tuple[bytes | None, object] | None]] | None = None
+    """Staged small keys, and what was staged there before."""
+    _undo: list[Undo] | None = None
 
     def __init__(self, state: WoofState) -> None:
         self.changes: list[Change] = []
         """Write these, in one batch."""
-        self.waiter: object = None
-        """Whoever waits for that; its business."""
         self._state = state
         self._numbers: list[tuple[OpenWoof, int]] = []
         """The numbers that were given, in order."""
-        # Most batches are one put and have neither; so they get no list before they need one.
-        self._keys: list[tuple[bytes, tuple[bytes | None, object] | None]] | None = None
-        """Staged small keys, and what was staged there before."""
-        self._undo: list[Undo] | None = None
 
     def add(self, changes: Iterable[Change]) -> None:
         """Write ``changes`` of the caller's own tables in the same batch."""

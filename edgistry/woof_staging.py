@@ -19,8 +19,6 @@ Not handled here: the write itself, how a batch ends (``woof_batch.py``), what b
 
 from __future__ import annotations
 
-from typing import Final
-
 from .codec import encode
 from .errors import (
     DivergedError,
@@ -55,26 +53,18 @@ from .woof_keys import (
     read_number,
     read_record,
 )
-from .woof_state import OpenWoof, WoofState
+from .woof_state import OpenWoof
 from .woof_triggers import Trigger, TriggerStaging
-
-REMEMBERED_KEYS: Final = 16_384
-"""Hours of retries of a device that puts twice a second; at most about 3 MB a WooF."""
 
 
 class Staging(TriggerStaging):
     """Changes to WooFs that are being decided, for one atomic write."""
 
-    __slots__ = ("_deleted", "_remembered")
-
-    def __init__(self, state: WoofState, remembered: int = REMEMBERED_KEYS) -> None:
-        super().__init__(state)
-        self._remembered = remembered
-        self._deleted: list[str] | None = None
+    _deleted: tuple[str, ...] = ()
 
     def woofs_changed(self) -> set[str]:
         """Names of the WooFs that get elements, or are deleted."""
-        return {woof.name for woof, _ in self._numbers}.union(self._deleted or ())
+        return {woof.name for woof, _ in self._numbers}.union(self._deleted)
 
     # --- namespaces and WooFs -------------------------------------------------------------------
 
@@ -140,23 +130,26 @@ class Staging(TriggerStaging):
         Raises:
             MissingWoofError: it does not exist.
         """
-        woof = self._state.current(name)
+        state = self._state
+        woof = state.current(name)
         window = woof.staged - woof.history + 1
         garbage = GarbageRecord(
-            first=max(1, min(window, woof.staged - self._remembered + 1)),
+            first=max(1, min(window, woof.staged - state.remembered_keys + 1)),
             last=woof.staged,
             elements_from=max(1, window),
         )
         self._set(WOOFS + name.encode(), None)
         self._set(GARBAGE + number_bytes(woof.id), encode(garbage))
         woof.deleted = True
-        self._deleted = [*(self._deleted or ()), name]
-        opened = self._state.open
+        self._deleted = (*self._deleted, name)
+        opened = state.open
 
         def undo() -> None:
             woof.deleted = False
 
         def done() -> None:
+            # One of the same name may be on its way already: nobody sees this one behind it.
+            woof.durable = False
             if opened.get(name) is woof:
                 del opened[name]
 
@@ -229,13 +222,14 @@ class Staging(TriggerStaging):
             self._fire(handler, name, woof.id, number, element)
         woof.staged = number
         self._numbers.append((woof, number))
+        self.size += len(element)
         changes = self.changes
         changes.append((woof.prefix + number.to_bytes(8, "big"), element))
         evicted = number - woof.history
         if evicted > 0:
             changes.append((woof.prefix + evicted.to_bytes(8, "big"), None))
-        if 0 < number - self._remembered <= woof.keys_through:
-            self._forget_key(woof.id, number - self._remembered)
+        if 0 < number - state.remembered_keys <= woof.keys_through:
+            self._forget_key(woof.id, number - state.remembered_keys)
         if known_at:
             self._remember_key(woof, known_at, number, by)
         return number
@@ -264,7 +258,7 @@ class Staging(TriggerStaging):
 
     def _open(self, woof: OpenWoof) -> None:
         state = self._state
-        before = state.open.get(woof.name)
+        before = woof.before = state.open.get(woof.name)
         state.keep(woof)
 
         def undo() -> None:
@@ -275,6 +269,7 @@ class Staging(TriggerStaging):
 
         def done() -> None:
             woof.durable = True
+            woof.before = None
 
         self._can_undo(undo, done)
 

@@ -29,10 +29,15 @@ MAX_OPEN: Final = 4096
 """WooFs kept in memory; the others are read again when they are needed."""
 
 
+REMEMBERED_KEYS: Final = 16_384
+"""Hours of retries of a device that puts twice a second; at most about 3 MB a WooF."""
+
+
 class OpenWoof:
     """A WooF in memory: as it was created, and how far it has come."""
 
     __slots__ = (
+        "before",
         "deleted",
         "durable",
         "element_size",
@@ -61,6 +66,8 @@ class OpenWoof:
         """Whether its creation is written."""
         self.deleted = False
         """Whether its deletion is staged."""
+        self.before: OpenWoof | None = None
+        """The WooF of this name that readers see until this one's creation is written."""
 
     @property
     def window(self) -> Window:
@@ -76,9 +83,10 @@ class OpenWoof:
 class WoofState:
     """The memory of one store. ``lock`` is held by whoever decides, until it is in order."""
 
-    def __init__(self, store: KeyValue, lock: threading.Lock) -> None:
+    def __init__(self, store: KeyValue, lock: threading.Lock, remembered_keys: int) -> None:
         self.store = store
         self.lock = lock
+        self.remembered_keys = remembered_keys
         self.open: dict[str, OpenWoof] = {}
         self.unwritten: dict[bytes, tuple[bytes | None, object]] = {}
         """Key to the value it will have, and by whose doing."""
@@ -101,7 +109,9 @@ class WoofState:
             split_name(name)
             with self.lock:
                 woof = self._load(name)
-        if woof is None or not woof.durable:
+        while woof is not None and not woof.durable:
+            woof = woof.before
+        if woof is None:
             raise missing(name)
         return woof
 

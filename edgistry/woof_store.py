@@ -22,8 +22,8 @@ from .errors import ElementLostError
 from .kv import Change, KeyValue, prefix_end
 from .woof import MAX_NUMBER, Window, WoofId, check_namespace, check_readable, evicted
 from .woof_keys import END, GARBAGE, NAMESPACES, WOOFS, number_bytes, read_number
-from .woof_staging import REMEMBERED_KEYS, Staging
-from .woof_state import OpenWoof, WoofState, missing
+from .woof_staging import Staging
+from .woof_state import REMEMBERED_KEYS, OpenWoof, WoofState, missing
 from .woof_triggers import Trigger, handlers_waiting, triggers_of
 
 
@@ -55,14 +55,13 @@ class WoofStore:
     ) -> None:
         self.lock = lock or threading.Lock()
         self.store = store
-        self._state = WoofState(store, self.lock)
-        self._remembered = remembered_keys
+        self._state = WoofState(store, self.lock, remembered_keys)
 
     # --- deciding -------------------------------------------------------------------------------
 
     def begin(self) -> Staging:
         """A new batch of decisions, made upon all those before it."""
-        return Staging(self._state, self._remembered)
+        return Staging(self._state)
 
     def forget_unwritten(self) -> None:
         """A write has failed: nothing that was staged counts, and the store is asked again.

@@ -33,7 +33,6 @@ from .woof_keys import (
     read_number,
     read_record,
 )
-from .woof_state import WoofState
 
 MAX_REASON: Final = 500
 """Characters of the reason kept with a failed attempt."""
@@ -124,12 +123,8 @@ def handlers_waiting(store: KeyValue) -> list[str]:
 class TriggerStaging(Batch):
     """The part of a batch that is about triggers."""
 
-    __slots__ = ("triggers",)
-
-    def __init__(self, state: WoofState) -> None:
-        super().__init__(state)
-        self.triggers: tuple[Trigger, ...] = ()
-        """Handlers to run once the batch is written."""
+    triggers: tuple[Trigger, ...] = ()
+    """Handlers to run once the batch is written."""
 
     def finish(self, trigger: Trigger, *, keep_effects: bool = False) -> None:
         """The invocation has ended for good. Nothing can be put in its name from now on.

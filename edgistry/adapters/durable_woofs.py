@@ -22,8 +22,8 @@ from typing import Final, TypeVar
 from ..errors import ElementNotYetError
 from ..kv import KeyValue
 from ..woof import Window, WoofId, evicted
-from ..woof_staging import REMEMBERED_KEYS, Staging
-from ..woof_state import missing
+from ..woof_staging import Staging
+from ..woof_state import REMEMBERED_KEYS, missing
 from ..woof_store import WoofStore
 from ..woof_triggers import Trigger
 from .group_commit import GroupCommitter, Work
@@ -235,6 +235,8 @@ class DurableWoofs:
 
     def _settled(self, works: Sequence[Work]) -> None:
         """In the writer's thread, with the lock held: tell who waits for these."""
+        if self.on_triggers is None and not self._followers:
+            return
         stagings = [work for work in works if isinstance(work, Staging)]
         if self.on_triggers is not None:
             triggers = [trigger for staging in stagings for trigger in staging.triggers]

@@ -1,13 +1,15 @@
-"""Group commit: one thread writes, and whoever waits while it does shares the next sync.
+"""Group commit: one writes at a time, and whoever waits while it does shares the next sync.
 
 Rules kept here:
 
 * Works are written in the order in which they were handed over, each whole, in one batch or in
   several; each is answered when it is durable.
-* A sync takes milliseconds, and costs the same for one work and for a hundred. So the thread takes
-  everything that waits; and after a sync it lets those it woke hand over their next work first (a
-  turn of their event loop, at most ``PATIENCE_S``), or it would sync for the quickest one alone,
-  and then for all the others.
+* A sync takes milliseconds, and costs the same for one work and for a hundred. So whoever writes
+  takes everything that waits; and after a sync those who were woken may hand over their next work
+  first (a turn of their event loop, at most ``PATIENCE_S``), or the next sync would be for the
+  quickest one alone, and the one after it for all the others.
+* Works of event loops are written by a thread of this module. A thread that has to wait anyway
+  writes by itself, if nobody else is: waking another one takes longer than many a disk.
 * When a write fails, everything that waits fails with it: it was decided upon what is now not
   there. ``on_failure`` puts the memory of whoever decides in order before anybody decides again.
 * ``lock`` is held from the first look that a decision is based on until ``hand_over``: so the
@@ -41,6 +43,9 @@ class Work(Protocol):
     changes: list[Change]
     """In order; they are left alone once handed over."""
 
+    size: int
+    """About how many bytes there are in them."""
+
     waiter: object
     """The committer's: an ``asyncio.Future``, or a ``_Blocked``."""
 
@@ -51,11 +56,11 @@ class Work(Protocol):
 class Changes:
     """A ``Work`` that nobody has to be told of."""
 
-    __slots__ = ("changes", "waiter")
+    waiter: object = None
 
     def __init__(self, changes: Iterable[Change]) -> None:
         self.changes = list(changes)
-        self.waiter: object = None
+        self.size = sum(len(value or b"") for _, value in self.changes)
 
     def settle(self) -> None:
         """Nothing to do."""
@@ -85,8 +90,8 @@ class GroupCommitter:
         self._waiting: deque[Work] = deque()
         self._wake = threading.Lock()
         self._wake.acquire()
-        self._wakes_soon: asyncio.AbstractEventLoop | None = None
         self._closing = False
+        self._writing = False
         self._thread = threading.Thread(target=self._run, name="edgistry-writer", daemon=True)
         self._thread.start()
 
@@ -100,15 +105,15 @@ class GroupCommitter:
         Raises:
             UnavailableError: the committer is closed.
         """
-        self._check_open()
+        if self._closing:
+            raise _closed()
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         work.waiter = future
         self._waiting.append(work)
-        if self._wakes_soon is not loop:
-            # Not at once: the other tasks of this turn may have something to write too.
-            self._wakes_soon = loop
-            loop.call_soon(self._wake_up)
+        if not self._writing:
+            # It begins when this thread waits for something, so after the loop's other tasks.
+            self._wake_up()
         return future
 
     async def commit(self, changes: Iterable[Change]) -> None:
@@ -127,16 +132,37 @@ class GroupCommitter:
 
         For threads without an event loop. Raises as ``commit``, and what ``decide`` raises.
         """
-        blocked = _Blocked()
         with self.lock:
-            self._check_open()
+            if self._closing:
+                raise _closed()
             work = decide()
-            work.waiter = blocked
-            self._waiting.append(work)
+            alone = not self._writing and not self._waiting
+            if alone:
+                self._writing = True
+            else:
+                work.waiter = blocked = _Blocked()
+                self._waiting.append(work)
+        if alone:
+            self._write_alone(work)
+            return
         self._wake_up()
         blocked.event.wait()
         if blocked.error is not None:
             raise blocked.error
+
+    def _write_alone(self, work: Work) -> None:
+        batch = [work]
+        try:
+            error = self._write(batch)
+        except BaseException:
+            # Ctrl-C in the middle of it: the others must neither wait for ever nor trust memory.
+            self._answer(batch, self._failed(batch, UnavailableError("the write was interrupted")))
+            raise
+        if self._waiting or self._closing:
+            self._wake_up()
+        if error is not None:
+            self._answer(batch, error)
+            raise error
 
     def close(self) -> None:
         """Write everything that waits, then take nothing more. Closing twice is safe."""
@@ -145,12 +171,7 @@ class GroupCommitter:
         self._wake_up()
         self._thread.join()
 
-    def _check_open(self) -> None:
-        if self._closing:
-            raise UnavailableError("this program is stopping and takes no more writes")
-
     def _wake_up(self) -> None:
-        self._wakes_soon = None
         if self._wake.locked():
             with contextlib.suppress(RuntimeError):  # another thread has just done it
                 self._wake.release()
@@ -162,36 +183,44 @@ class GroupCommitter:
         while True:
             self._wake.acquire(timeout=patience_s)
             batch = self._take()
-            if not batch and self._closing:
+            if batch:
+                error = self._write(batch)
+                # Who woke this thread during the write may have company soon.
+                self._wake.acquire(blocking=False)
+                patient = self._answer(batch, error)
+                patience_s = self._patience_s(patient=patient)
+            elif self._closing and not self._writing:
                 return
-            told = bool(batch) and self._serve(batch)
-            if self._closing or (self._waiting and not told):
-                patience_s = 0.0
             else:
-                patience_s = PATIENCE_S if self._waiting else -1.0
+                patience_s = -1.0  # whoever writes, or hands something over, wakes this thread
 
-    def _serve(self, batch: list[Work]) -> bool:
-        """Write and answer; whether an event loop was told, that may have more to write."""
-        error = self._write(batch)
-        # Who woke this thread meanwhile may wait for those that are woken now.
-        self._wake.acquire(blocking=False)
-        return self._answer(batch, error)
+    def _patience_s(self, *, patient: bool) -> float:
+        if self._closing:
+            return 0.0
+        if not self._waiting:
+            return -1.0
+        return PATIENCE_S if patient else 0.0
 
     def _take(self) -> list[Work]:
-        taken = []
+        """What to write now; nothing if somebody else is writing. Else they wait for us."""
+        taken: list[Work] = []
         size = 0
         with self.lock:
+            if self._writing:
+                return taken
             while self._waiting and size < MAX_BATCH_BYTES:
                 work = self._waiting.popleft()
                 taken.append(work)
-                for _, value in work.changes:
-                    if value is not None:
-                        size += len(value)
+                size += work.size
+            self._writing = bool(taken)
         return taken
 
-    def _write(self, batch: list[Work]) -> BaseException | None:
+    def _write(self, batch: list[Work]) -> Exception | None:
         """Write the batch; what went wrong. After a failure everything that waits is in it."""
-        changes = [change for work in batch for change in work.changes]
+        if len(batch) == 1:
+            changes = batch[0].changes
+        else:
+            changes = [change for work in batch for change in work.changes]
         try:
             if changes:
                 self._store.write(changes, sync=True)
@@ -199,14 +228,19 @@ class GroupCommitter:
                 for work in batch:
                     work.settle()
                 self.on_settled(batch)
+                self._writing = False
         except Exception as error:
             # A refusal of the store, or a bug; either way those who wait must hear of it.
-            with self.lock:
-                batch += self._waiting
-                self._waiting.clear()
-                self.on_failure()
-            return error
+            return self._failed(batch, error)
         return None
+
+    def _failed(self, batch: list[Work], error: Exception) -> Exception:
+        with self.lock:
+            batch += self._waiting
+            self._waiting.clear()
+            self.on_failure()
+            self._writing = False
+        return error
 
     def _answer(self, batch: list[Work], error: BaseException | None) -> bool:
         """Tell those who wait; whether an event loop was told, that may have more to write."""
@@ -249,6 +283,10 @@ def _copy_of(error: BaseException) -> BaseException:
     if isinstance(error, Refused) and type(error).__init__ is Refused.__init__:
         return type(error)(error.detail)
     return error
+
+
+def _closed() -> UnavailableError:
+    return UnavailableError("this program is stopping and takes no more writes")
 
 
 def _nobody(_works: Sequence[Work]) -> None:

@@ -213,6 +213,55 @@ def test_threads_without_an_event_loop_share_syncs_too(
     assert [len(batch) for batch in store.batches] == [1, 7]
 
 
+def test_a_thread_writes_by_itself_when_nobody_else_is_writing() -> None:
+    writers = []
+
+    class Watching(MemoryKeyValue):
+        def write(self, changes: Iterable[Change], *, sync: bool) -> None:
+            writers.append(threading.current_thread())
+            super().write(changes, sync=sync)
+
+    committer = GroupCommitter(Watching())
+    committer.commit_blocking(lambda: Changes(change(1)))
+    assert writers == [threading.current_thread()]
+    committer.close()
+
+
+async def test_works_of_a_loop_that_come_while_a_thread_writes_are_written_after_it(
+    slow: tuple[SlowKeyValue, GroupCommitter],
+) -> None:
+    store, committer = slow
+    thread = asyncio.create_task(
+        asyncio.to_thread(committer.commit_blocking, lambda: Changes(change(0)))
+    )
+    await started(store)
+    others = [asyncio.create_task(committer.commit(change(number))) for number in range(1, 4)]
+    await asyncio.sleep(0.01)
+    store.gate.release(2)
+    await asyncio.gather(thread, *others)
+    assert [len(batch) for batch in store.batches] == [1, 3]
+
+
+def test_a_write_that_is_interrupted_leaves_nobody_waiting_for_ever() -> None:
+    class Interrupted(MemoryKeyValue):
+        def write(self, changes: Iterable[Change], *, sync: bool) -> None:
+            if not self.get(b"once"):
+                super().write([(b"once", b"x")], sync=sync)
+                raise KeyboardInterrupt
+            super().write(changes, sync=sync)
+
+    store = Interrupted()
+    committer = GroupCommitter(store)
+    failures = []
+    committer.on_failure = lambda: failures.append(1)
+    with pytest.raises(KeyboardInterrupt):
+        committer.commit_blocking(lambda: Changes(change(1)))
+    assert failures == [1]
+    committer.commit_blocking(lambda: Changes(change(2)))
+    assert store.get(b"0002") == b"value"
+    committer.close()
+
+
 def test_a_thread_is_told_of_a_failure_and_of_a_refused_decision() -> None:
     store = FailingKeyValue()
     committer = GroupCommitter(store)
