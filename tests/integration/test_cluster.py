@@ -297,6 +297,8 @@ def test_a_foreground_cluster_takes_its_nodes_along(moment: str, number: signal.
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # A shell's background jobs ignore SIGINT, and so would what they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             assert process.stderr is not None
