@@ -139,16 +139,3 @@ class SettledAnswer(Document):
     height: int
     refused: tuple[SettledRefusal, ...]
     """The refused ones among those asked for."""
-
-
-class DeadLetterEntry(Document):
-    sequence: int
-    kind: str
-    bytes: int
-    reason: str
-
-
-class DeadLetterList(Document):
-    """Refused transactions, newest first."""
-
-    dead_letters: tuple[DeadLetterEntry, ...]

@@ -17,7 +17,12 @@ from edgistry.adapters.http import HttpClient
 from edgistry.adapters.node_client import refusal_of
 from edgistry.api import PROBLEM_CONTENT_TYPE, Problem, RegionList
 from edgistry.codec import Document, decode_json, encode_json
-from edgistry.errors import CannotReachError, MalformedError, UnexpectedAnswerError
+from edgistry.errors import (
+    CannotReachError,
+    InvalidValueError,
+    MalformedError,
+    UnexpectedAnswerError,
+)
 
 from .admin_api import (
     MAX_LIST,
@@ -35,6 +40,14 @@ from .admin_api import (
     WithdrawRequest,
 )
 from .directory import NodeDirectory
+from .handlers_api import (
+    MAX_LETTERS_NAMED,
+    DeadLetterDetail,
+    DeadLetterList,
+    HandlerList,
+    LettersAnswer,
+    LettersRequest,
+)
 
 T = TypeVar("T", bound=Document)
 
@@ -102,6 +115,31 @@ class AdminClient:
             "timeout_s": f"{max(0.0, min(timeout_s, MAX_SETTLED_WAIT_S)):.3f}",
         }
         return self._get("/admin/settled", SettledAnswer, query)
+
+    def handlers(self) -> HandlerList:
+        """The handlers of the node."""
+        return self._get("/admin/handlers", HandlerList)
+
+    def dead_letters(self, limit: int) -> DeadLetterList:
+        """Up to ``limit`` dead letters."""
+        return self._get("/admin/dead-letters", DeadLetterList, {"limit": str(limit)})
+
+    def dead_letter(self, name: str) -> DeadLetterDetail:
+        """One dead letter with its content."""
+        return self._get(f"/admin/dead-letters/{quote(name, safe='')}", DeadLetterDetail)
+
+    def replay_letters(self, names: Sequence[str], *, every: bool) -> LettersAnswer:
+        """Let handlers try these again, all or none."""
+        return self._letters("/admin/dead-letters/replay", names, every)
+
+    def purge_letters(self, names: Sequence[str], *, every: bool) -> LettersAnswer:
+        """Forget these, all or none."""
+        return self._letters("/admin/dead-letters/purge", names, every)
+
+    def _letters(self, path: str, names: Sequence[str], every: bool) -> LettersAnswer:
+        if len(names) > MAX_LETTERS_NAMED:
+            raise InvalidValueError(f"name at most {MAX_LETTERS_NAMED} dead letters at once")
+        return self._post(path, LettersRequest(ids=tuple(names), every=every), LettersAnswer)
 
     def _get(self, path: str, kind: type[T], query: Mapping[str, str] | None = None) -> T:
         return self._ask("GET", path, kind, query=query)

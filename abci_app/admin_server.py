@@ -13,14 +13,12 @@ Not handled here: the socket and its permissions (``edgistry.adapters.http``), t
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
 
 from edgistry.adapters.http import Handler, HttpServer, Request, Response, Route, json_response
-from edgistry.codec import Document, decode_json
-from edgistry.errors import InvalidValueError, MalformedError, PermissionRefusedError
+from edgistry.codec import Document
+from edgistry.errors import PermissionRefusedError
 
 from .admin_api import (
     MAX_ADMIN_BODY_BYTES,
@@ -30,20 +28,27 @@ from .admin_api import (
     RegisterRequest,
     WithdrawRequest,
 )
+from .admin_handlers import handler_routes
+from .admin_requests import body_of, integer, parameters_of, seconds
+from .handler_desk import HandlerDesk
 from .service import NodeService
-
-T = TypeVar("T", bound=Document)
 
 ROOT_UID = 0
 
 
-def admin_server(service: NodeService) -> HttpServer:
+def admin_server(service: NodeService, desk: HandlerDesk | None = None) -> HttpServer:
     """A server of the operator's API; not yet listening."""
-    return HttpServer(admin_routes(service), body_limit=MAX_ADMIN_BODY_BYTES, max_connections=64)
+    routes = admin_routes(service, desk)
+    return HttpServer(routes, body_limit=MAX_ADMIN_BODY_BYTES, max_connections=64)
 
 
-def admin_routes(service: NodeService, *, own_uid: int | None = None) -> list[Route]:
-    """One route for each thing an operator can ask; ``own_uid`` defaults to this process's."""
+def admin_routes(
+    service: NodeService, desk: HandlerDesk | None = None, *, own_uid: int | None = None
+) -> list[Route]:
+    """One route for each thing an operator can ask; ``own_uid`` defaults to this process's.
+
+    Without a ``desk`` there is nothing to ask about handlers and dead letters.
+    """
     allowed = {ROOT_UID, os.getuid() if own_uid is None else own_uid}
     admin = _Admin(service)
     return [
@@ -56,9 +61,9 @@ def admin_routes(service: NodeService, *, own_uid: int | None = None) -> list[Ro
             ("GET", "/admin/regions", admin.region_list),
             ("GET", "/admin/regions/{name}", admin.region_show),
             ("GET", "/admin/settled", admin.settled),
-            ("GET", "/admin/dead-letters", admin.dead_letters),
             ("GET", "/admin/status", admin.status),
             ("GET", "/admin/ready", admin.ready),
+            *(handler_routes(desk) if desk is not None else ()),
         )
     ]
 
@@ -79,82 +84,43 @@ class _Admin:
         self._service = service
 
     async def register(self, request: Request) -> Document:
-        _parameters(request)
-        return await self._service.register(_body(request, RegisterRequest).rows)
+        parameters_of(request)
+        return await self._service.register(body_of(request, RegisterRequest).rows)
 
     async def devices(self, request: Request) -> Document:
-        given = _parameters(request, "after", "limit")
-        limit = _integer(given, "limit", default=MAX_LIST, low=1, high=MAX_LIST)
+        given = parameters_of(request, "after", "limit")
+        limit = integer(given, "limit", default=MAX_LIST, low=1, high=MAX_LIST)
         return self._service.registrar.page(after=given.get("after"), limit=limit)
 
     async def withdraw(self, request: Request) -> Document:
-        _parameters(request)
-        return await self._service.withdraw(_body(request, WithdrawRequest).handles)
+        parameters_of(request)
+        return await self._service.withdraw(body_of(request, WithdrawRequest).handles)
 
     async def region_put(self, request: Request) -> Document:
-        _parameters(request)
-        asked = _body(request, RegionPutRequest)
+        parameters_of(request)
+        asked = body_of(request, RegionPutRequest)
         return await self._service.named_regions.put(asked.name, asked.geojson)
 
     async def region_list(self, request: Request) -> Document:
-        _parameters(request)
+        parameters_of(request)
         return self._service.regions()
 
     async def region_show(self, request: Request) -> Document:
-        _parameters(request)
+        parameters_of(request)
         return self._service.named_regions.show(request.match["name"])
 
     async def settled(self, request: Request) -> Document:
-        given = _parameters(request, "first", "last", "timeout_s")
+        given = parameters_of(request, "first", "last", "timeout_s")
         return await self._service.settled(
-            first=_integer(given, "first", default=1, low=0),
-            last=_integer(given, "last", default=0, low=0),
-            timeout_s=_seconds(given, "timeout_s", default=0.0, high=MAX_SETTLED_WAIT_S),
-        )
-
-    async def dead_letters(self, request: Request) -> Document:
-        given = _parameters(request, "limit")
-        return self._service.dead_letters(
-            _integer(given, "limit", default=100, low=1, high=MAX_LIST)
+            first=integer(given, "first", default=1, low=0),
+            last=integer(given, "last", default=0, low=0),
+            timeout_s=seconds(given, "timeout_s", default=0.0, high=MAX_SETTLED_WAIT_S),
         )
 
     async def status(self, request: Request) -> Document:
-        _parameters(request)
+        parameters_of(request)
         return self._service.status()
 
     async def ready(self, request: Request) -> Document:
-        _parameters(request)
+        parameters_of(request)
         return self._service.ready()[1]
-
-
-def _body(request: Request, kind: type[T]) -> T:
-    return decode_json(request.body, kind, limit=MAX_ADMIN_BODY_BYTES)
-
-
-def _parameters(request: Request, *known: str) -> Mapping[str, str]:
-    for name in request.query:
-        if name not in known:
-            raise MalformedError(f"unknown query parameter {name[:50]!r}")
-    return request.query
-
-
-def _integer(
-    given: Mapping[str, str], name: str, *, default: int, low: int, high: int = (1 << 63) - 1
-) -> int:
-    text = given.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise MalformedError(f"{name}: {text[:40]!r} is not a whole number")
-    if not low <= int(text) <= high:
-        raise InvalidValueError(f"{name}: {text} is not between {low} and {high}")
-    return int(text)
-
-
-def _seconds(given: Mapping[str, str], name: str, *, default: float, high: float) -> float:
-    text = given.get(name, str(default))
-    try:
-        value = float(text)
-    except ValueError:
-        raise MalformedError(f"{name}: {text[:40]!r} is not a number") from None
-    if not (math.isfinite(value) and 0 <= value <= high):
-        raise InvalidValueError(f"{name}: {text[:40]} is not between 0 and {high:g}")
-    return value

@@ -11,7 +11,9 @@ from __future__ import annotations
 import click
 
 from .cli_cluster import cluster
+from .cli_dead_letters import dead_letters
 from .cli_engine import engine
+from .cli_handlers import handlers
 from .cli_node import abci, init, run, status
 from .cli_register import device, fleet, region
 from .cli_repair import repair
@@ -32,7 +34,9 @@ def program() -> None:
     """
 
 
-for _command in (init, run, status, device, fleet, region, cluster, engine, abci, repair):
+for _command in (
+    init, run, status, device, fleet, region, handlers, dead_letters, cluster, engine, abci, repair,
+):  # fmt: skip
     program.add_command(_command)
 
 

@@ -17,6 +17,7 @@ from typing import Literal
 from edgistry.adapters.config import section, setting
 from edgistry.adapters.log import Level
 from edgistry.errors import InvalidValueError
+from edgistry.handlers import check_module
 
 EngineKind = Literal["solo", "cometbft"]
 EngineLevel = Literal["debug", "info", "error", "none"]
@@ -135,6 +136,20 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HandlersConfig:
+    """The functions that run when something is put."""
+
+    module: str = setting(
+        "",
+        help=(
+            "Python module with the handlers: a file in the directory handlers/ beside this file,\n"
+            'without ".py", or an installed module. "" for none.'
+        ),
+        check=check_module,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """The node's own log."""
 
@@ -158,6 +173,9 @@ class NodeConfig:
     api: ApiConfig = section(ApiConfig, help="The HTTP API: read-only, open to clients.")
     peers: PeerConfig = section(PeerConfig, help="The other nodes of the cluster.")
     cometbft: EngineConfig = section(EngineConfig, help="The CometBFT engine beside this node.")
+    handlers: HandlersConfig = section(
+        HandlersConfig, help="Functions that run when something is put into a WooF."
+    )
     log: LogConfig = section(LogConfig, help="Logs are in the directory logs/, by size.")
 
     def __post_init__(self) -> None:

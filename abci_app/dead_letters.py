@@ -79,6 +79,22 @@ class DeadLetters:
         """The newest ``count`` letters, newest first."""
         return [_letter(element) for _, element in self._log.tail(count)]
 
+    def newest_numbered(self, count: int) -> list[tuple[int, DeadLetter]]:
+        """As ``newest``, each with its own number, which no other letter ever has."""
+        return [(number, _letter(element)) for number, element in self._log.tail(count)]
+
+    def get(self, number: int) -> DeadLetter:
+        """The letter with that number of its own.
+
+        Raises:
+            NotFoundError: there is none: never, or no longer.
+        """
+        return _letter(self._log.get(number))
+
+    def forget_all(self) -> list[Change]:
+        """The changes that forget all letters of now."""
+        return self._log.trim(self._log.latest())
+
     def between(self, first: int, last: int) -> list[DeadLetter]:
         """The letters with ``first`` <= sequence <= ``last`` among those kept, newest first.
 

@@ -2,8 +2,8 @@
 
 Rules kept here:
 
-* Start: databases, application, ABCI socket, engine, use cases, HTTP, operator's socket. A node
-  that cannot have one of them says why and starts nothing further.
+* Start: handlers' module, databases, application, ABCI socket, engine, use cases and handlers,
+  HTTP, operator's socket. A node that cannot have one of them says why and starts nothing further.
 * Stop, in the reverse order, on SIGTERM or Ctrl-C: nobody is answered by half a node, and the
   engine ends while the application still answers it.
 * What only a bug or damaged data can cause stops the node: halting is safe, diverging is not.
@@ -24,6 +24,9 @@ from typing import Any, Self
 
 from edgistry import __version__
 from edgistry.adapters.crypto import public_key_of, signer
+from edgistry.adapters.durable_woofs import DurableWoofs
+from edgistry.adapters.faas_module import load_handlers
+from edgistry.adapters.faas_runtime import HandlerRuntime
 from edgistry.adapters.leveldb import LevelKeyValue
 from edgistry.adapters.log import get_logger
 from edgistry.errors import ChainMismatchError, ConfigError, UnavailableError
@@ -36,6 +39,7 @@ from .comet_config import Genesis, read_genesis
 from .config import NodeConfig, peer_id_of
 from .consensus import CometConsensus, Consensus, SoloConsensus, check_port_free
 from .directory import NodeDirectory, read_registry_seed
+from .handler_desk import HandlerDesk
 from .http_server import public_server
 from .schema import genesis_members
 from .service import NodeService
@@ -43,6 +47,9 @@ from .service import NodeService
 logger = get_logger("edgistry.node")
 
 Tell = Callable[[str], None]
+
+HANDLERS_DIRECTORY = "handlers"
+"""Of a node's directory: where its operator's own module is looked for."""
 
 
 async def run_node(
@@ -70,10 +77,14 @@ async def run_node(
                 f"{directory.genesis_file}: this node's key is not among the members; the files of"
                 " two nodes or clusters are mixed up"
             )
+        handlers = load_handlers(config.handlers.module, directory.root / HANDLERS_DIRECTORY)
         await check_port_free(config.api.host, config.api.port, "api")
         app = _open_application(parts, directory, config, genesis)
         queues = LevelKeyValue(directory.queues_db)
         parts.callback(queues.close)
+        woofs = DurableWoofs(queues)
+        parts.push_async_callback(woofs.close)
+        runtime = HandlerRuntime(queues, woofs, handlers)
         consensus = _consensus(directory, config, app, genesis, engine_binary)
         parts.push_async_callback(consensus.stop)
         await consensus.start()
@@ -88,11 +99,13 @@ async def run_node(
             sink=consensus.sink,
             view=lambda: consensus.view,
         )
-        async with _Running(consensus.run(), service.run()) as running, AsyncExitStack() as doors:
+        tasks = _Running(consensus.run(), service.run(), runtime.run())
+        async with tasks as running, AsyncExitStack() as doors:
             http = public_server(service, version=__version__)
             doors.push_async_callback(http.stop)
             await http.listen_tcp(config.api.host, config.api.port)
-            admin = admin_server(service)
+            desk = HandlerDesk(runtime, module=config.handlers.module, outbox=service.outbox)
+            admin = admin_server(service, desk)
             doors.push_async_callback(admin.stop)
             await admin.listen_unix(directory.admin_socket)
             logger.info("the node runs", name=config.name, api=config.api_url)

@@ -196,6 +196,15 @@ class Outbox:
                     await self._progress.wait()
         return self.settled_through >= sequence
 
+    async def purge_dead_letters(self) -> int:
+        """Forget the refused transactions of now; how many, once that is durable."""
+        async with self._lock:
+            count = len(self.dead_letters)
+            interrupted = await self._write(self.dead_letters.forget_all())
+        if interrupted:
+            raise asyncio.CancelledError
+        return count
+
     # --- sending --------------------------------------------------------------------------------
 
     def notify(self) -> None:

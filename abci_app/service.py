@@ -27,11 +27,9 @@ from edgistry.api import (
     block_time_text,
 )
 from edgistry.kv import Change, KeyValue
-from edgistry.transactions import Kind, NodeId, Sign, parse_transaction
+from edgistry.transactions import NodeId, Sign
 
 from .admin_api import (
-    DeadLetterEntry,
-    DeadLetterList,
     DeviceRow,
     RegisterAnswer,
     SettledAnswer,
@@ -195,21 +193,6 @@ class NodeService:
                 SettledRefusal(sequence=letter.sequence, reason=letter.reason) for letter in letters
             ),
         )
-
-    def dead_letters(self, limit: int) -> DeadLetterList:
-        """The newest ``limit`` transactions that the chain refused, newest first."""
-        entries = []
-        for letter in self.outbox.dead_letters.newest(limit):
-            kind = parse_transaction(letter.transaction).kind
-            entries.append(
-                DeadLetterEntry(
-                    sequence=letter.sequence,
-                    kind=Kind(kind).name.lower().replace("_", "-"),
-                    bytes=len(letter.transaction),
-                    reason=letter.reason,
-                )
-            )
-        return DeadLetterList(dead_letters=tuple(entries))
 
     # --- what happens by itself -----------------------------------------------------------------
 

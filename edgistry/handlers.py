@@ -43,6 +43,7 @@ MAX_WAIT_S: Final = 7 * 86_400.0
 MAX_MEMORY_MB: Final = 1 << 20
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}|_[A-Za-z0-9._-]{1,31}")
+_MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _MARK = "__edgistry_handlers__"
 
 
@@ -315,3 +316,16 @@ class HandlerTable:
 
     def __len__(self) -> int:
         return len(self._handlers)
+
+
+def check_module(name: str) -> None:
+    """Return if a module can be called ``name``; empty means none.
+
+    Raises:
+        InvalidValueError: it is a path, or no name at all.
+    """
+    if name and (not _MODULE.fullmatch(name) or name.endswith(".py")):
+        raise InvalidValueError(
+            f"{name[:80]!r} is no module's name: use letters, digits and '_', with '.' between"
+            " packages, and no '.py'"
+        )

@@ -50,6 +50,7 @@ PURE = (
     "edgistry.*",
     "!edgistry.adapters*",
     "abci_app.admin_api",
+    "abci_app.handlers_api",
     "abci_app.schema",
     "abci_app.merkle",
     "abci_app.nesting",

@@ -14,28 +14,12 @@ Not handled here: running handlers.
 from __future__ import annotations
 
 import importlib
-import re
 import sys
 import traceback
 from pathlib import Path
 
 from ..errors import ConfigError, InvalidValueError, Refused
-from ..handlers import HandlerTable
-
-_MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
-
-
-def check_module(name: str) -> None:
-    """Return if a module can be called ``name``; empty means none.
-
-    Raises:
-        InvalidValueError: it is a path, or no name at all.
-    """
-    if name and not _MODULE.fullmatch(name):
-        raise InvalidValueError(
-            f"{name[:80]!r} is no module's name: use letters, digits and '_', with '.' between"
-            " packages, and no '.py'"
-        )
+from ..handlers import HandlerTable, check_module
 
 
 def load_handlers(module: str, directory: Path | None = None) -> HandlerTable:
@@ -59,8 +43,8 @@ def load_handlers(module: str, directory: Path | None = None) -> HandlerTable:
             where = f" in {directory}" if directory is not None else ""
             raise ConfigError(f"handlers module {module}: not found{where}") from None
         raise ConfigError(f"handlers module {module}: {error}{_line_of(error)}") from error
-    except Exception as error:
-        # The operator's code, which may raise anything.
+    except (Exception, SystemExit) as error:
+        # The operator's code, which may raise anything, and ends no program by being imported.
         words = f"{type(error).__name__}: {error}"
         raise ConfigError(f"handlers module {module}: {words}{_line_of(error)}") from error
     _check_not_hidden(module, getattr(loaded, "__file__", None), directory)

@@ -180,12 +180,12 @@ async def test_settled_tells_of_refusals_in_the_range_asked_for(node: SoloNode) 
     assert done.height == node.app.reader.head.height
 
 
-async def test_dead_letters_are_listed_with_kind_and_reason(node: SoloNode) -> None:
+async def test_refused_transaction_is_kept_and_told_of(node: SoloNode) -> None:
     outbox = node.service.outbox
     await outbox.append([RegionPut(name="alp", version=5, cells=pack_cells([0]))])
     await node.settle()
-    [letter] = node.service.dead_letters(10).dead_letters
-    assert (letter.sequence, letter.kind) == (1, "region-put")
+    [letter] = outbox.dead_letters.newest(10)
+    assert letter.sequence == 1
     assert "wrong-version" in letter.reason
     answer = await node.service.settled(first=1, last=1, timeout_s=0.0)
     assert [refusal.sequence for refusal in answer.refused] == [1]

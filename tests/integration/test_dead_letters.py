@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from abci_app.admin_api import DeadLetterEntry, DeadLetterList
 from abci_app.devices import WAKE_UNKNOWN, parse_handle
 from abci_app.directory import read_registry_seed
+from abci_app.handlers_api import DeadLetterEntry, DeadLetterList
 from abci_app.outbox import Outbox
 from abci_app.schema import SequenceState
 from edgistry.adapters.crypto import public_key_of, signer
@@ -82,7 +82,7 @@ def test_of_two_regions_with_one_name_the_second_is_a_dead_letter(
     (loser,) = (number for number in cluster.numbers if letters[number])
     assert loser in (0, 1)
     (letter,) = letters[loser]
-    assert letter.kind == "region-put"
+    assert letter.what == "region-put"
     assert "another node" in letter.reason or "owner" in letter.reason, letter
     winner = 1 - loser
 
@@ -168,7 +168,7 @@ def test_a_batch_with_a_record_of_another_node_is_a_dead_letter(
 
     letters = dead_letters(cluster, 1)
     assert len(letters) == before + 1
-    assert (letters[0].sequence, letters[0].kind) == (sequence, "services-put")
+    assert (letters[0].about, letters[0].what) == (f"sequence {sequence}", "services-put")
     # All or nothing: the record in it that nobody owned is not there either.
     answer = cluster.wait_agreement()
     assert answer.services == len(shown)
