@@ -33,6 +33,7 @@ from edgistry.capability_chain import Entry
 from edgistry.envelope import Operation
 from edgistry.issuer import Issuer
 from edgistry.judge import NEWEST
+from edgistry.mac import mac
 from edgistry.rights import ALL_RIGHTS, Right
 from edgistry.verifier import Verifier
 
@@ -57,6 +58,7 @@ PAPER_MS = {
 PAPER_BYTES = {1: 84, 3: 184, 5: 284}
 
 Call = Callable[[], object]
+Hmac = Callable[[bytes, bytes], bytes]
 
 
 def chain(levels: int) -> Capability:
@@ -88,11 +90,12 @@ def request(capability: Capability) -> bytes:
     return bound.encoded
 
 
-def one_hmac() -> bytes:
-    return hmac.digest(SECRET, MESSAGE, "sha256")
+def library_hmac(key: bytes, message: bytes) -> bytes:
+    """The HMAC of the standard library: what the targets are set against."""
+    return hmac.digest(key, message, "sha256")
 
 
-def floor(capability: Capability, *, tag: bool = True) -> Call:
+def floor(capability: Capability, *, tag: bool = True, hmac_of: Hmac = library_hmac) -> Call:
     """The bare HMAC chain that verifying a request of ``capability`` cannot do without.
 
     One HMAC a block and, with ``tag``, one for the request, over messages of the true lengths.
@@ -106,7 +109,7 @@ def floor(capability: Capability, *, tag: bool = True) -> Call:
     def run() -> bytes:
         state = SECRET
         for message in messages:
-            state = hmac.digest(state, message, "sha256")
+            state = hmac_of(state, message)
         return state
 
     return run
@@ -209,13 +212,15 @@ def _verifying_rsa(key: rsa.RSAPublicKey, signature: bytes) -> Call:
 
 def own() -> dict[str, Call]:
     calls: dict[str, Call] = {
-        "HMAC": one_hmac,
+        "HMAC": lambda: hmac.digest(SECRET, MESSAGE, "sha256"),
+        "our HMAC": lambda: mac(SECRET, MESSAGE),
         "SHA-256": lambda: hashlib.sha256(MESSAGE).digest(),
     }
     for levels in (3, 5):
         capability = chain(levels)
         calls[f"floor {levels}"] = floor(capability)
         calls[f"blocks {levels}"] = floor(capability, tag=False)
+        calls[f"our floor {levels}"] = floor(capability, hmac_of=mac)
         calls[f"check {levels}"] = verifying(capability, memo=0)
         calls[f"check {levels}, memo"] = verifying(capability, memo=16)
         calls[f"make {levels}"] = making(levels)
@@ -226,6 +231,11 @@ def own() -> dict[str, Call]:
 def report_targets(rounds: Rounds) -> None:
     report(BENCH, "3 levels, no memo / floor", rounds.ratio("check 3", "floor 3"), at_most=2.5)
     report(BENCH, "3 levels, memo / one HMAC", rounds.ratio("check 3, memo", "HMAC"), at_most=4)
+    # Our own HMAC takes 0.6 of the library's time; against it the same figures look like this.
+    stricter = rounds.ratio("check 3", "our floor 3")
+    report(BENCH, "3 levels, no memo / floor by our own HMAC", stricter)
+    stricter = rounds.ratio("check 3, memo", "our HMAC")
+    report(BENCH, "3 levels, memo / our own HMAC", stricter)
     faster = rounds.ratio("macaroon", "check 3, memo")
     report(BENCH, "macaroon with 3 caveats / 3 levels, memo", faster, at_least=3)
     faster = rounds.ratio("biscuit", "check 3, memo")
