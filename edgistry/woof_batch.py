@@ -26,8 +26,6 @@ class Batch:
     """Changes that are being decided, for one atomic write."""
 
     # Most batches are one put. What that does not need is here, once, and costs it nothing.
-    waiter: object = None
-    """Whoever waits until it is written; its business."""
     size = 0
     """Bytes of the elements in it."""
     _keys: list[tuple[bytes, tuple[bytes | None, object] | None]] | None = None

@@ -4,10 +4,10 @@ Rules kept here:
 
 * Works are written in the order in which they were handed over, each whole, in one batch or in
   several; each is answered when it is durable.
-* A sync takes milliseconds, and costs the same for one work and for a hundred. So whoever writes
-  takes everything that waits; and after a sync those who were woken may hand over their next work
-  first (a turn of their event loop, at most ``PATIENCE_S``), or the next sync would be for the
-  quickest one alone, and the one after it for all the others.
+* A sync takes as long for one work as for a hundred. So works gather in a group while an earlier
+  one is written. After a sync those who were woken may hand over their next work first (a turn of
+  their event loop, at most ``PATIENCE_S``), or the next sync would be for the quickest one alone,
+  and the one after it for all the others.
 * Works of event loops are written by a thread of this module. A thread that has to wait anyway
   writes by itself, if nobody else is: waking another one takes longer than many a disk.
 * When a write fails, everything that waits fails with it: it was decided upon what is now not
@@ -25,7 +25,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Protocol, cast
+from typing import Final, Protocol
 
 from ..errors import Refused, UnavailableError
 from ..kv import Change, KeyValue
@@ -46,17 +46,12 @@ class Work(Protocol):
     size: int
     """About how many bytes there are in them."""
 
-    waiter: object
-    """The committer's: an ``asyncio.Future``, or a ``_Blocked``."""
-
     def settle(self) -> None:
-        """They are durable. Called with the committer's lock held, by its thread."""
+        """They are durable. Called with the committer's lock held, by whoever wrote them."""
 
 
 class Changes:
     """A ``Work`` that nobody has to be told of."""
-
-    waiter: object = None
 
     def __init__(self, changes: Iterable[Change]) -> None:
         self.changes = list(changes)
@@ -69,11 +64,30 @@ class Changes:
 class _Blocked:
     """A thread that waits, and what it is to raise."""
 
-    __slots__ = ("error", "event")
+    __slots__ = ("done", "error")
 
     def __init__(self) -> None:
-        self.event = threading.Event()
-        self.error: BaseException | None = None
+        self.done = threading.Event()
+        self.error: Exception | None = None
+
+
+class _Group:
+    """Works that will be one batch, and who waits for them: tasks of one loop, or threads."""
+
+    __slots__ = ("blocked", "changes", "futures", "loop", "size", "works")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self.loop = loop
+        self.works: list[Work] = []
+        self.changes: list[Change] = []
+        self.futures: list[asyncio.Future[None]] = []
+        self.blocked: list[_Blocked] = []
+        self.size = 0
+
+    def add(self, work: Work) -> None:
+        self.works.append(work)
+        self.changes += work.changes
+        self.size += work.size
 
 
 class GroupCommitter:
@@ -87,11 +101,13 @@ class GroupCommitter:
         self.on_failure: Callable[[], None] = _nothing
         """Called with the lock held when a write has failed, before those who wait are told."""
         self._store = store
-        self._waiting: deque[Work] = deque()
+        self._gathering: _Group | None = None
+        self._full: deque[_Group] = deque()
+        """Groups before it that take no more."""
+        self._writing = False
+        self._closing = False
         self._wake = threading.Lock()
         self._wake.acquire()
-        self._closing = False
-        self._writing = False
         self._thread = threading.Thread(target=self._run, name="edgistry-writer", daemon=True)
         self._thread.start()
 
@@ -105,15 +121,13 @@ class GroupCommitter:
         Raises:
             UnavailableError: the committer is closed.
         """
-        if self._closing:
-            raise _closed()
         loop = asyncio.get_running_loop()
         future = loop.create_future()
-        work.waiter = future
-        self._waiting.append(work)
-        if not self._writing:
-            # It begins when this thread waits for something, so after the loop's other tasks.
-            self._wake_up()
+        group = self._gathering
+        if group is None or group.loop is not loop or group.size > MAX_BATCH_BYTES:
+            group = self._new_group(loop)
+        group.add(work)
+        group.futures.append(future)
         return future
 
     async def commit(self, changes: Iterable[Change]) -> None:
@@ -133,35 +147,38 @@ class GroupCommitter:
         For threads without an event loop. Raises as ``commit``, and what ``decide`` raises.
         """
         with self.lock:
-            if self._closing:
-                raise _closed()
+            self._check_open()
             work = decide()
-            alone = not self._writing and not self._waiting
+            alone = not self._writing and self._gathering is None
             if alone:
                 self._writing = True
             else:
-                work.waiter = blocked = _Blocked()
-                self._waiting.append(work)
+                group = self._gathering
+                if group is None or group.size > MAX_BATCH_BYTES:
+                    group = self._new_group(None)
+                group.add(work)
+                blocked = _Blocked()
+                group.blocked.append(blocked)
         if alone:
             self._write_alone(work)
-            return
-        self._wake_up()
-        blocked.event.wait()
-        if blocked.error is not None:
-            raise blocked.error
+        else:
+            self._wake_up()
+            blocked.done.wait()
+            if blocked.error is not None:
+                raise blocked.error
 
     def _write_alone(self, work: Work) -> None:
-        batch = [work]
+        group = _Group(None)
+        group.add(work)
         try:
-            error = self._write(batch)
+            error = self._write(group)
         except BaseException:
             # Ctrl-C in the middle of it: the others must neither wait for ever nor trust memory.
-            self._answer(batch, self._failed(batch, UnavailableError("the write was interrupted")))
+            self._fail(UnavailableError("the write was interrupted"))
             raise
-        if self._waiting or self._closing:
+        if self._gathering is not None or self._closing:
             self._wake_up()
         if error is not None:
-            self._answer(batch, error)
             raise error
 
     def close(self) -> None:
@@ -171,122 +188,120 @@ class GroupCommitter:
         self._wake_up()
         self._thread.join()
 
+    def _check_open(self) -> None:
+        if self._closing:
+            raise UnavailableError("this program is stopping and takes no more writes")
+
+    def _new_group(self, loop: asyncio.AbstractEventLoop | None) -> _Group:
+        self._check_open()
+        if self._gathering is not None:
+            self._full.append(self._gathering)
+        self._gathering = group = _Group(loop)
+        if not self._writing:
+            # It begins when this thread waits for something: after the loop's other tasks.
+            self._wake_up()
+        return group
+
     def _wake_up(self) -> None:
         if self._wake.locked():
             with contextlib.suppress(RuntimeError):  # another thread has just done it
                 self._wake.release()
 
-    # --- the thread -----------------------------------------------------------------------------
+    # --- writing --------------------------------------------------------------------------------
 
     def _run(self) -> None:
         patience_s = -1.0
         while True:
             self._wake.acquire(timeout=patience_s)
-            batch = self._take()
-            if batch:
-                error = self._write(batch)
+            group = self._take()
+            if group is not None:
+                error = self._write(group)
                 # Who woke this thread during the write may have company soon.
                 self._wake.acquire(blocking=False)
-                patient = self._answer(batch, error)
-                patience_s = self._patience_s(patient=patient)
+                told = self._answer(group, error)
+                patience_s = self._patience_s(told=told)
             elif self._closing and not self._writing:
                 return
             else:
                 patience_s = -1.0  # whoever writes, or hands something over, wakes this thread
 
-    def _patience_s(self, *, patient: bool) -> float:
-        if self._closing:
+    def _patience_s(self, *, told: bool) -> float:
+        if self._full or self._closing:
             return 0.0
-        if not self._waiting:
+        if self._gathering is None:
             return -1.0
-        return PATIENCE_S if patient else 0.0
+        return PATIENCE_S if told else 0.0
 
-    def _take(self) -> list[Work]:
-        """What to write now; nothing if somebody else is writing. Else they wait for us."""
-        taken: list[Work] = []
-        size = 0
+    def _take(self) -> _Group | None:
+        """What to write now; nothing if somebody else is writing. Others wait from now on."""
         with self.lock:
             if self._writing:
-                return taken
-            while self._waiting and size < MAX_BATCH_BYTES:
-                work = self._waiting.popleft()
-                taken.append(work)
-                size += work.size
-            self._writing = bool(taken)
-        return taken
+                return None
+            if self._full:
+                group: _Group | None = self._full.popleft()
+            else:
+                group, self._gathering = self._gathering, None
+            self._writing = group is not None
+            return group
 
-    def _write(self, batch: list[Work]) -> Exception | None:
-        """Write the batch; what went wrong. After a failure everything that waits is in it."""
-        if len(batch) == 1:
-            changes = batch[0].changes
-        else:
-            changes = [change for work in batch for change in work.changes]
+    def _write(self, group: _Group) -> Exception | None:
+        """Write the group; what went wrong. Then those who waited behind it are told already."""
         try:
-            if changes:
-                self._store.write(changes, sync=True)
+            if group.changes:
+                self._store.write(group.changes, sync=True)
             with self.lock:
-                for work in batch:
+                for work in group.works:
                     work.settle()
-                self.on_settled(batch)
+                self.on_settled(group.works)
                 self._writing = False
         except Exception as error:
             # A refusal of the store, or a bug; either way those who wait must hear of it.
-            return self._failed(batch, error)
+            self._fail(error)
+            return error
         return None
 
-    def _failed(self, batch: list[Work], error: Exception) -> Exception:
+    def _fail(self, error: Exception) -> None:
+        """Nothing that was decided counts."""
         with self.lock:
-            batch += self._waiting
-            self._waiting.clear()
+            groups = [*self._full, self._gathering]
+            self._full.clear()
+            self._gathering = None
             self.on_failure()
             self._writing = False
-        return error
+        for group in groups:
+            if group is not None:
+                self._answer(group, error)
 
-    def _answer(self, batch: list[Work], error: BaseException | None) -> bool:
+    def _answer(self, group: _Group, error: Exception | None) -> bool:
         """Tell those who wait; whether an event loop was told, that may have more to write."""
-        loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-        for work in batch:
-            waiter = work.waiter
-            if isinstance(waiter, _Blocked):
-                waiter.error = error and _copy_of(error)
-                waiter.event.set()
-            elif waiter is not None:
-                future = cast("asyncio.Future[None]", waiter)
-                loops.setdefault(future.get_loop(), []).append(future)
-        told = False
-        for loop, futures in loops.items():
-            try:
-                loop.call_soon_threadsafe(self._resolve, loop, futures, error)
-                told = True
-            except RuntimeError:
-                continue  # the loop is closed: nobody waits in it
-        return told
+        for blocked in group.blocked:
+            blocked.error = error and _copy_of(error)
+            blocked.done.set()
+        if group.loop is None:
+            return False
+        try:
+            group.loop.call_soon_threadsafe(self._resolve, group, error)
+        except RuntimeError:
+            return False  # the loop is closed: nobody waits in it
+        return True
 
-    def _resolve(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        futures: list[asyncio.Future[None]],
-        error: BaseException | None,
-    ) -> None:
+    def _resolve(self, group: _Group, error: Exception | None) -> None:
         """In the loop: wake the tasks, and after their turn the writer."""
-        for future in futures:
+        for future in group.futures:
             if not future.done():
                 if error is None:
                     future.set_result(None)
                 else:
                     future.set_exception(_copy_of(error))
-        loop.call_soon(self._wake_up)
+        if group.loop is not None:
+            group.loop.call_soon(self._wake_up)
 
 
-def _copy_of(error: BaseException) -> BaseException:
+def _copy_of(error: Exception) -> Exception:
     """An error for each who waits: raising adds a traceback to it."""
     if isinstance(error, Refused) and type(error).__init__ is Refused.__init__:
         return type(error)(error.detail)
     return error
-
-
-def _closed() -> UnavailableError:
-    return UnavailableError("this program is stopping and takes no more writes")
 
 
 def _nobody(_works: Sequence[Work]) -> None:
