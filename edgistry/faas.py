@@ -7,6 +7,9 @@ Rules kept here:
 * A try that fails counts as an attempt. A try during which the program ended is counted apart: it
   may have been the handler's doing, or a power cut; there is a bound for these too, so that a
   handler that takes the whole program down does not do so for ever.
+* One that ended with the program before is a suspect: it is tried alone, and not at once after a
+  start but after a wait that doubles too. So a program that it does end lives longer each time, and
+  one that is killed often from outside, or in its first moments, does not make it look guilty.
 * Between tries there is a wait that doubles, with a spread that is the same in every run.
 * A wait is never longer than the longest one the handler allows, also when the clock was set back.
 * The n-th put of an invocation has one idempotency key, whatever try makes it.
@@ -152,6 +155,12 @@ class Course:
     def runs_alone(self) -> bool:
         """Whether it is suspected of ending the program."""
         return self.interruptions >= ALONE_AFTER
+
+    def held_back_s(self, retry: Retry) -> float:
+        """Seconds for which a suspect is not tried after the program has started."""
+        if self.is_spent or not self.runs_alone:
+            return 0.0
+        return wait_s(self.interruptions - ALONE_AFTER + 1, retry, 1.0)
 
     def due_in_s(self, retry: Retry, *, now_us: int) -> float:
         """Seconds from now until it may be tried; 0 when it may be already."""

@@ -98,7 +98,9 @@ class TriggerQueue:
         self._behind = len(found) == MAX_QUEUED
         for trigger in found:
             self._seen = trigger.arrival
-            wait_s = Course.of(trigger).due_in_s(self._retry, now_us=now_us)
+            course = Course.of(trigger)
+            wait_s = course.due_in_s(self._retry, now_us=now_us)
+            wait_s = max(wait_s, course.held_back_s(self._retry))
             if wait_s > 0:
                 self.hold(trigger, now_s + wait_s)
             else:

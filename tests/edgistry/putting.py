@@ -1,8 +1,11 @@
-"""The program that is killed: writers, and handlers that put, on one database.
+"""The program that is killed: writers, and the runtime with handlers that put, on one database.
 
 Elements say who put them: ``round/writer/turn``, with ``!`` behind when a handler is to run. What
 was acknowledged is told as ``number element``. A writer begins with the element that its
 predecessor, killed, may or may not have put, and uses the same idempotency key.
+
+``copy``, in an event loop, puts its element twice; one of these fires ``pass_on``, which runs in a
+thread, puts once more and, on some elements, fails when first tried in each process.
 """
 
 from __future__ import annotations
@@ -11,18 +14,34 @@ import asyncio
 from pathlib import Path
 
 from edgistry.adapters.durable_woofs import DurableWoofs
+from edgistry.adapters.faas_runtime import HandlerRuntime
 from edgistry.adapters.leveldb import LevelKeyValue
-from edgistry.woof_triggers import Trigger
+from edgistry.adapters.log import setup_logging
+from edgistry.handlers import BlockingContext, Context, HandlerTable, handler
 
 from .killing import Told
 
 WRITERS = 8
-HANDLERS = 32
-LOG, SHORT, OUT = "a/log", "a/short", "a/out"
+LOG, SHORT, OUT, MIDDLE, END = "a/log", "a/short", "a/out", "a/middle", "a/end"
 SHORT_HISTORY = 3
 HANDLER = "copy"
 LAST_ROUND = -1
-"""Puts nothing new, and ends when no trigger is left."""
+"""Puts nothing new, and ends when no invocation is left."""
+
+_failed: set[int] = set()
+
+
+@handler(attempts=1000, first_wait_s=0.05, longest_wait_s=1, concurrency=8)
+async def copy(context: Context, woof: str, seq: int, element: bytes) -> None:
+    await asyncio.gather(context.put(OUT, element), context.put(MIDDLE, element, handler="pass_on"))
+
+
+@handler(attempts=1000, first_wait_s=0.05, longest_wait_s=1)
+def pass_on(context: BlockingContext, woof: str, seq: int, element: bytes) -> None:
+    context.put(END, element)
+    if seq % 3 == 0 and seq not in _failed:
+        _failed.add(seq)
+        raise ValueError("fails first")
 
 
 def put_until_killed(directory: Path, told: Told, number: int) -> None:
@@ -36,17 +55,21 @@ def element_of(number: int, writer: int, turn: int) -> bytes:
 
 
 async def _main(directory: Path, told: Told, number: int) -> None:
+    setup_logging(level="error", path=None)
     store = LevelKeyValue(directory / "db")
     woofs = DurableWoofs(store)
     await woofs.create_namespace("a")
-    await woofs.create(LOG, 1_000_000)
     await woofs.create(SHORT, SHORT_HISTORY)
-    await woofs.create(OUT, 1_000_000)
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_handle(woofs, ends=number == LAST_ROUND))
-        if number != LAST_ROUND:
-            for writer in range(WRITERS):
-                tasks.create_task(_write(woofs, told, number, writer))
+    for name in (OUT, MIDDLE, END, LOG):
+        await woofs.create(name, 1_000_000)
+    runtime = HandlerRuntime(store, woofs, HandlerTable.from_names(globals()))
+    running = asyncio.create_task(runtime.run())
+    if number != LAST_ROUND:
+        writers = (_write(woofs, told, number, writer) for writer in range(WRITERS))
+        await asyncio.gather(running, *writers)
+    await runtime.idle()
+    running.cancel()
+    await asyncio.wait([running])
     await woofs.close()
     store.close()
 
@@ -63,30 +86,3 @@ async def _write(woofs: DurableWoofs, told: Told, number: int, writer: int) -> N
         told(b"%d %s" % (at, element))
         await woofs.put(SHORT, element)
         turn += 1
-
-
-async def _handle(woofs: DurableWoofs, *, ends: bool) -> None:
-    """What a runtime does, as simply as can be: some triggers at a time, each put in its name."""
-    loop = asyncio.get_running_loop()
-    due: asyncio.Queue[Trigger] = asyncio.Queue()
-
-    def hear(triggers: list[Trigger]) -> None:
-        for trigger in triggers:
-            loop.call_soon_threadsafe(due.put_nowait, trigger)
-
-    waiting = list(woofs.woofs.triggers(HANDLER))
-    woofs.on_triggers = hear
-    for trigger in waiting:
-        due.put_nowait(trigger)
-
-    async def work() -> None:
-        while not (ends and due.empty()):
-            trigger = await due.get()
-            await woofs.put(OUT, trigger.element, idempotency_key=b"0", by=trigger)
-            await _finish(woofs, trigger)
-
-    await asyncio.gather(*(work() for _ in range(HANDLERS)))
-
-
-async def _finish(woofs: DurableWoofs, trigger: Trigger) -> None:
-    await woofs.commit(lambda staging: staging.finish(trigger))

@@ -109,6 +109,12 @@ def test_waiting_ends_in_time_although_the_clock_was_set_back() -> None:
     assert course.due_in_s(retry, now_us=NOW_US + a_year_us) == 0.0
 
 
+def test_suspect_is_held_back_for_longer_each_time_until_it_is_given_up() -> None:
+    retry = Retry(first_wait_s=1.0, longest_wait_s=60.0)
+    waits = [Course(interruptions=count).held_back_s(retry) for count in range(11)]
+    assert waits == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 0]
+
+
 def test_failing_for_good_spends_no_further_tries() -> None:
     course = Course().after(Event.STARTED)
     failure = Failure(reason="useless", for_good=True)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from edgistry import faas_queue
+from edgistry.faas import ALONE_AFTER
 from edgistry.faas_queue import MAX_HELD, MAX_QUEUED, TriggerQueue
 from edgistry.handlers import Retry
 from edgistry.woof import WoofId
@@ -90,6 +91,17 @@ def test_what_waits_does_not_hold_up_what_comes_after() -> None:
     assert arrivals(queue, now_s=4.9) == []
     assert arrivals(queue, now_s=5.0) == [1]
     assert queue.next_due_s is None
+
+
+def test_suspect_of_having_ended_the_program_waits_after_each_start() -> None:
+    stored = Stored()
+    stored.put(trigger(1, interruptions=ALONE_AFTER + 2), trigger(2, interruptions=1), trigger(3))
+    for start_s in (0.0, 500.0):
+        queue = TriggerQueue(stored.read, RETRY)
+        queue.look()
+        assert arrivals(queue, now_s=start_s) == [2, 3]
+        assert arrivals(queue, now_s=start_s + 3.9) == []
+        assert arrivals(queue, now_s=start_s + 4.0) == [1]
 
 
 def test_held_trigger_that_has_ended_meanwhile_does_not_come() -> None:

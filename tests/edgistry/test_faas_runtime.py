@@ -578,7 +578,7 @@ async def test_handler_that_ends_the_program_each_time_becomes_a_dead_letter(
         copied.write(list(store.scan(b"", None)), sync=True)
         return copied
 
-    @handler(attempts=2)
+    @handler(attempts=2, first_wait_s=0.001, longest_wait_s=0.001)
     async def deadly(context: Context, woof: str, seq: int, element: bytes) -> None:
         nonlocal tries
         tries += 1
@@ -602,7 +602,7 @@ async def test_suspects_are_tried_one_at_a_time_and_others_beside_them() -> None
     store = MemoryKeyValue()
     gate = Gate()
 
-    @handler(concurrency=8)
+    @handler(concurrency=8, first_wait_s=0.01)
     async def suspect(context: Context, woof: str, seq: int, element: bytes) -> None:
         await gate.wait_async()
 
