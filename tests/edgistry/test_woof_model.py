@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from edgistry.adapters.leveldb import LevelKeyValue
 from edgistry.errors import (
@@ -309,8 +315,18 @@ class WoofsOnDiskAgainstLists(WoofsAgainstLists):
 
 
 TestWoofsAgainstLists = WoofsAgainstLists.TestCase
-TestWoofsAgainstLists.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestWoofsAgainstLists.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestWoofsOnDiskAgainstLists = WoofsOnDiskAgainstLists.TestCase
 TestWoofsOnDiskAgainstLists.settings = settings(
-    max_examples=25, stateful_step_count=30, deadline=None
+    max_examples=20, stateful_step_count=30, deadline=None
 )
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("machine", [WoofsAgainstLists, WoofsOnDiskAgainstLists])
+def test_woofs_are_lists_in_thousands_of_runs(machine: type[WoofsAgainstLists]) -> None:
+    # Other examples each time: the ones above are the same in every run.
+    many = settings(
+        max_examples=1000, stateful_step_count=60, deadline=None, derandomize=False, database=None
+    )
+    run_state_machine_as_test(machine, settings=many)
