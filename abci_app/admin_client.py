@@ -9,12 +9,13 @@ Not handled here: what is asked (``cli_register``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 from edgistry.adapters.http import HttpClient
-from edgistry.adapters.node_client import refusal_of
+from edgistry.adapters.problems import refusal_of
 from edgistry.api import PROBLEM_CONTENT_TYPE, Problem, RegionList
 from edgistry.codec import Document, decode_json, encode_json
 from edgistry.errors import (
@@ -53,6 +54,8 @@ T = TypeVar("T", bound=Document)
 
 TIMEOUT_S = 60.0
 """For an answer: a batch waits at most for the ones before it to reach the disk."""
+MAX_UNDER_WAY = 4
+"""Batches that the node has not answered yet: it works on one while others travel and are read."""
 _MAX_ANSWER_BYTES = 64_000_000
 
 
@@ -78,6 +81,40 @@ class AdminClient:
     def register(self, rows: Sequence[DeviceRow]) -> RegisterAnswer:
         """Register up to 512 devices."""
         return self._post("/admin/devices", RegisterRequest(rows=tuple(rows)), RegisterAnswer)
+
+    def register_all(self, batches: Iterable[Sequence[DeviceRow]]) -> Iterator[RegisterAnswer]:
+        """Register batch after batch, a few of them under way at a time; one answer each, in order.
+
+        The node takes them in order. When one fails, no further one is sent; the answers of those
+        that were under way and succeeded come before what it raised.
+        """
+        under_way: deque[asyncio.Task[RegisterAnswer]] = deque()
+        failure: Exception | None = None
+        loop = self._runner.get_loop()
+        try:
+            for batch in batches:
+                body = RegisterRequest(rows=tuple(batch))
+                asked = self._asked("POST", "/admin/devices", RegisterAnswer, body=encode_json(body))
+                under_way.append(loop.create_task(asked))
+                if len(under_way) > MAX_UNDER_WAY:
+                    yield self._runner.run(_finished(under_way.popleft()))
+                else:
+                    self._runner.run(asyncio.sleep(0))  # so that it leaves now
+        except Exception as error:
+            failure = error
+        try:
+            while under_way:
+                try:
+                    answer = self._runner.run(_finished(under_way.popleft()))
+                except Exception as error:
+                    failure = failure or error
+                else:
+                    yield answer
+        finally:
+            for task in under_way:
+                task.cancel()
+        if failure is not None:
+            raise failure
 
     def withdraw(self, handles: Sequence[str]) -> WithdrawAnswer:
         """Begin to withdraw up to 512 devices, all or none."""
@@ -156,8 +193,19 @@ class AdminClient:
         query: Mapping[str, str] | None = None,
         body: bytes = b"",
     ) -> T:
+        return self._runner.run(self._asked(method, path, kind, query=query, body=body))
+
+    async def _asked(
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        *,
+        query: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> T:
         try:
-            answer = self._runner.run(self._http.request(method, path, query=query, body=body))
+            answer = await self._http.request(method, path, query=query, body=body)
         except CannotReachError:
             root = self._directory.root
             raise CannotReachError(
@@ -170,6 +218,10 @@ class AdminClient:
         if answer.status != 200:
             raise UnexpectedAnswerError(f"status {answer.status} without a problem document")
         return _decode(answer.body, kind)
+
+
+async def _finished(task: asyncio.Task[T]) -> T:
+    return await task
 
 
 def _decode(body: bytes, kind: type[T]) -> T:

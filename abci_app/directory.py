@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ from edgistry.errors import (
 )
 
 from .config import NodeConfig
+
+KEY_BYTES = 32
 
 MAX_SOCKET_PATH_BYTES = 100
 """Linux allows 107 bytes for a Unix socket's path; the rest is left for temporary names."""
@@ -66,6 +69,11 @@ class NodeDirectory:
     def registry_key_file(self) -> Path:
         """The seed that signs this node's registry transactions, as hexadecimal digits."""
         return self.root / "keys" / "registry.key"
+
+    @property
+    def issuer_key_file(self) -> Path:
+        """The secret that this node's capabilities start from, as hexadecimal digits."""
+        return self.root / "keys" / "issuer.key"
 
     @property
     def registry_db(self) -> Path:
@@ -211,7 +219,7 @@ def write_secret(path: Path, data: bytes) -> None:
 
 
 def create_layout(directory: NodeDirectory, *, registry_seed: bytes) -> None:
-    """Make the folders of a node and its registry key in the empty directory."""
+    """Make the folders of a node and its own keys in the empty directory."""
     for folder in (
         directory.registry_key_file.parent,
         directory.registry_db.parent,
@@ -219,7 +227,8 @@ def create_layout(directory: NodeDirectory, *, registry_seed: bytes) -> None:
         directory.logs_dir,
     ):
         folder.mkdir(mode=0o700)
-    write_secret(directory.registry_key_file, registry_seed.hex().encode() + b"\n")
+    _write_key(directory.registry_key_file, registry_seed)
+    _write_key(directory.issuer_key_file, secrets.token_bytes(KEY_BYTES))
 
 
 def write_config(directory: NodeDirectory, config: NodeConfig) -> None:
@@ -272,7 +281,33 @@ def read_registry_seed(directory: NodeDirectory) -> bytes:
     Raises:
         DirectoryError: missing, readable by others, or damaged.
     """
-    path = directory.registry_key_file
+    return _read_key(directory.registry_key_file)
+
+
+def read_issuer_secret(directory: NodeDirectory) -> tuple[bytes, bool]:
+    """The 32-byte secret of this node as an issuer of capabilities; whether it is a new one.
+
+    A directory that has none gets one: those made by earlier versions, and those from which the
+    key was removed to make every capability void.
+
+    Raises:
+        DirectoryError: readable by others, damaged, or it cannot be written.
+    """
+    path = directory.issuer_key_file
+    is_new = not path.exists()
+    if is_new:
+        try:
+            _write_key(path, secrets.token_bytes(KEY_BYTES))
+        except OSError as error:
+            raise DirectoryError(f"{path}: {error.strerror}") from None
+    return _read_key(path), is_new
+
+
+def _write_key(path: Path, key: bytes) -> None:
+    write_secret(path, key.hex().encode() + b"\n")
+
+
+def _read_key(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -282,12 +317,12 @@ def read_registry_seed(directory: NodeDirectory) -> bytes:
     if mode & 0o077:
         raise DirectoryError(f"{path}: others may read this key; run `chmod 600 {path}`")
     try:
-        seed = bytes.fromhex(text.decode("ascii").strip())
+        key = bytes.fromhex(text.decode("ascii").strip())
     except ValueError:
-        seed = b""
-    if len(seed) != 32:
+        key = b""
+    if len(key) != KEY_BYTES:
         raise DirectoryError(f"{path}: not a key of 64 hexadecimal digits; restore it from backup")
-    return seed
+    return key
 
 
 # --- who runs it -------------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 """The node's public HTTP API: routes over a node's use cases.
 
-Rules kept here: read-only; a parameter that the operation does not know is refused; exactly the
-operations of ``edgistry.routes`` are served, and a missing handler stops the start, not a request.
+Rules kept here: what needs no capability is read-only; a parameter that the operation does not
+know is refused; exactly the operations of ``edgistry.routes`` are served, and a missing handler
+stops the start, not a request.
 
 Not handled here: sockets and limits (``edgistry.adapters.http``), reading a query
-(``edgistry.discover_query``), answering it (whoever implements ``PublicNode``).
+(``edgistry.discover_query``), answering it (whoever implements ``PublicNode``), authority over
+WooFs (whoever implements ``PublicWoofs``).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Protocol
 
 from edgistry.adapters.http import Handler, HttpServer, Request, Response, Route, json_response
 from edgistry.api import (
+    ENVELOPE_CONTENT_TYPE,
     JSON_CONTENT_TYPE,
     METRICS_CONTENT_TYPE,
     DiscoverAnswer,
@@ -51,23 +54,46 @@ class PublicNode(Protocol):
         """Whether reads can be served, and the document that says so."""
 
 
+class PublicWoofs(Protocol):
+    """What the public API needs of the WooFs. ``WoofServer`` is one."""
+
+    async def answer(self, data: bytes) -> bytes:
+        """The reply to the request in ``data``, whatever these bytes are."""
+
+
 def public_server(
-    node: PublicNode, *, version: str, metrics: NodeMetrics | None = None
+    node: PublicNode, woofs: PublicWoofs, *, version: str, metrics: NodeMetrics | None = None
 ) -> HttpServer:
     """A server of the public API of ``node``, counting into ``metrics``; not yet listening."""
     counted = metrics or NodeMetrics()
     return HttpServer(
-        public_routes(node, version=version, metrics=counted), observe=counted.observe
+        public_routes(node, woofs, version=version, metrics=counted), observe=counted.observe
     )
 
 
-def public_routes(node: PublicNode, *, version: str, metrics: NodeMetrics) -> list[Route]:
+def public_routes(
+    node: PublicNode, woofs: PublicWoofs, *, version: str, metrics: NodeMetrics
+) -> list[Route]:
     """One route for each operation of the API."""
-    handlers = _handlers(node, version=version, metrics=metrics)
+    handlers = {
+        **_handlers(node, version=version, metrics=metrics),
+        **woof_handlers(woofs),
+    }
     return [
         Route(method=each.method, template=each.path, handler=handlers[each.name])
         for each in OPERATIONS
     ]
+
+
+def woof_handlers(woofs: PublicWoofs) -> Mapping[str, Handler]:
+    """The operations on WooFs, by their names in ``edgistry.routes``."""
+
+    async def woof(request: Request) -> Response:
+        _refuse_parameters(request)
+        reply = await woofs.answer(request.body)
+        return Response(headers={"Content-Type": ENVELOPE_CONTENT_TYPE}, body=reply)
+
+    return {"woof": woof}
 
 
 def _handlers(node: PublicNode, *, version: str, metrics: NodeMetrics) -> Mapping[str, Handler]:

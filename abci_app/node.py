@@ -29,6 +29,7 @@ from edgistry.adapters.faas_module import load_handlers
 from edgistry.adapters.faas_runtime import HandlerRuntime
 from edgistry.adapters.leveldb import LevelKeyValue
 from edgistry.adapters.log import get_logger
+from edgistry.adapters.woof_server import WoofServer
 from edgistry.errors import ChainMismatchError, ConfigError, UnavailableError
 from edgistry.transactions import node_id_of
 
@@ -41,6 +42,7 @@ from .consensus import CometConsensus, Consensus, SoloConsensus, check_port_free
 from .directory import NodeDirectory, read_registry_seed
 from .handler_desk import HandlerDesk
 from .http_server import public_server
+from .issuing import open_authority
 from .schema import genesis_members
 from .service import NodeService
 
@@ -85,6 +87,9 @@ async def run_node(
         woofs = DurableWoofs(queues)
         parts.push_async_callback(woofs.close)
         runtime = HandlerRuntime(queues, woofs, handlers)
+        door = WoofServer(
+            woofs, open_authority(directory, queues), require_handler=handlers.require
+        )
         consensus = _consensus(directory, config, app, genesis, engine_binary)
         parts.push_async_callback(consensus.stop)
         await consensus.start()
@@ -99,9 +104,9 @@ async def run_node(
             sink=consensus.sink,
             view=lambda: consensus.view,
         )
-        tasks = _Running(consensus.run(), service.run(), runtime.run())
+        tasks = _Running(consensus.run(), service.run(), runtime.run(), door.run())
         async with tasks as running, AsyncExitStack() as doors:
-            http = public_server(service, version=__version__)
+            http = public_server(service, door, version=__version__)
             doors.push_async_callback(http.stop)
             await http.listen_tcp(config.api.host, config.api.port)
             desk = HandlerDesk(runtime, module=config.handlers.module, outbox=service.outbox)

@@ -23,6 +23,7 @@ from .errors import Refused
 
 JSON_CONTENT_TYPE = "application/json"
 PROBLEM_CONTENT_TYPE = "application/problem+json"
+ENVELOPE_CONTENT_TYPE = "application/msgpack"
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 DEFAULT_RESULTS = 20

@@ -292,6 +292,15 @@ class UnavailableError(Refused):
     help = "Wait and try again; `edgistry-node status DIR` says what the node is waiting for."
 
 
+class BusyError(UnavailableError):
+    """As many requests of this kind as may wait are waiting already."""
+
+    code = "busy"
+    number = 67
+    help = "Wait a second and try again, or ask another node."
+    retry_after_s: ClassVar[int] = 1
+
+
 class CannotReachError(Refused):
     """Nobody answers at that address."""
 
@@ -590,6 +599,17 @@ class UnprovenRefusalError(AuthorityError):
     help = (
         "A hint only: check that the capability belongs to this issuer and its epoch, then send "
         "the same envelope again."
+    )
+
+
+class OutcomeUnknownError(AuthorityError):
+    """The request may have been carried out; the issuer no longer remembers whether it was."""
+
+    code = "outcome-unknown"
+    number = 120
+    http_status = 504
+    help = (
+        "Look at what it was to change, for instance by reading the WooF, before sending it anew."
     )
 
 

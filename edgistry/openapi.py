@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from .api import JSON_CONTENT_TYPE, PROBLEM_CONTENT_TYPE, Problem, ReadyAnswer
+from .api import (
+    ENVELOPE_CONTENT_TYPE,
+    JSON_CONTENT_TYPE,
+    PROBLEM_CONTENT_TYPE,
+    Problem,
+    ReadyAnswer,
+)
 from .codec import Document, json_schemas
 from .errors import Refused
 from .routes import COMMON_REFUSALS, OPERATIONS, Operation, Parameter
@@ -28,8 +34,9 @@ def openapi_document(version: str, operations: Sequence[Operation] = OPERATIONS)
             "version": version,
             "summary": "Find services of sleeping devices by place and type.",
             "description": (
-                "Read-only. Every node answers from its own last committed block; answers carry "
-                "its height and time. Areas are matched against the centre of a service's "
+                "Whoever can reach a node may read the registry: every node answers from its own "
+                "last committed block, and answers carry its height and time. WooFs are for who "
+                "holds a capability. Areas are matched against the centre of a service's "
                 "published H3 cell. Errors are RFC 9457 problem documents."
             ),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
@@ -55,10 +62,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
     if operation.parameters:
         described["parameters"] = [_parameter(each) for each in operation.parameters]
     if operation.body is not None:
-        described["requestBody"] = {
-            "required": True,
-            "content": {JSON_CONTENT_TYPE: {"schema": _reference(operation.body)}},
-        }
+        described["requestBody"] = {"required": True, "content": _content(operation.body)}
     return described
 
 
@@ -91,12 +95,16 @@ def _responses(operation: Operation) -> dict[str, Any]:
 
 
 def _answer(kind: type[Document] | str) -> dict[str, Any]:
+    return {"description": "The answer.", "content": _content(kind)}
+
+
+def _content(kind: type[Document] | str) -> dict[str, Any]:
     if not isinstance(kind, str):
-        content = {JSON_CONTENT_TYPE: {"schema": _reference(kind)}}
-    else:
-        form = "object" if kind == JSON_CONTENT_TYPE else "string"
-        content = {kind: {"schema": {"type": form}}}
-    return {"description": "The answer.", "content": content}
+        return {JSON_CONTENT_TYPE: {"schema": _reference(kind)}}
+    if kind == ENVELOPE_CONTENT_TYPE:
+        return {kind: {}}  # bytes, which JSON Schema does not describe
+    form = "object" if kind == JSON_CONTENT_TYPE else "string"
+    return {kind: {"schema": {"type": form}}}
 
 
 def _problem(status: int, codes: Sequence[str]) -> dict[str, Any]:

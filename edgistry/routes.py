@@ -13,6 +13,7 @@ from typing import Any
 
 from .api import (
     DEFAULT_RESULTS,
+    ENVELOPE_CONTENT_TYPE,
     JSON_CONTENT_TYPE,
     MAX_RADIUS_KM,
     MAX_RESULTS,
@@ -57,9 +58,10 @@ class Operation:
     path: str
     summary: str
     answer: type[Answer] | str
-    """The JSON document of a 200, or the content type of a text."""
+    """The JSON document of a 200, or the content type of something else."""
     parameters: tuple[Parameter, ...] = ()
-    body: type[Document] | None = None
+    body: type[Document] | str | None = None
+    """The JSON document of the request, or the content type of something else."""
     refusals: tuple[type[Refused], ...] = ()
     other_answers: tuple[tuple[int, type[Answer]], ...] = ()
 
@@ -153,6 +155,14 @@ OPERATIONS = (
         path="/v1/regions",
         summary="List the named regions.",
         answer=RegionList,
+    ),
+    Operation(
+        name="woof",
+        method="POST",
+        path="/v1/woof",
+        summary="Carry out a request that its capabilities authorise (docs/protocol.md).",
+        answer=ENVELOPE_CONTENT_TYPE,
+        body=ENVELOPE_CONTENT_TYPE,
     ),
     Operation(
         name="status",

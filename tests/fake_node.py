@@ -20,6 +20,7 @@ from edgistry.api import (
     StatusAnswer,
     block_time_text,
 )
+from edgistry.envelope import GENERIC_REFUSAL
 from edgistry.errors import LimitExceededError, MalformedError, NotYetError, UnknownRegionError
 
 HEIGHT = 7
@@ -109,10 +110,17 @@ class FakeNode:
         return self.is_ready, answer
 
 
+class FakeWoofs:
+    """Implements ``PublicWoofs``: nobody has a capability."""
+
+    async def answer(self, data: bytes) -> bytes:
+        return GENERIC_REFUSAL
+
+
 @contextlib.asynccontextmanager
 async def serving(node: FakeNode) -> AsyncIterator[str]:
     """The address at which ``node`` is served."""
-    server = public_server(node, version="0.1.0")
+    server = public_server(node, FakeWoofs(), version="0.1.0")
     port = await server.listen_tcp("127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{port}"

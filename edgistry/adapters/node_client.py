@@ -7,13 +7,13 @@ Rules kept here:
   programs catch the same errors on both sides of the wire.
 * What a node answers is as untrusted as any input: an answer of another form is refused.
 
-Not handled here: choosing among nodes, retrying, capabilities.
+Not handled here: choosing among nodes, WooFs (``woof_client.py``), retrying what is not a WooF's.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar, Unpack
 
@@ -23,28 +23,24 @@ from ..api import (
     DiscoverAnswer,
     DiscoverBody,
     DiscoverQuery,
-    Problem,
     ReadyAnswer,
     RegionList,
     ServiceEntry,
     StatusAnswer,
 )
-from ..codec import Answer, decode_json
+from ..capability import Capability
+from ..codec import Answer
 from ..discover_query import check_discover_body, discover_body, discover_parameters
-from ..errors import (
-    MalformedError,
-    NodeProblemError,
-    NotYetError,
-    Refused,
-    UnexpectedAnswerError,
-    every_refusal,
-)
+from ..errors import UnexpectedAnswerError
+from .clock import wall_us
 from .http import HttpClient, Response
+from .problems import MAX_ANSWER_BYTES, content_type_of, decode_answer, refusal_in
+from .woof_caller import WoofCaller
+from .woof_client import WoofClient
 
 T = TypeVar("T", bound=Answer)
 
 DEFAULT_NODE = "http://127.0.0.1:27000"
-MAX_ANSWER_BYTES = 64_000_000
 
 
 class DiscoverArguments(TypedDict, total=False):
@@ -70,8 +66,11 @@ class DiscoverArguments(TypedDict, total=False):
     """Answer only from this height on; the node waits up to 5 s for it."""
 
 
-class NodeClient:
+class NodeClient(WoofClient):
     """An asynchronous client of the node at ``node`` (``http://host:port``).
+
+    Finding services needs no capability; WooFs do: ``capability``, with those ``beside`` it that
+    it requires. ``client`` is the caller's 8-byte id; by default the one the capability names.
 
     Use it from one event loop, and close it (``async with`` does). All methods may raise
     ``CannotReachError``, ``TimedOutError``, ``UnexpectedAnswerError``, and what the node refuses.
@@ -80,9 +79,29 @@ class NodeClient:
         InvalidValueError: ``node`` is not such an address.
     """
 
-    def __init__(self, node: str = DEFAULT_NODE, *, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        node: str = DEFAULT_NODE,
+        capability: Capability | None = None,
+        *,
+        beside: Sequence[Capability] = (),
+        client: bytes | None = None,
+        timeout_s: float = 30.0,
+        clock_us: Callable[[], int] = wall_us,
+    ) -> None:
         self.node = node
         self._http = HttpClient(node, timeout_s=timeout_s, response_limit=MAX_ANSWER_BYTES)
+        caller = None
+        if capability is not None:
+            caller = WoofCaller(
+                self._http,
+                capability,
+                beside=beside,
+                client=client,
+                timeout_s=timeout_s,
+                clock_us=clock_us,
+            )
+        super().__init__(caller)
 
     async def discover(self, **what: Unpack[DiscoverArguments]) -> DiscoverAnswer:
         """One page of the services in an area, in order of (cell, key).
@@ -131,8 +150,8 @@ class NodeClient:
     async def ready(self) -> ReadyAnswer:
         """Whether the node can serve reads, and whether its writes get through."""
         response = await self._http.request("GET", "/readyz")
-        if response.status == 503 and _content_type(response) == JSON_CONTENT_TYPE:
-            return _decode(response, ReadyAnswer)
+        if response.status == 503 and content_type_of(response) == JSON_CONTENT_TYPE:
+            return decode_answer(response, ReadyAnswer)
         return _read(response, ReadyAnswer)
 
     async def close(self) -> None:
@@ -203,39 +222,10 @@ class BlockingNodeClient:
         self.close()
 
 
-def refusal_of(problem: Problem, *, retry_after: str | None = None) -> Refused:
-    """The refusal that a node sent as ``problem``; ``NodeProblemError`` for an unknown code."""
-    kind = _KINDS.get(problem.code)
-    if kind is NotYetError and retry_after is not None and retry_after.isdecimal():
-        return NotYetError(problem.detail, retry_after_s=int(retry_after[:6]))
-    # Classes that carry more than the detail can't be made again from it alone.
-    if kind is None or (kind.__init__ is not Refused.__init__ and kind is not NotYetError):
-        return NodeProblemError(
-            f"{problem.detail} ({problem.code})", problem_code=problem.code, advice=problem.help
-        )
-    return kind(problem.detail)
-
-
-_KINDS = {kind.code: kind for kind in every_refusal()}
-
-
 def _read(response: Response, kind: type[T]) -> T:
     """The answer in ``response``, or the refusal in it, raised."""
-    if _content_type(response) == PROBLEM_CONTENT_TYPE:
-        raise refusal_of(
-            _decode(response, Problem), retry_after=response.headers.get("Retry-After")
-        )
+    if content_type_of(response) == PROBLEM_CONTENT_TYPE:
+        raise refusal_in(response)
     if response.status != 200:
         raise UnexpectedAnswerError(f"status {response.status} without a problem document")
-    return _decode(response, kind)
-
-
-def _decode(response: Response, kind: type[T]) -> T:
-    try:
-        return decode_json(response.body, kind, limit=MAX_ANSWER_BYTES)
-    except MalformedError as error:
-        raise UnexpectedAnswerError(f"not a {kind.__name__}: {error}") from None
-
-
-def _content_type(response: Response) -> str:
-    return response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    return decode_answer(response, kind)

@@ -22,13 +22,14 @@ from schemathesis.specs.openapi.checks import (
 from abci_app.http_server import public_routes, public_server
 from abci_app.metrics import NodeMetrics
 from edgistry.adapters.http import HttpClient, HttpServer, Request, Response
-from edgistry.api import METRICS_CONTENT_TYPE, DiscoverQuery, RegionArea
+from edgistry.api import ENVELOPE_CONTENT_TYPE, METRICS_CONTENT_TYPE, DiscoverQuery, RegionArea
 from edgistry.codec import encode_json
 from edgistry.openapi import openapi_document
 from edgistry.routes import OPERATIONS
-from tests.fake_node import FakeNode, entry, serving, serving_from_a_thread
+from tests.fake_node import FakeNode, FakeWoofs, entry, serving, serving_from_a_thread
 
 DOCUMENT = json.loads(encode_json(openapi_document("0.1.0")))
+schemathesis.openapi.media_type(ENVELOPE_CONTENT_TYPE, st.binary())
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
 CHECKS = (
     not_a_server_error,
@@ -37,6 +38,7 @@ CHECKS = (
     response_schema_conformance,
     unsupported_method,
 )
+PLAIN = [(each.method, each.path) for each in OPERATIONS if each.path != "/v1/discover"]
 DISCOVER_STATUSES = {200, 400, 404, 422, 503}
 
 
@@ -76,7 +78,7 @@ async def answer(request: Request) -> Response:
     return await SERVER.answer(request)
 
 
-SERVER = HttpServer(public_routes(FakeNode(), version="0.1.0", metrics=NodeMetrics()))
+SERVER = HttpServer(public_routes(FakeNode(), FakeWoofs(), version="0.1.0", metrics=NodeMetrics()))
 
 words = st.sampled_from(
     ["bay", "atlantis", "87283082effffff", "37.7,-122.4", "20", "-1", "nan", "", "1e400", "valve"]
@@ -180,12 +182,12 @@ async def test_fifty_megabytes_are_refused(client: HttpClient, fake: FakeNode) -
     assert fake.queries == []
 
 
-@pytest.mark.parametrize("path", [each.path for each in OPERATIONS if each.path != "/v1/discover"])
+@pytest.mark.parametrize(("method", "path"), PLAIN)
 async def test_paths_without_parameters_refuse_every_parameter(
-    client: HttpClient, path: str
+    client: HttpClient, method: str, path: str
 ) -> None:
-    assert (await client.request("GET", path)).status == 200
-    assert (await client.request("GET", path, query={"x": "1"})).status == 400
+    assert (await client.request(method, path)).status == 200
+    assert (await client.request(method, path, query={"x": "1"})).status == 400
 
 
 async def test_writes_are_not_part_of_the_public_api(client: HttpClient) -> None:
@@ -217,7 +219,7 @@ async def test_served_description_is_the_one_that_was_built(client: HttpClient) 
 
 
 def test_every_operation_has_exactly_one_route() -> None:
-    routes = public_routes(FakeNode(), version="0.1.0", metrics=NodeMetrics())
+    routes = public_routes(FakeNode(), FakeWoofs(), version="0.1.0", metrics=NodeMetrics())
     assert [(each.method, each.template) for each in routes] == [
         (each.method, each.path) for each in OPERATIONS
     ]
@@ -271,7 +273,10 @@ async def test_metrics_name_no_place_type_or_id(client: HttpClient) -> None:
 
 async def test_two_nodes_in_one_process_count_apart() -> None:
     first, second = NodeMetrics(), NodeMetrics()
-    servers = [public_server(FakeNode(), version="1", metrics=each) for each in (first, second)]
+    servers = [
+        public_server(FakeNode(), FakeWoofs(), version="1", metrics=each)
+        for each in (first, second)
+    ]
     await servers[0].answer(Request(method="GET", path="/healthz"))
     texts = [
         each.render(FakeNode().status(), FakeNode().ready()[1]).decode() for each in (first, second)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgistry import BlockingNodeClient, NodeClient
 from edgistry.adapters.http import HttpServer, Request, Response, Route
-from edgistry.adapters.node_client import refusal_of
+from edgistry.adapters.problems import refusal_of
 from edgistry.api import (
     CellArea,
     DiscoverQuery,

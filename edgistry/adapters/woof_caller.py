@@ -1,0 +1,224 @@
+"""Requests under a capability over HTTP: each done once, however often it has to be sent.
+
+Rules kept here:
+
+* What gets no answer is sent again unchanged: the issuer executes an envelope once, and remembers
+  its reply. STALE and FUTURE replies are followed, and the request is bound anew (paper §3.2).
+* A request that was sent before and is then STALE may have been executed: what changes something
+  is not bound anew then (``OutcomeUnknownError``).
+* At most 32 requests overtake an unfinished one, so that the issuer's window of 64 never moves
+  past a request that is still on its way.
+* What the capability cannot allow is refused before anything is sent, with the exact reason.
+
+Not handled here: what the operations mean (``woof_client.py``), keeping requests over a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from ..api import ENVELOPE_CONTENT_TYPE, PROBLEM_CONTENT_TYPE
+from ..capability import BoundRequest, Capability
+from ..envelope import MAX_REPLY_BYTES, Operation, Reply, Status
+from ..errors import (
+    CannotReachError,
+    CaveatError,
+    OutcomeUnknownError,
+    StaleError,
+    TimedOutError,
+    UnavailableError,
+    UnexpectedAnswerError,
+)
+from ..sequence import Sequencer
+from ..woof_replies import READS, check_done, status_of
+from .clock import wall_us
+from .http import HttpClient, Response
+from .problems import content_type_of, refusal_in
+
+PATH: Final = "/v1/woof"
+MAX_OVERTAKING: Final = 32
+PAUSES_S: Final = (0.05, 0.2, 0.8)
+"""Before the second try and those after it."""
+MAX_REBINDS: Final = 8
+
+_ANYBODY: Final = bytes(8)
+_RESYNCHRONISE: Final = (Status.STALE, Status.FUTURE)
+_CLOCK_CAVEATS: Final = ("not_after", "not_before")
+_HEADERS: Final = {"Content-Type": ENVELOPE_CONTENT_TYPE}
+
+
+class WoofCaller:
+    """Sends requests that ``capability`` authorises, with those ``beside`` that it requires.
+
+    ``client`` is the caller's 8-byte id; by default the one that the capability names. A call is
+    given up after ``timeout_s``; its request's deadline is as far away.
+    """
+
+    def __init__(
+        self,
+        http: HttpClient,
+        capability: Capability,
+        *,
+        beside: Sequence[Capability] = (),
+        client: bytes | None = None,
+        timeout_s: float = 30.0,
+        clock_us: Callable[[], int] = wall_us,
+    ) -> None:
+        self.capability = capability
+        named = capability.chain.clients
+        self._client = client or (named[0] if named else _ANYBODY)
+        self._beside = tuple(beside)
+        self._http = http
+        self._timeout_s = timeout_s
+        self._clock_us = clock_us
+        self._sequencer = Sequencer()
+        self._turns = _Turns()
+
+    async def call(
+        self, operation: Operation, target: str, payload: bytes = b"", *, handler: str = ""
+    ) -> Reply:
+        """The proven reply of a request that was done.
+
+        Raises:
+            Refused: it was not done, for this reason.
+            CannotReachError, TimedOutError: no answer; it may have been done.
+            OutcomeUnknownError: it was sent several times, and nobody knows.
+        """
+        self._check(operation, target, payload, handler)
+        turn = await self._turns.take()
+        try:
+            for _ in range(MAX_REBINDS):
+                request = self.bind(operation, target, payload, handler=handler)
+                reply, tries = await self.send(request)
+                if not self._sequencer.follow(reply, now_us=self._clock_us()):
+                    check_done(request.envelope, reply)
+                    return reply
+                is_stale = status_of(reply) == Status.STALE
+                if is_stale and tries > 1 and operation not in READS:
+                    raise OutcomeUnknownError(
+                        f"a request on {target!r} was sent {tries} times without an answer, and"
+                        " the issuer has forgotten it since"
+                    )
+        finally:
+            self._turns.finish(turn)
+        raise StaleError(
+            f"other callers with this capability were quicker {MAX_REBINDS} times; derive one"
+            " with a client id for each of them",
+            sequence_epoch=reply.sequence_epoch,
+            sequence_floor=reply.sequence_floor,
+        )
+
+    def bind(
+        self, operation: Operation, target: str, payload: bytes = b"", *, handler: str = ""
+    ) -> BoundRequest:
+        """A new request, numbered and ready for ``send``."""
+        sequence = self._sequencer.next(self._clock_us())
+        return self.capability.bind(
+            operation,
+            target,
+            payload,
+            handler=handler,
+            client=self._client,
+            sequence=sequence,
+            deadline=sequence + round(self._timeout_s * 1_000_000),
+            sequence_epoch=self._sequencer.epoch,
+            beside=self._beside,
+        )
+
+    async def send(self, request: BoundRequest) -> tuple[Reply, int]:
+        """The proven reply to ``request``, and how often it was sent for it.
+
+        Raises:
+            CannotReachError, TimedOutError, UnavailableError: no answer, after several tries.
+            BadReplyError, UnprovenRefusalError, UnexpectedAnswerError: no proven one.
+        """
+        until_s = time.monotonic() + self._timeout_s
+        for tries, pause_s in enumerate((*PAUSES_S, None), 1):
+            try:
+                left_s = max(until_s - time.monotonic(), 0.001)
+                response = await self._http.request(
+                    "POST", PATH, body=request.encoded, headers=_HEADERS, timeout_s=left_s
+                )
+                reply = request.open_reply(reply_in(response))
+                if status_of(reply) != Status.BUSY or pause_s is None:
+                    return reply, tries
+            except (CannotReachError, UnavailableError):
+                if pause_s is None or time.monotonic() + pause_s >= until_s:
+                    raise
+            await asyncio.sleep(pause_s)
+        raise TimedOutError(f"{self._http.target} did not answer")  # not reached
+
+    def _check(self, operation: Operation, target: str, payload: bytes, handler: str) -> None:
+        try:
+            self.capability.check(
+                operation,
+                target,
+                payload,
+                handler=handler,
+                client=self._client,
+                now_us=self._sequencer.time_us(self._clock_us()),
+                beside=self._beside,
+            )
+        except CaveatError as error:
+            # Whether it is too late, or too early, is for the issuer's clock to say.
+            if error.caveat not in _CLOCK_CAVEATS:
+                raise
+
+
+def reply_in(response: Response) -> bytes:
+    """The reply that an HTTP response carries.
+
+    Raises:
+        Refused: the problem that it tells instead.
+        UnexpectedAnswerError: it is neither.
+    """
+    if content_type_of(response) == PROBLEM_CONTENT_TYPE:
+        raise refusal_in(response)
+    if response.status != 200 or len(response.body) > MAX_REPLY_BYTES:
+        raise UnexpectedAnswerError(f"status {response.status} without a reply or a problem")
+    return response.body
+
+
+class _Turns:
+    """Numbers for requests, given so that few overtake the oldest unfinished one."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._oldest = 0
+        self._finished: set[int] = set()
+        self._waiting: deque[asyncio.Future[int]] = deque()
+
+    async def take(self) -> int:
+        """The next turn, once it may begin; to be given to ``finish``."""
+        if not self._waiting and self._has_room():
+            return self._give()
+        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.finish(turn.result())
+            raise
+
+    def finish(self, turn: int) -> None:
+        """The request of that turn is answered, or given up."""
+        self._finished.add(turn)
+        while self._oldest in self._finished:
+            self._finished.remove(self._oldest)
+            self._oldest += 1
+        while self._waiting and self._has_room():
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_result(self._give())
+
+    def _has_room(self) -> bool:
+        return self._next - self._oldest < MAX_OVERTAKING
+
+    def _give(self) -> int:
+        self._next += 1
+        return self._next - 1

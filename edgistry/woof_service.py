@@ -1,0 +1,264 @@
+"""The operations on WooFs, carried out for requests that authority allows.
+
+Rules kept here:
+
+* A request goes verify → at most once → decide → one write, which holds what the operation
+  changes, the trigger it fires, the strike of its sequence and the reply: a crash at any point
+  loses none of them or all. So the identical envelope appends once, and reading it again cannot
+  be replayed by who recorded it.
+* A refusal is an answer with a tag, remembered like any other; what was staged for it is not
+  written. EVICTED, NOT_YET and a lost element carry in ``result`` the number to go on from.
+* A scan answers with as many elements as fit into a reply, at least one, or says TOO_LARGE.
+* A put that names a handler is refused unless there is one of that name here.
+
+Not handled here: the write and waiting for it (``adapters/woof_server.py``), operations on
+authority itself (``authority.py``), and following (a stream of new elements).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Final
+
+from .authority import Authority
+from .envelope import MAX_PAYLOAD, Operation, reply_to
+from .errors import BadRequestError, ElementEvictedError, ElementNotYetError, Refused, TooLargeError
+from .operations import (
+    NEWEST,
+    Extent,
+    Scan,
+    decode_get,
+    decode_scan,
+    decode_woof_shape,
+    encode_elements,
+    encode_extent,
+)
+from .replay import Outcome, Remembered, Running, Ticket
+from .verifier import Checked
+from .woof import evicted
+from .woof_replies import READS
+from .woof_staging import Staging
+from .woof_store import WoofStore
+
+_ELEMENT_OVERHEAD: Final = 9 + 5 + 1
+"""Bytes around an element in the reply to a scan, at most: number, length, pair."""
+_LIST_OVERHEAD: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """The same request is being executed; ``reply`` will hold its reply, or why there is none."""
+
+    checked: Checked
+    reply: Future[bytes]
+
+
+class WoofService:
+    """Decides what requests do to the WooFs in ``woofs``.
+
+    ``require_handler`` raises ``UnknownHandlerError`` unless there is a handler of that name.
+    """
+
+    def __init__(
+        self,
+        woofs: WoofStore,
+        authority: Authority,
+        *,
+        require_handler: Callable[[str], object],
+    ) -> None:
+        self.woofs = woofs
+        self.authority = authority
+        self._require_handler = require_handler
+
+    def admit(self, data: bytes, *, now_us: int) -> bytes | Duplicate | Execution:
+        """The reply to ``data``; or what is to be done for it, to be ended by the caller."""
+        try:
+            checked = self.authority.verifier.check(data, now_us=now_us)
+            admission = self.authority.guard.admit(checked, now_us=now_us)
+        except Refused as error:
+            return reply_to(error)
+        if isinstance(admission, Remembered):
+            return admission.reply
+        if isinstance(admission, Running):
+            return Duplicate(checked, admission.reply)
+        return Execution(self, admission, now_us)
+
+    def read(self, checked: Checked) -> Outcome:
+        """What a reading operation answers.
+
+        Raises:
+            Refused: why it cannot be answered.
+        """
+        envelope = checked.envelope
+        name = _woof_in(envelope.target)
+        if envelope.op == Operation.GET:
+            number = decode_get(envelope.payload)
+            if number == NEWEST:
+                number, element = self.woofs.newest(name)
+            else:
+                element = self.woofs.get(name, number)
+            return Outcome(result=number, payload=element)
+        if envelope.op == Operation.LATEST:
+            window = self.woofs.window(name)
+            extent = Extent(earliest=window.earliest, latest=window.latest)
+            return Outcome(payload=encode_extent(extent))
+        return Outcome(payload=encode_elements(self._scan(name, decode_scan(envelope.payload))))
+
+    def _scan(self, name: str, asked: Scan) -> list[tuple[int, bytes]]:
+        window = self.woofs.window(name)
+        start = asked.start
+        if start == NEWEST:
+            count = min(asked.limit, len(window))
+            return _that_fit(self._newest(name, window.latest, count))
+        if start < window.earliest:
+            raise evicted(name, start, window)
+        if start > window.latest + 1:
+            error = ElementNotYetError(f"WooF {name!r} ends at {window.latest}, before {start}")
+            error.latest = window.latest
+            raise error
+        last = min(window.latest, start + asked.limit - 1)
+        found = _that_fit(self.woofs.scan(name, start, last))
+        if found and found[0][0] != start:
+            raise evicted(name, start, self.woofs.window(name))
+        return found
+
+    def _newest(self, name: str, latest: int, count: int) -> Iterator[tuple[int, bytes]]:
+        for number in range(latest, latest - count, -1):
+            try:
+                yield number, self.woofs.get(name, number)
+            except ElementEvictedError:
+                return  # by puts that came meanwhile
+
+    def change(self, checked: Checked, staging: Staging) -> Outcome:
+        """Stage what a changing operation does.
+
+        Raises:
+            Refused: why it is not done; the staging is to be taken back.
+        """
+        envelope = checked.envelope
+        target = envelope.target
+        if envelope.op == Operation.PUT:
+            if envelope.handler:
+                self._require_handler(envelope.handler)
+            number = staging.put(
+                _woof_in(target), envelope.payload, handler=envelope.handler or None
+            )
+            return Outcome(result=number)
+        if envelope.op == Operation.NAMESPACE_CREATE:
+            if not target or "/" in target:
+                raise BadRequestError("the target of a namespace creation is the namespace's name")
+            staging.create_namespace(target)
+        elif envelope.op == Operation.WOOF_CREATE:
+            shape = decode_woof_shape(envelope.payload)
+            staging.create(_woof_in(target), shape.history, shape.element_size)
+        elif envelope.op == Operation.DELETE:
+            if "/" in target:
+                staging.delete(target)
+            elif target:
+                staging.delete_namespace(target)
+            else:
+                raise BadRequestError("the target of a deletion is a WooF or a namespace")
+        else:
+            raise BadRequestError(f"operation {envelope.op} is not for WooFs")
+        return Outcome()
+
+
+class Execution:
+    """One admitted request on its way. Ended exactly once, by ``done`` or ``abandon``."""
+
+    __slots__ = ("_now_us", "_read", "_service", "_ticket", "checked", "reply")
+
+    def __init__(self, service: WoofService, ticket: Ticket, now_us: int) -> None:
+        self.checked = ticket.checked
+        self.reply = b""
+        """Set by ``stage``; to be sent once that is durable."""
+        self._service = service
+        self._ticket = ticket
+        self._now_us = now_us
+        self._read: Outcome | Refused | None = None
+
+    def read(self) -> None:
+        """Do the reading part, if there is one: it needs no lock."""
+        if self.checked.envelope.op in READS:
+            try:
+                self._read = self._perform(self._service.read)
+            except Refused as error:
+                self._read = error
+
+    def stage(self) -> Staging:
+        """All that is to be written for the request. Called with the store's lock held.
+
+        What it raises is a bug; nothing is staged then.
+        """
+        staging = self._service.woofs.begin()
+        try:
+            outcome = self._read or self._perform(
+                lambda checked: self._service.change(checked, staging)
+            )
+            if isinstance(outcome, Refused):
+                raise outcome
+            self.reply = self.checked.reply(
+                outcome.status, result=outcome.result, payload=outcome.payload, flat=outcome.flat
+            )
+            staging.add(outcome.changes)
+        except Refused as error:
+            staging.take_back()
+            staging = self._service.woofs.begin()
+            self.reply = refusal_reply(self.checked, error)
+        except BaseException:
+            staging.take_back()
+            raise
+        staging.add(self._ticket.changes(self.reply))
+        staging.size += len(self.reply)
+        return staging
+
+    def done(self) -> None:
+        """What was staged is durable: duplicates get the reply from now on."""
+        self._ticket.done(self.reply)
+
+    def abandon(self) -> None:
+        """Nothing was written: the same envelope may be sent again."""
+        self._ticket.abandon()
+
+    def _perform(self, execute: Callable[[Checked], Outcome]) -> Outcome:
+        return self._service.authority.perform(self.checked, execute, now_us=self._now_us)
+
+
+def refusal_reply(checked: Checked, error: Refused) -> bytes:
+    """The reply that tells ``error``, with the number to go on from where there is one."""
+    number = None
+    if isinstance(error, ElementEvictedError):
+        number = error.earliest
+    elif isinstance(error, ElementNotYetError):
+        number = error.latest
+    if number is None:
+        return checked.refusal(error)
+    return checked.reply(error.wire_status, result=number)
+
+
+def _woof_in(target: str) -> str:
+    if "/" not in target:
+        raise BadRequestError("the target of this operation is a WooF: namespace/woof")
+    return target
+
+
+def _that_fit(elements: Iterable[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """The first ``elements`` whose encoding fits into one reply.
+
+    Raises:
+        TooLargeError: not even the first one does.
+    """
+    found: list[tuple[int, bytes]] = []
+    size = _LIST_OVERHEAD
+    for number, element in elements:
+        size += len(element) + _ELEMENT_OVERHEAD
+        if size > MAX_PAYLOAD:
+            break
+        found.append((number, element))
+    else:
+        return found
+    if not found:
+        raise TooLargeError(f"element {number} is too large for a scan; get it by its number")
+    return found

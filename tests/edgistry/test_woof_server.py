@@ -1,0 +1,215 @@
+"""WooFs over the wire: every operation under a capability, done once and durable."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from edgistry.envelope import GENERIC_REFUSAL, Operation, Status
+from edgistry.errors import (
+    ElementEvictedError,
+    ElementNotYetError,
+    EmptyWoofError,
+    InvalidValueError,
+    MissingNamespaceError,
+    MissingWoofError,
+    NamespaceNotEmptyError,
+    NoRightError,
+    TooLargeError,
+    UnknownHandlerError,
+    UnprovenRefusalError,
+    WoofExistsError,
+)
+from edgistry.issuer import Issuer
+from edgistry.kv import MemoryKeyValue
+from edgistry.operations import Extent
+from edgistry.rights import Right
+
+from .grants import NOW, ROOT, bind
+from .woof_world import HANDLER, woof_world
+
+
+async def test_put_is_numbered_and_read_back() -> None:
+    async with woof_world() as world:
+        node = world.client()
+        await node.create("ns/w", 3)
+        assert [await node.put("ns/w", b"%d" % number) for number in range(1, 5)] == [1, 2, 3, 4]
+        assert await node.get("ns/w") == b"4"
+        assert await node.get("ns/w", 2) == b"2"
+        assert await node.newest("ns/w") == (4, b"4")
+        assert await node.extent("ns/w") == Extent(earliest=2, latest=4)
+
+
+async def test_four_ways_of_not_being_there_differ() -> None:
+    async with woof_world() as world:
+        node = world.client()
+        with pytest.raises(MissingWoofError, match="ns/w"):
+            await node.get("ns/w")
+        await node.create("ns/w", 2)
+        with pytest.raises(EmptyWoofError):
+            await node.get("ns/w")
+        for number in range(3):
+            await node.put("ns/w", b"%d" % number)
+        with pytest.raises(ElementEvictedError) as evicted:
+            await node.get("ns/w", 1)
+        assert evicted.value.earliest == 2
+        with pytest.raises(ElementNotYetError) as not_yet:
+            await node.get("ns/w", 4)
+        assert not_yet.value.latest == 3
+
+
+async def test_same_envelope_appends_once_also_after_a_restart() -> None:
+    store = MemoryKeyValue()
+    async with woof_world(store) as world:
+        await world.client().create("ns/w", 9)
+        request = bind(ROOT, Operation.PUT, payload=b"x", sequence=NOW + 1000)
+        replies = await asyncio.gather(*(world.server.answer(request.encoded) for _ in range(5)))
+        assert len(set(replies)) == 1
+        assert request.open_reply(replies[0]).result == 1
+    async with woof_world(store) as world:
+        assert await world.server.answer(request.encoded) == replies[0]
+        assert world.woofs.woofs.latest("ns/w") == 1
+
+
+async def test_concurrent_puts_share_writes() -> None:
+    class Counting(MemoryKeyValue):
+        writes = 0
+
+        def write(self, changes: object, *, sync: bool) -> None:
+            self.writes += 1
+            super().write(changes, sync=sync)  # type: ignore[arg-type]
+
+    store = Counting()
+    async with woof_world(store) as world:
+        node = world.client()
+        await node.create("ns/w", 1000)
+        before = store.writes
+        requests = [
+            bind(ROOT, Operation.PUT, payload=b"x", sequence=NOW + 1000 + number)
+            for number in range(64)
+        ]
+        await asyncio.gather(*(world.server.answer(request.encoded) for request in requests))
+        assert world.woofs.woofs.latest("ns/w") == 64
+        assert store.writes - before < 16
+
+
+async def test_refused_put_leaves_no_trace_but_its_reply() -> None:
+    async with woof_world() as world:
+        request = bind(ROOT, Operation.PUT, payload=b"x")
+        refused = await world.server.answer(request.encoded)
+        assert request.open_reply(refused).status == Status.NOT_FOUND
+        await world.client().create("ns/w", 9)
+        assert await world.server.answer(request.encoded) == refused
+        assert world.woofs.woofs.latest("ns/w") == 0
+
+
+async def test_put_that_names_a_handler_fires_it() -> None:
+    async with woof_world() as world:
+        node = world.client()
+        await node.create("ns/w", 9)
+        await node.put("ns/w", b"hot", handler=HANDLER)
+        (trigger,) = world.woofs.woofs.triggers(HANDLER)
+        assert (trigger.woof, trigger.number, trigger.element) == ("ns/w", 1, b"hot")
+
+
+async def test_put_that_names_an_unknown_handler_is_refused() -> None:
+    async with woof_world() as world:
+        node = world.client()
+        await node.create("ns/w", 9)
+        with pytest.raises(UnknownHandlerError, match="nobody"):
+            await node.put("ns/w", b"x", handler="nobody")
+        assert await node.latest("ns/w") == 0
+
+
+async def test_narrowed_capability_allows_only_what_is_left() -> None:
+    async with woof_world() as world:
+        await world.client().create("ns/w", 9)
+        reader = world.client(ROOT.derive(allow=Right.GET | Right.LATEST, object_name="ns/w"))
+        assert await reader.latest("ns/w") == 0
+        with pytest.raises(NoRightError):
+            await reader.put("ns/w", b"x")
+        writer = ROOT.derive(allow=Right.PUT, object_name="ns/w")
+        request = bind(writer, Operation.GET, "ns/w")
+        reply = await world.server.answer(request.encoded)
+        assert request.open_reply(reply).status == Status.NO_RIGHT
+
+
+async def test_capability_of_another_issuer_is_refused_without_a_word() -> None:
+    stranger = Issuer.from_secret(bytes(32), epoch=4).mint(serial=1)
+    async with woof_world() as world:
+        assert await world.server.answer(bind(stranger).encoded) == GENERIC_REFUSAL
+        assert await world.server.answer(b"anything") == GENERIC_REFUSAL
+        with pytest.raises(UnprovenRefusalError):
+            await world.client(stranger).get("ns/w")
+
+
+async def test_creating_again_is_no_change_unless_the_parameters_differ() -> None:
+    async with woof_world() as world:
+        node = world.client()
+        await node.create_namespace("other")
+        await node.create_namespace("other")
+        await node.create("other/w", 3)
+        await node.create("other/w", 3)
+        with pytest.raises(WoofExistsError):
+            await node.create("other/w", 4)
+        with pytest.raises(MissingNamespaceError):
+            await node.create("nowhere/w", 3)
+
+
+async def test_deleted_woof_begins_again_at_one() -> None:
+    async with woof_world() as world:
+        node = world.client()
+        await node.create("ns/w", 3)
+        await node.put("ns/w", b"x")
+        with pytest.raises(NamespaceNotEmptyError):
+            await node.delete_namespace("ns")
+        await node.delete("ns/w")
+        with pytest.raises(MissingWoofError):
+            await node.put("ns/w", b"x")
+        await node.create("ns/w", 3)
+        assert await node.put("ns/w", b"y") == 1
+        await node.delete("ns/w")
+        await node.delete_namespace("ns")
+        with pytest.raises(MissingNamespaceError):
+            await node.create("ns/w", 3)
+
+
+async def test_scan_gives_what_fits_into_a_reply() -> None:
+    async with woof_world() as world:
+        node = world.client()
+        await node.create("ns/w", 100)
+        for number in range(1, 6):
+            await node.put("ns/w", bytes([number]) * 20_000)
+        found = await node.scan_some("ns/w", 2)
+        assert found == [(number, bytes([number]) * 20_000) for number in (2, 3, 4)]
+        assert [number for number, _ in await node.scan_some("ns/w", 5)] == [5]
+        assert await node.scan_some("ns/w", 6) == []
+        with pytest.raises(ElementNotYetError):
+            await node.scan_some("ns/w", 7)
+        await node.put("ns/w", bytes(64 * 1024))
+        with pytest.raises(TooLargeError):
+            await node.scan_some("ns/w", 6)
+
+
+async def test_scan_from_an_evicted_number_says_where_to_begin() -> None:
+    async with woof_world() as world:
+        node = world.client()
+        await node.create("ns/w", 2)
+        for _ in range(5):
+            await node.put("ns/w", b"x")
+        with pytest.raises(ElementEvictedError) as gone:
+            await node.scan_some("ns/w", 3)
+        assert gone.value.earliest == 4
+
+
+async def test_bad_names_and_numbers_are_refused_before_anything_is_sent() -> None:
+    async with woof_world() as world:
+        node = world.client()
+        for name in ("ns", "ns/w/x", "NS/w", ""):
+            with pytest.raises(InvalidValueError):
+                await node.put(name, b"x")
+        with pytest.raises(InvalidValueError):
+            await node.get("ns/w", 0)
+        with pytest.raises(TooLargeError):
+            await node.put("ns/w", bytes(64 * 1024 + 1))
