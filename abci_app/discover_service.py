@@ -7,7 +7,8 @@ Rules kept here:
 * Records of a node whose lease has lapsed are hidden.
 * An entry tells type, published cell, actions and wake bucket, under an opaque handle; nothing
   else of the record leaves this module.
-* Polygons are covered in a thread, one at a time, and few wait: strangers cannot hold the node.
+* Large areas are covered in a thread, one at a time, and few wait: strangers cannot hold the node.
+  Polygons, which take longest, have a lane of their own.
 
 Not handled here: the index (``discovery``), covers (``covers``), HTTP.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Protocol, cast
 
 from edgistry.api import (
@@ -24,24 +26,28 @@ from edgistry.api import (
     DiscoverAnswer,
     DiscoverQuery,
     PolygonArea,
+    RegionArea,
     ServiceEntry,
     WakeBucket,
     block_time_text,
 )
 from edgistry.cell import cell_text, resolution_of
 from edgistry.cover import Cover
-from edgistry.errors import NotYetError, UnavailableError
+from edgistry.errors import NotYetError
 from edgistry.region import accuracy_m, cell_center
 from edgistry.transactions import WAKE_BUCKETS, RecordKey
 
-from .covers import Covers
+from .covers import Covers, CoverWork, cover_geojson
 from .devices import handle_of
-from .discovery import ServiceIndex, decode_cursor, encode_cursor
+from .discovery import Found, ServiceIndex, decode_cursor, encode_cursor
+from .lane import Lane
 from .reader import RecordChange
 from .schema import Head, StoredRegion, StoredService
 
 MAX_WAITING_POLYGONS = 8
-"""Polygon queries that may wait for the one being covered; the next is told to come back."""
+"""Polygon queries at once, one being covered and the others waiting; each takes up to a second."""
+MAX_WAITING_LARGE_AREAS = 64
+"""The same for wide circles and for regions asked for the first time, of about 10 ms each."""
 
 
 class DiscoverReader(Protocol):
@@ -49,9 +55,9 @@ class DiscoverReader(Protocol):
 
     @property
     def head(self) -> Head: ...
-    def service(self, key: bytes) -> StoredService | None: ...
     def services(self) -> Iterator[tuple[RecordKey, StoredService]]: ...
     def region(self, name: str) -> StoredRegion | None: ...
+    def region_version(self, name: str) -> int | None: ...
     def is_visible(self, node_id: bytes) -> bool: ...
     def subscribe(self, callback: Callable[[Head, Sequence[RecordChange]], None]) -> None: ...
     async def next_commit(self) -> None: ...
@@ -63,9 +69,9 @@ class Discoverer:
     def __init__(self, reader: DiscoverReader, *, min_height_wait_s: float = MIN_HEIGHT_WAIT_S):
         self._reader = reader
         self._min_height_wait_s = min_height_wait_s
-        self._covers = Covers(reader.region)
-        self._covering = asyncio.Semaphore(1)
-        self._waiting = 0
+        self._covers = Covers(reader)
+        self._polygons = Lane("polygon queries", most=MAX_WAITING_POLYGONS)
+        self._large_areas = Lane("queries for large areas", most=MAX_WAITING_LARGE_AREAS)
         self.index = ServiceIndex()
         self.index.rebuild(reader.services())
         reader.subscribe(lambda head, changes: self.index.apply(changes))
@@ -75,22 +81,27 @@ class Discoverer:
 
         Raises:
             NotYetError: the chain did not reach ``query.min_height`` in time.
-            UnavailableError: too many polygons wait.
+            BusyError: too many queries wait for their area to be covered.
             UnknownRegionError, MalformedError, InvalidValueError, LimitExceededError: the query.
         """
+        area = query.area
+        after = None if query.cursor is None else decode_cursor(query.cursor)
+        # Whatever can be refused at any height is refused before there is any waiting for one.
+        cover = None if isinstance(area, RegionArea) else await self._cover(area)
         if query.min_height is not None:
             await self._reach(query.min_height)
-        after = None if query.cursor is None else decode_cursor(query.cursor)
-        cover = await self._cover(query.area)
+        if cover is None:
+            cover = await self._cover(area)
         # From here to the end nothing waits: all of the answer is from one height.
+        reader = self._reader
         page = self.index.search(
-            cover, query.type, limit=query.limit, after=after, visible=self._visible
+            cover, query.type, limit=query.limit, after=after, is_visible=reader.is_visible
         )
-        head = self._reader.head
+        head = reader.head
         return DiscoverAnswer(
             height=head.height,
-            block_time=block_time_text(head.block_time_us),
-            services=tuple(_entry(key, service) for key, service in page.items),
+            block_time=_block_time(head.block_time_us),
+            services=tuple(map(_entry, page.items)),
             next=None if page.next is None else encode_cursor(page.next),
         )
 
@@ -105,33 +116,41 @@ class Discoverer:
             ) from None
 
     async def _cover(self, area: Area) -> Cover:
-        if not isinstance(area, PolygonArea):
-            return self._covers.of(area)
-        if self._waiting >= MAX_WAITING_POLYGONS:
-            raise UnavailableError(f"{self._waiting} polygon queries are waiting already")
-        self._waiting += 1
-        try:
-            async with self._covering:
-                return await asyncio.to_thread(self._covers.of, area)
-        finally:
-            self._waiting -= 1
-
-    def _visible(self, key: RecordKey) -> StoredService | None:
-        service = self._reader.service(key)
-        if service is None or not self._reader.is_visible(service.home):
-            return None
-        return service
+        """The cover of ``area``; a region's is that of its version when this returns."""
+        if isinstance(area, PolygonArea):
+            async with self._polygons:
+                return await asyncio.to_thread(cover_geojson, area.geojson)
+        while True:
+            cover = self._covers.of(area)
+            if isinstance(cover, Cover):
+                return cover
+            async with self._large_areas:
+                # Somebody else may have made it meanwhile.
+                work = self._covers.of(area)
+                if isinstance(work, CoverWork):
+                    work.keep(await asyncio.to_thread(work.make))
 
 
-def _entry(key: bytes, service: StoredService) -> ServiceEntry:
+_block_time = lru_cache(maxsize=2)(block_time_text)
+
+
+@lru_cache(maxsize=8192)
+def _place(cell: int) -> tuple[str, int, tuple[float, float], int]:
+    """What an entry tells of a published cell: text, resolution, centre, accuracy."""
+    return cell_text(cell), resolution_of(cell), cell_center(cell), accuracy_m(cell)
+
+
+def _entry(found: Found) -> ServiceEntry:
+    text, resolution, center, accuracy = _place(found.cell)
+    profile = found.profile
     return ServiceEntry(
-        handle=handle_of(key),
-        type=service.type,
-        cell=cell_text(service.cell),
-        resolution=resolution_of(service.cell),
-        center=cell_center(service.cell),
-        accuracy_m=accuracy_m(service.cell),
-        actions=service.actions,
+        handle=handle_of(found.key),
+        type=profile.type,
+        cell=text,
+        resolution=resolution,
+        center=center,
+        accuracy_m=accuracy,
+        actions=profile.actions,
         state="open",
-        wake=cast(WakeBucket, WAKE_BUCKETS[service.wake]),
+        wake=cast(WakeBucket, WAKE_BUCKETS[profile.wake]),
     )

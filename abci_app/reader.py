@@ -61,6 +61,7 @@ class RegistryReader:
         self._subscribers: list[Subscriber] = []
         self._committed = asyncio.Event()
         self._leases: dict[NodeId, int] = {}
+        self._region_versions: dict[str, int] = {}
         self._shift_us = 0
         self._lease_now_us = 0
         self.refresh()
@@ -98,6 +99,16 @@ class RegistryReader:
         data = self._ledger.records.get(region_key(name))
         return None if data is None else unpack(data, StoredRegion)
 
+    def region_version(self, name: str) -> int | None:
+        """The version of the region ``name``; read once for each version, then kept in memory."""
+        version = self._region_versions.get(name)
+        if version is None:
+            region = self.region(name)
+            if region is None:
+                return None
+            version = self._region_versions[name] = region.version
+        return version
+
     def regions(self) -> Iterator[tuple[str, StoredRegion]]:
         """All regions in order of their names."""
         for key, value in self._ledger.records.scan(REGIONS, prefix_end(REGIONS)):
@@ -107,10 +118,6 @@ class RegistryReader:
         """The last consumed sequence of ``node_id`` (0: none) and its latest refused ones."""
         data = self._ledger.records.get(sequence_key(node_id))
         return SequenceState(last=0) if data is None else unpack(data, SequenceState)
-
-    def lease_expires_us(self, node_id: NodeId) -> int:
-        """When the lease of ``node_id`` ends, microseconds of lease time; 0 without one."""
-        return self._leases.get(node_id, 0)
 
     @property
     def lease_now_us(self) -> int:
@@ -134,8 +141,11 @@ class RegistryReader:
 
         ``changed`` are the database keys of all records that the block changed.
         """
-        if any(key.startswith((LEASES, LEASE_CLOCK_KEY)) for key in changed):
+        groups = {key[:1] for key in changed}
+        if not groups.isdisjoint((LEASES, LEASE_CLOCK_KEY)):
             self._read_leases()
+        if REGIONS in groups:
+            self._region_versions.clear()
         self._lease_now_us = self.head.block_time_us - self._shift_us
         for callback in self._subscribers:
             callback(self.head, changes)
@@ -144,6 +154,7 @@ class RegistryReader:
 
     def refresh(self) -> None:
         """Look at the ledger anew (the application's part, after genesis)."""
+        self._region_versions.clear()
         self._read_leases()
         self._lease_now_us = self.head.block_time_us - self._shift_us
 

@@ -7,7 +7,7 @@ length. Not handled here: what the entries mean (``discovery``).
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 
 _CHUNK = 512
 """Entries in a chunk of a list that is built whole; a chunk is split at twice as many."""
@@ -61,20 +61,20 @@ class SortedEntries:
         else:
             del self._chunks[number], self._lasts[number]
 
-    def between(self, start: bytes, stop: bytes) -> Generator[bytes, None, bytes | None]:
-        """The entries from ``start`` to before ``stop``; returns the first one after them."""
+    def between(self, start: bytes, stop: bytes, *, most: int) -> tuple[list[bytes], bytes | None]:
+        """The first entries from ``start`` to before ``stop``, and the entry that follows them.
+
+        At most ``most`` of them (1 or more), and possibly fewer, so the one that follows may still
+        be before ``stop``; ``None`` stands for the end of the list.
+        """
         number = bisect_left(self._lasts, start)
         if number == len(self._chunks):
-            return None
+            return [], None
         chunk = self._chunks[number]
         at = bisect_left(chunk, start)
-        while True:
-            end = bisect_left(chunk, stop, at)
-            yield from chunk[at:end]
-            if end < len(chunk):
-                return chunk[end]
-            number += 1
-            if number == len(self._chunks):
-                return None
-            chunk = self._chunks[number]
-            at = 0
+        end = bisect_left(chunk, stop, at, min(at + most, len(chunk)))
+        if end < len(chunk):
+            return chunk[at:end], chunk[end]
+        number += 1
+        following = self._chunks[number][0] if number < len(self._chunks) else None
+        return chunk[at:end], following

@@ -21,7 +21,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
 from .cell import (
@@ -132,21 +132,25 @@ class CoverCache:
         self._held = 0
         self._covers: OrderedDict[Hashable, Cover] = OrderedDict()
 
-    def get(self, key: Hashable, build: Callable[[], Cover]) -> Cover:
-        """The cover stored under ``key``, else the one ``build`` makes, now stored.
-
-        Raises:
-            Refused: whatever ``build`` raises; nothing is stored then.
-        """
+    def get(self, key: Hashable) -> Cover | None:
+        """The cover stored under ``key``, if it is still there."""
         cover = self._covers.get(key)
         if cover is not None:
             self._covers.move_to_end(key)
-            return cover
-        cover = build()
+        return cover
+
+    def put(self, key: Hashable, cover: Cover) -> None:
+        """Store ``cover`` under ``key``; those not used for longest make room for it."""
+        replaced = self._covers.pop(key, None)
+        if replaced is not None:
+            self._held -= _weight(replaced)
         self._covers[key] = cover
-        # An entry is counted as at least 16 ranges: that much its key and objects weigh.
-        self._held += max(len(cover), 16)
+        self._held += _weight(cover)
         while self._held > self._max_ranges and len(self._covers) > 1:
             _, dropped = self._covers.popitem(last=False)
-            self._held -= max(len(dropped), 16)
-        return cover
+            self._held -= _weight(dropped)
+
+
+def _weight(cover: Cover) -> int:
+    """The ranges that an entry counts as; at least 16: that much its key and objects weigh."""
+    return max(len(cover), 16)

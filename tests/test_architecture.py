@@ -59,6 +59,7 @@ PURE = (
     "abci_app.registry",
     "abci_app.signatures",
     "abci_app.discovery",
+    "abci_app.profiles",
     "abci_app.fleet",
     "abci_app.health",
     "device_agent.micro.*",

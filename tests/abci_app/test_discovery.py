@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import h3.api.basic_int as h3
 import pytest
@@ -18,6 +18,7 @@ from abci_app.discovery import (
     decode_cursor,
     encode_cursor,
 )
+from abci_app.profiles import Profile
 from abci_app.schema import StoredService
 from edgistry.cover import Cover, cover_of
 from edgistry.errors import InvalidValueError, LimitExceededError, MalformedError
@@ -34,9 +35,15 @@ class Change:
     new: StoredService | None
 
 
-def service(cell: int, type_name: str = "thermometer", wake: int = 1) -> StoredService:
+SHOWN, HIDDEN = b"h" * 20, b"x" * 20
+"""Home nodes: one whose lease lives, one whose lease has lapsed."""
+
+
+def service(
+    cell: int, type_name: str = "thermometer", *, wake: int = 1, home: bytes = SHOWN
+) -> StoredService:
     return StoredService(
-        home=b"h" * 20,
+        home=home,
         type=type_name,
         cell=cell,
         actions=("read",),
@@ -55,33 +62,29 @@ def indexed(records: Records) -> ServiceIndex:
     return index
 
 
-def nothing(_: RecordKey) -> None:
-    return None
+def is_visible(home: bytes) -> bool:
+    return home == SHOWN
 
 
 def naive(records: Records, cover: Cover, type_name: str | None) -> list[RecordKey]:
     found = [
         (service.cell, name)
         for name, service in records.items()
-        if service.cell in cover and type_name in (None, service.type)
+        if service.cell in cover and type_name in (None, service.type) and is_visible(service.home)
     ]
     return [name for _, name in sorted(found)]
 
 
 def keys(page: Page) -> list[RecordKey]:
-    return [name for name, _ in page.items]
+    return [found.key for found in page.items]
 
 
 def all_pages(
-    index: ServiceIndex,
-    cover: Cover,
-    type_name: str | None,
-    limit: int,
-    visible: Callable[[RecordKey], StoredService | None],
+    index: ServiceIndex, cover: Cover, type_name: str | None, limit: int
 ) -> Iterable[Page]:
     after = None
     while True:
-        page = index.search(cover, type_name, limit=limit, after=after, visible=visible)
+        page = index.search(cover, type_name, limit=limit, after=after, is_visible=is_visible)
         yield page
         if page.next is None:
             return
@@ -99,7 +102,13 @@ CELLS = [
 ]
 KEYS = st.integers(0, 30).map(key)
 TYPES = st.sampled_from(["thermometer", "valve", "camera"])
-SERVICES = st.builds(service, st.sampled_from(CELLS), TYPES)
+SERVICES = st.builds(
+    service,
+    st.sampled_from(CELLS),
+    TYPES,
+    wake=st.integers(0, 3),
+    home=st.sampled_from([SHOWN, SHOWN, HIDDEN]),
+)
 RECORDS = st.dictionaries(KEYS, SERVICES, max_size=25)
 COVERS = st.lists(
     st.sampled_from([*CELLS, h3.cell_to_parent(ROOT, 3), *h3.cell_to_children(ROOT, 7)]),
@@ -115,9 +124,11 @@ COVERS = st.lists(
 def test_a_search_finds_what_a_walk_over_all_records_finds(
     records: Records, cover: Cover, type_name: str | None
 ) -> None:
-    page = indexed(records).search(cover, type_name, limit=1000, visible=records.get)
+    page = indexed(records).search(cover, type_name, limit=1000, is_visible=is_visible)
     assert keys(page) == naive(records, cover, type_name)
-    assert all(records[name] == found for name, found in page.items)
+    for found in page.items:
+        assert found.cell == records[found.key].cell
+        assert found.profile == Profile.of(records[found.key])
     assert page.next is None
 
 
@@ -142,18 +153,18 @@ def test_an_index_that_followed_changes_equals_one_built_anew(
     assert len(index) == len(records)
     assert index.types() == indexed(records).types()
     for type_name in (None, "thermometer", "valve", "camera"):
-        page = index.search(everything, type_name, limit=1000, visible=records.get)
+        page = index.search(everything, type_name, limit=1000, is_visible=is_visible)
         assert keys(page) == naive(records, everything, type_name)
+        assert all(found.profile == Profile.of(records[found.key]) for found in page.items)
 
 
 @settings(max_examples=200, deadline=None)
-@given(RECORDS, COVERS, st.none() | TYPES, st.integers(1, 4), st.sets(KEYS))
+@given(RECORDS, COVERS, st.none() | TYPES, st.integers(1, 4))
 def test_pages_joined_are_the_whole_answer_without_hidden_records(
-    records: Records, cover: Cover, type_name: str | None, limit: int, hidden: set[RecordKey]
+    records: Records, cover: Cover, type_name: str | None, limit: int
 ) -> None:
-    shown = {name: found for name, found in records.items() if name not in hidden}
-    pages = list(all_pages(indexed(records), cover, type_name, limit, shown.get))
-    assert [name for page in pages for name in keys(page)] == naive(shown, cover, type_name)
+    pages = list(all_pages(indexed(records), cover, type_name, limit))
+    assert [name for page in pages for name in keys(page)] == naive(records, cover, type_name)
     # No page but the last is short, and none but an only one is empty.
     assert all(len(page.items) == limit for page in pages[:-1])
     assert len(pages) == 1 or pages[-1].items
@@ -164,10 +175,10 @@ def test_pages_joined_are_the_whole_answer_without_hidden_records(
 def test_a_cursor_goes_on_behind_its_position_while_records_come_and_go(
     records: Records, cover: Cover, limit: int, later: Records
 ) -> None:
-    first = indexed(records).search(cover, None, limit=limit, visible=records.get)
+    first = indexed(records).search(cover, None, limit=limit, is_visible=is_visible)
     if first.next is None:
         return
-    second = indexed(later).search(cover, None, limit=1000, after=first.next, visible=later.get)
+    second = indexed(later).search(cover, None, limit=1000, after=first.next, is_visible=is_visible)
     behind = [name for name in naive(later, cover, None) if (later[name].cell, name) > first.next]
     assert keys(second) == behind
 
@@ -178,7 +189,9 @@ def test_a_circle_finds_the_services_published_around_it(place: tuple[float, flo
         key(number): service(cell)
         for number, cell in enumerate(h3.grid_disk(h3.latlng_to_cell(*place, 7), 15))
     }
-    page = indexed(records).search(cover_near(*place, 20.0), None, limit=1000, visible=records.get)
+    page = indexed(records).search(
+        cover_near(*place, 20.0), None, limit=1000, is_visible=is_visible
+    )
     expected = {
         name
         for name, found in records.items()
@@ -188,11 +201,13 @@ def test_a_circle_finds_the_services_published_around_it(place: tuple[float, flo
     assert 100 < len(expected) < len(records)
 
 
-def test_an_update_that_moves_nothing_leaves_the_index_alone() -> None:
+def test_an_update_that_moves_nothing_is_seen_by_the_next_search() -> None:
     old = service(CELLS[0])
     index = indexed({key(1): old})
     index.apply([Change(key(1), old, service(CELLS[0], wake=3))])
     assert len(index) == 1
+    page = index.search(cover_of([CELLS[0]]), "thermometer", limit=1, is_visible=is_visible)
+    assert page.items[0].profile.wake == 3
 
 
 def test_losing_step_with_the_state_is_noticed() -> None:
@@ -206,55 +221,83 @@ def test_losing_step_with_the_state_is_noticed() -> None:
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_page_of_nothing_is_refused(limit: int) -> None:
     with pytest.raises(InvalidValueError, match="at least 1"):
-        indexed({}).search(cover_of([]), None, limit=limit, visible=nothing)
+        indexed({}).search(cover_of([]), None, limit=limit, is_visible=is_visible)
 
 
 def test_more_results_than_a_page_may_have_are_refused_with_the_limit() -> None:
     with pytest.raises(LimitExceededError, match="1000"):
-        indexed({}).search(cover_of([]), None, limit=1001, visible=nothing)
+        indexed({}).search(cover_of([]), None, limit=1001, is_visible=is_visible)
 
 
-def crowd(number: int) -> Records:
-    return {key(at): service(CELLS[0]) for at in range(number)}
+def crowd(number: int, *shown: int) -> Records:
+    """So many services in one cell, of which only ``shown`` are visible."""
+    return {
+        key(at): service(CELLS[0], home=SHOWN if at in shown else HIDDEN) for at in range(number)
+    }
 
 
 def test_a_page_that_looked_at_too_many_rows_ends_early_with_a_cursor_to_go_on() -> None:
-    records = crowd(MAX_ROWS_SCANNED + 10)
-    shown = {name: records[name] for name in (key(5), key(MAX_ROWS_SCANNED + 5))}
-    pages = list(all_pages(indexed(records), cover_of([CELLS[0]]), None, 20, shown.get))
+    records = crowd(MAX_ROWS_SCANNED + 10, 5, MAX_ROWS_SCANNED + 5)
+    pages = list(all_pages(indexed(records), cover_of([CELLS[0]]), None, 20))
     assert [keys(page) for page in pages] == [[key(5)], [key(MAX_ROWS_SCANNED + 5)]]
 
 
 def test_a_page_that_would_be_empty_for_too_many_rows_is_refused_with_a_cursor() -> None:
-    records = crowd(MAX_ROWS_SCANNED + 10)
-    shown = {key(MAX_ROWS_SCANNED + 5): service(CELLS[0])}
-    index, cover = indexed(records), cover_of([CELLS[0]])
-    with pytest.raises(LimitExceededError, match="go on with the cursor") as refusal:
-        index.search(cover, None, limit=20, visible=shown.get)
-    after = decode_cursor(refusal.value.detail.rpartition(" ")[2])
-    page = index.search(cover, None, limit=20, after=after, visible=shown.get)
+    index = indexed(crowd(MAX_ROWS_SCANNED + 10, MAX_ROWS_SCANNED + 5))
+    cover = cover_of([CELLS[0]])
+    after = cursor_of_refusal(index, cover)
+    page = index.search(cover, None, limit=20, after=after, is_visible=is_visible)
     assert keys(page) == [key(MAX_ROWS_SCANNED + 5)]
 
 
+def cursor_of_refusal(index: ServiceIndex, cover: Cover) -> Position:
+    with pytest.raises(LimitExceededError, match="go on with the cursor") as refusal:
+        index.search(cover, None, limit=20, is_visible=is_visible)
+    return decode_cursor(refusal.value.detail.rpartition(" ")[2])
+
+
+@pytest.mark.parametrize("cells", [CELLS[:1], sorted(CELLS[:2])], ids=["one cell", "two cells"])
+def test_the_cursor_of_a_page_cut_short_names_no_hidden_service(cells: list[int]) -> None:
+    # The last row looked at is in a cell of its own, or next to the one before.
+    hidden = [RecordKey(bytes([at >> 8, at & 255]) * 8) for at in range(1, MAX_ROWS_SCANNED)]
+    records = {name: service(cells[0], home=HIDDEN) for name in hidden}
+    last = [RecordKey(b"\xfe" * 16), RecordKey(b"\xff" * 16)]
+    records |= {name: service(cells[-1], home=HIDDEN) for name in last}
+    after = cursor_of_refusal(indexed(records), cover_of(cells))
+    assert after.key not in records
+    # It goes on with that last row: nothing before it is looked at again, nothing is left out.
+    records = {name: service(found.cell) for name, found in records.items()}
+    page = indexed(records).search(
+        cover_of(cells), None, limit=20, after=after, is_visible=is_visible
+    )
+    assert keys(page) == last
+
+
+def test_a_page_cut_short_behind_a_visible_service_does_not_repeat_it() -> None:
+    records = crowd(MAX_ROWS_SCANNED + 1, MAX_ROWS_SCANNED - 1)
+    pages = list(all_pages(indexed(records), cover_of([CELLS[0]]), None, 20))
+    assert [keys(page) for page in pages] == [[key(MAX_ROWS_SCANNED - 1)], []]
+
+
 def test_exactly_as_many_rows_as_allowed_are_the_whole_answer() -> None:
-    records = crowd(MAX_ROWS_SCANNED)
-    shown = {key(3): records[key(3)]}
-    page = indexed(records).search(cover_of([CELLS[0]]), None, limit=20, visible=shown.get)
+    index = indexed(crowd(MAX_ROWS_SCANNED, 3))
+    page = index.search(cover_of([CELLS[0]]), None, limit=20, is_visible=is_visible)
     assert (keys(page), page.next) == ([key(3)], None)
 
 
 def test_rows_outside_the_area_are_not_looked_at() -> None:
     elsewhere = published_cell(-33.9, 18.4, 7)
-    records = {key(at): service(elsewhere) for at in range(MAX_ROWS_SCANNED + 10)}
+    records = {key(at): service(elsewhere, home=HIDDEN) for at in range(MAX_ROWS_SCANNED + 10)}
     records[key(1 << 64)] = service(ROOT)
-    looked_at: list[RecordKey] = []
+    looked_at: list[bytes] = []
 
-    def visible(name: RecordKey) -> StoredService | None:
-        looked_at.append(name)
-        return records[name]
+    def watched(home: bytes) -> bool:
+        looked_at.append(home)
+        return is_visible(home)
 
-    page = indexed(records).search(cover_of([ROOT]), None, limit=20, visible=visible)
-    assert keys(page) == looked_at == [key(1 << 64)]
+    page = indexed(records).search(cover_of([ROOT]), None, limit=20, is_visible=watched)
+    assert keys(page) == [key(1 << 64)]
+    assert looked_at == [SHOWN]
 
 
 # --- cursors -----------------------------------------------------------------------------------

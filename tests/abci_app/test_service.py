@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
 
+import abci_app.covers as covers_module
 import abci_app.discover_service as discover_module
 from abci_app.consensus import ConsensusView
-from edgistry.api import DiscoverQuery, NearArea, PolygonArea, RegionArea
+from abci_app.covers import cover_geojson
+from edgistry.adapters.routing import refusal_response
+from edgistry.api import CellArea, DiscoverQuery, NearArea, PolygonArea, RegionArea
 from edgistry.cover import Cover
 from edgistry.errors import (
+    BusyError,
     InvalidValueError,
     MalformedError,
     NotYetError,
-    UnavailableError,
     UnknownRegionError,
 )
 from edgistry.kv import MemoryKeyValue
+from edgistry.region import cover_region
 from edgistry.transactions import RegionPut, pack_cells
 
 from .solo_node import CHAIN_ID, SoloNode, open_solo, row
@@ -105,25 +110,72 @@ async def test_height_that_does_not_come_is_not_yet(node: SoloNode) -> None:
         await node.service.discover(DiscoverQuery(area=NEAR, min_height=1000))
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        DiscoverQuery(area=NEAR, cursor="bogus", min_height=1000),
+        DiscoverQuery(area=CellArea(cell="8" * 15), min_height=1000),
+        DiscoverQuery(area=PolygonArea(geojson={}), min_height=1000),
+    ],
+)
+async def test_what_is_wrong_at_any_height_is_refused_without_waiting_for_one(
+    node: SoloNode, query: DiscoverQuery
+) -> None:
+    with pytest.raises(MalformedError):
+        await node.service.discover(query)
+
+
+async def test_region_put_while_its_height_is_waited_for_is_found(node: SoloNode) -> None:
+    await node.service.register([row(0)])
+    await node.settle()
+    height = node.app.reader.head.height
+    query = DiscoverQuery(area=RegionArea(name="alp"), min_height=height + 1)
+    asking = asyncio.create_task(node.service.discover(query))
+    await asyncio.sleep(0)
+    await node.service.named_regions.put("alp", dict(POLYGON.geojson))
+    await node.settle()
+    assert len((await asking).services) == 1
+
+
+async def test_many_who_ask_for_a_new_region_have_it_covered_once(
+    node: SoloNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await node.service.named_regions.put("alp", dict(POLYGON.geojson))
+    await node.settle()
+    covered: list[int] = []
+
+    def counted(cells: Iterable[int]) -> Cover:
+        covered.append(1)
+        return cover_region(cells)
+
+    monkeypatch.setattr(covers_module, "cover_region", counted)
+    query = DiscoverQuery(area=RegionArea(name="alp"))
+    await asyncio.gather(*(node.service.discover(query) for _ in range(20)))
+    assert len(covered) == 1
+
+
 async def test_few_polygons_wait_and_the_next_is_told_to_come_back(
     node: SoloNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = threading.Event()
-    covers_of = node.service.discoverer._covers.of
 
-    def slow(area: Any) -> Cover:
+    def slow(geojson: Mapping[str, Any]) -> Cover:
         assert release.wait(30.0)
-        return covers_of(area)
+        return cover_geojson(geojson)
 
-    monkeypatch.setattr(node.service.discoverer._covers, "of", slow)
+    monkeypatch.setattr(discover_module, "cover_geojson", slow)
     query = DiscoverQuery(area=POLYGON)
     waiting = [
         asyncio.create_task(node.service.discover(query))
         for _ in range(discover_module.MAX_WAITING_POLYGONS)
     ]
     await asyncio.sleep(0)
-    with pytest.raises(UnavailableError, match="polygon"):
+    with pytest.raises(BusyError, match="polygon") as refusal:
         await node.service.discover(query)
+    assert "Retry-After" in refusal_response(refusal.value).headers
+    # Other areas do not wait behind polygons, however large they are.
+    wide = NearArea(latitude=46.0, longitude=8.0, radius_km=500.0)
+    assert (await node.service.discover(DiscoverQuery(area=wide))).services == ()
     release.set()
     assert len(await asyncio.gather(*waiting)) == discover_module.MAX_WAITING_POLYGONS
     assert (await node.service.discover(query)).services == ()

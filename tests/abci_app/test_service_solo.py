@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from abci_app.admin_api import RowOutcome
+from abci_app.schema import Lease, lease_key, unpack
 from edgistry.adapters.leveldb import LevelKeyValue
 from edgistry.api import DiscoverQuery, RegionArea
 from edgistry.cell import resolution_of
@@ -140,9 +141,15 @@ async def test_running_node_renews_its_lease_by_itself(tmp_path: Path) -> None:
     try:
         node = await open_solo(registry, queues, lease_s=1, beat_s=0.1, real_time=True)
         reader = node.app.reader
+
+        def expires_us() -> int:
+            data = registry.get(lease_key(NODE_ID))
+            return 0 if data is None else unpack(data, Lease).expires_us
+
         async with running(node):
-            first = reader.lease_expires_us(NODE_ID)
-            while reader.lease_expires_us(NODE_ID) <= first + 1_000_000:
+            await reader.next_commit()
+            first = expires_us()
+            while expires_us() <= first + 1_000_000:
                 await reader.next_commit()
             assert node.service.outbox.pending <= 1
     finally:

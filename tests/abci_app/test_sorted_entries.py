@@ -13,25 +13,31 @@ from abci_app.sorted_entries import SortedEntries
 ENTRIES = st.binary(min_size=1, max_size=2)
 
 
-def drain(entries: SortedEntries, start: bytes, stop: bytes) -> tuple[list[bytes], bytes | None]:
+def drain(
+    entries: SortedEntries, start: bytes, stop: bytes, most: int = 100
+) -> tuple[list[bytes], bytes | None]:
+    """All entries from ``start`` to before ``stop``, and the one that follows them."""
     found: list[bytes] = []
-    walk = entries.between(start, stop)
     while True:
-        try:
-            found.append(next(walk))
-        except StopIteration as end:
-            return found, end.value
+        run, following = entries.between(start, stop, most=most)
+        assert len(run) <= most
+        found += run
+        if following is None or following >= stop:
+            return found, following
+        assert run
+        start = following
 
 
 @settings(max_examples=200)
-@given(st.sets(ENTRIES), ENTRIES, ENTRIES)
+@given(st.sets(ENTRIES), ENTRIES, ENTRIES, st.integers(1, 5))
 def test_between_gives_the_entries_of_a_half_open_interval_and_the_next(
-    chosen: set[bytes], start: bytes, stop: bytes
+    chosen: set[bytes], start: bytes, stop: bytes, most: int
 ) -> None:
     start, stop = sorted((start, stop))
     beyond = sorted(entry for entry in chosen if entry >= stop)
     expected = sorted(entry for entry in chosen if start <= entry < stop)
-    assert drain(SortedEntries(chosen), start, stop) == (expected, beyond[0] if beyond else None)
+    found = drain(SortedEntries(chosen), start, stop, most)
+    assert found == (expected, beyond[0] if beyond else None)
 
 
 def test_thousands_of_changes_keep_order_across_chunks() -> None:

@@ -133,35 +133,33 @@ def make(number_of_ranges: int) -> Cover:
     return cover_of([h3.cell_to_children(cell, 7)[3] for cell in scattered])
 
 
-def test_a_kept_cover_is_not_built_again() -> None:
+def test_a_kept_cover_is_given_again() -> None:
     cache = CoverCache()
-    first = cache.get("here", lambda: make(5))
-    assert cache.get("here", lambda: pytest.fail("built again")) is first
-
-
-def test_a_cover_that_cannot_be_built_is_not_kept() -> None:
-    cache = CoverCache()
-
-    def refuse() -> Cover:
-        raise LimitExceededError("too large")
-
-    with pytest.raises(LimitExceededError):
-        cache.get("here", refuse)
-    assert len(cache.get("here", lambda: make(5))) == 5
+    cover = make(5)
+    cache.put("here", cover)
+    assert cache.get("here") is cover
+    assert cache.get("there") is None
 
 
 def test_covers_unused_longest_make_room() -> None:
     cache = CoverCache(max_ranges=100)
-    cache.get("first", lambda: make(40))
-    cache.get("second", lambda: make(40))
-    cache.get("first", lambda: pytest.fail("built again"))
-    cache.get("third", lambda: make(40))
-    rebuilt: list[str] = []
-    for name in ("first", "third", "second"):
-        cache.get(name, lambda name=name: rebuilt.append(name) or make(40))  # type: ignore[misc,func-returns-value]
-    assert rebuilt == ["second"]
+    cache.put("first", make(40))
+    cache.put("second", make(40))
+    assert cache.get("first") is not None
+    cache.put("third", make(40))
+    kept = [name for name in ("first", "second", "third") if cache.get(name) is not None]
+    assert kept == ["first", "third"]
+
+
+def test_a_cover_put_twice_takes_room_once() -> None:
+    cache = CoverCache(max_ranges=100)
+    cache.put("first", make(40))
+    cache.put("first", make(40))
+    cache.put("second", make(40))
+    assert cache.get("first") is not None
 
 
 def test_a_cover_larger_than_the_cache_is_still_given() -> None:
     cache = CoverCache(max_ranges=10)
-    assert len(cache.get("large", lambda: make(50))) == 50
+    cache.put("large", make(50))
+    assert cache.get("large") is not None
