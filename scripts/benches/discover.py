@@ -8,6 +8,8 @@ import csv
 import json
 import os
 import random
+import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -50,11 +52,20 @@ def write_fleet(path: Path, count: int) -> None:
             writer.writerow((f"s{number}", "station", *(round(value, 5) for value in place)))
 
 
+def free_port() -> int:
+    """A port on which nobody listens now; another node there would answer in ours' place."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 class Node:
     """A solo node with ``count`` records."""
 
-    def __init__(self, count: int, port: int) -> None:
+    def __init__(self, count: int) -> None:
         self.count = count
+        port = free_port()
         self.directory = new_directory(f"solo{count}") / "n"
         self.api = f"http://127.0.0.1:{port}"
         command(
@@ -203,11 +214,9 @@ def in_process(nodes: dict[int, Node]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench discover", description=__doc__)
     parser.add_argument("--seconds", type=float, default=2, metavar="S", help="of one round")
-    parser.add_argument("--base-port", type=int, default=28000, metavar="PORT")
     options = parser.parse_args()
 
-    ports = {SMALL: options.base_port, LARGE: options.base_port + 10}
-    nodes = {count: Node(count, port) for count, port in ports.items()}
+    nodes = {count: Node(count) for count in (SMALL, LARGE)}
     started: list[Node] = []
     try:
         for node in nodes.values():
@@ -227,6 +236,8 @@ def main() -> None:
         for node in started:
             node.stop()
     in_process(nodes)
+    for node in nodes.values():
+        shutil.rmtree(node.directory.parent)
 
 
 if __name__ == "__main__":
