@@ -94,7 +94,9 @@ class AdminClient:
         try:
             for batch in batches:
                 body = RegisterRequest(rows=tuple(batch))
-                asked = self._asked("POST", "/admin/devices", RegisterAnswer, body=encode_json(body))
+                asked = self._asked(
+                    "POST", "/admin/devices", RegisterAnswer, body=encode_json(body)
+                )
                 under_way.append(loop.create_task(asked))
                 if len(under_way) > MAX_UNDER_WAY:
                     yield self._runner.run(_finished(under_way.popleft()))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -58,7 +58,7 @@ class ImportResult(Document):
 class ImportNode(Protocol):
     """What an import needs of the node."""
 
-    def register(self, rows: list[DeviceRow]) -> RegisterAnswer: ...
+    def register_all(self, batches: Iterable[list[DeviceRow]]) -> Iterator[RegisterAnswer]: ...
     def settled(self, *, first: int, last: int, timeout_s: float) -> SettledAnswer: ...
 
 
@@ -123,21 +123,26 @@ class ImportRun:
 
     def send(self, rows: Iterable[DeviceRow | BadRow]) -> None:
         """Give all good rows to the node. Raises what the node refuses as a whole."""
+        answers = self._node.register_all(self._batches(rows))
+        for number, answer in enumerate(answers, start=1):
+            self._height = answer.height
+            for outcome in answer.outcomes:
+                self._take(outcome)
+            if number % _LOOK_EVERY == 0:
+                self._look(0.0)
+
+    def _batches(self, rows: Iterable[DeviceRow | BadRow]) -> Iterator[list[DeviceRow]]:
         batch: list[DeviceRow] = []
-        batches = 0
         for row in rows:
             if isinstance(row, BadRow):
                 self._reject(row.line, row.reason)
                 continue
             batch.append(row)
             if len(batch) == MAX_BATCH_RECORDS:
-                self._send(batch)
+                yield batch
                 batch = []
-                batches += 1
-                if batches % _LOOK_EVERY == 0:
-                    self._look(0.0)
         if batch:
-            self._send(batch)
+            yield batch
 
     def wait(self, timeout_s: float, progress: Progress = lambda rows: None) -> None:
         """Wait until the chain has answered for every row, at most ``timeout_s``."""
@@ -167,12 +172,6 @@ class ImportRun:
             tentative=self.waiting,
             height=self._height or 0,
         )
-
-    def _send(self, batch: list[DeviceRow]) -> None:
-        answer = self._node.register(batch)
-        self._height = answer.height
-        for outcome in answer.outcomes:
-            self._take(outcome)
 
     def _take(self, outcome: RowOutcome) -> None:
         if outcome.outcome == "rejected":

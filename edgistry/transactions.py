@@ -22,6 +22,7 @@ import itertools
 import re
 from collections.abc import Callable
 from enum import IntEnum
+from functools import lru_cache
 from typing import Annotated, NewType
 
 from .codec import Meta, Raw, Wire, decode, encode
@@ -225,6 +226,7 @@ def check_chain_id(chain_id: str) -> None:
         raise InvalidValueError(f"chain id {chain_id!r}: use 1-50 of a-z, 0-9, '.', '-'")
 
 
+@lru_cache(maxsize=1024)  # a fleet repeats a few of them; what is refused is not remembered
 def check_service_names(type_name: str, actions: tuple[str, ...]) -> None:
     """Check a service type and its actions: names, and actions strictly ascending.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
@@ -35,7 +35,10 @@ class FakeNode:
         self.now_s = 0.0
         self.fails_at: int | None = None
 
-    def register(self, rows: list[DeviceRow]) -> RegisterAnswer:
+    def register_all(self, batches: Iterable[list[DeviceRow]]) -> Iterator[RegisterAnswer]:
+        return map(self._register, batches)
+
+    def _register(self, rows: list[DeviceRow]) -> RegisterAnswer:
         if self.fails_at == len(self.batches):
             raise CannotReachError("gone")
         self.batches.append(rows)
