@@ -9,8 +9,8 @@ Rules kept here:
   whose result the node has not confirmed, so nothing is lost with a message: what the device does
   not mention, it does not have.
 * ``ACKNOWLEDGED`` means that the request is durable on the device, nothing less. A request that
-  was handed down and is not acknowledged by the next exchange may be handed down again, under the
-  same id; the device executes an id once.
+  was handed down by an exchange which is ``settled``, and that is not mentioned, is handed down
+  again, under the same id; the device executes an id once.
 * ``confirmed`` means that the result is durable at the node, or of no use to anybody any more:
   in both cases the device may forget it.
 * One encoding per value; any bytes give a value or ``MalformedError``; everything is bounded, and
@@ -100,7 +100,7 @@ class ExchangeUp(Wire):
     instance: Bytes8
     """Drawn at random whenever the agent starts: two agents with one identity are noticed."""
     counter: U64
-    """Rises by one with every exchange of an instance."""
+    """1, 2, 3 …: rises by one with every exchange of an instance."""
     want_count: Annotated[int, Meta(ge=0, le=MAX_ITEMS)]
     """How many requests the device takes now, at most."""
     want_bytes: U32
@@ -109,6 +109,10 @@ class ExchangeUp(Wire):
     """When it will wake next, in seconds; 0 when it does not know."""
     results: Annotated[tuple[RequestResult, ...], Meta(max_length=MAX_ITEMS)] = ()
     account: Account = Account()
+    settled: U64 = 0
+    """Every exchange of this instance with a counter up to this one has ended: its answer is
+    durable on the device, or will never be. What those handed down and this does not mention is
+    handed down again. 0: it cannot say."""
 
 
 class RequestDown(Wire):
@@ -134,7 +138,8 @@ class ExchangeDown(Wire):
     confirmed: Annotated[tuple[_Id, ...], Meta(max_length=MAX_ITEMS)] = ()
     """Requests whose results the device need not send again."""
     cancelled: Annotated[tuple[_Id, ...], Meta(max_length=MAX_ITEMS)] = ()
-    """Requests that the client has taken back: not to be executed if that has not begun."""
+    """Requests that the client has taken back: not to be executed if that has not begun, and then
+    answered with ``REJECTED`` (status CANCELLED). Mentioned until the device says how they ended."""
 
 
 def encode_up(up: ExchangeUp) -> bytes:

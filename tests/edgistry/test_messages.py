@@ -55,6 +55,7 @@ UPS = st.builds(
     back_in_s=U32,
     results=st.lists(RESULTS, max_size=4, unique_by=lambda each: each.request_id).map(tuple),
     account=st.builds(Account, awake_ms=U32, sent=U32, received=U32),
+    settled=U32,
 )
 DOWNS = st.builds(
     ExchangeDown,
@@ -125,10 +126,11 @@ def test_an_independent_reader_sees_the_fields_in_order() -> None:
         back_in_s=600,
         results=(result(1), RequestResult(request_id=bytes(16), kind=0)),
         account=Account(awake_ms=120, sent=300, received=200),
+        settled=6,
     )
     assert msgpack.unpackb(encode_up(up)) == [
         1, b"instance", 7, 20, 65536, 600,
-        [[bytes(15) + b"\1", 1, b"reply"], [bytes(16), 0, b""]], [120, 300, 200],
+        [[bytes(15) + b"\1", 1, b"reply"], [bytes(16), 0, b""]], [120, 300, 200], 6,
     ]  # fmt: skip
     down = ExchangeDown(
         version=1,
