@@ -138,8 +138,8 @@ class ExchangeDown(Wire):
     confirmed: Annotated[tuple[_Id, ...], Meta(max_length=MAX_ITEMS)] = ()
     """Requests whose results the device need not send again."""
     cancelled: Annotated[tuple[_Id, ...], Meta(max_length=MAX_ITEMS)] = ()
-    """Requests that the client has taken back: not to be executed if that has not begun, and then
-    answered with ``REJECTED`` (status CANCELLED). Mentioned until the device says how they ended."""
+    """Requests that the client has taken back: if executing has not begun it never does, and they
+    are ``REJECTED`` (status CANCELLED). Mentioned until the device says how they ended."""
 
 
 def encode_up(up: ExchangeUp) -> bytes:
