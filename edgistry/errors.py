@@ -733,6 +733,62 @@ class DivergedError(Refused):
     help = "Let the handler decide by its element alone: puts it has made are not made again."
 
 
+# --- pairing and grants --------------------------------------------------------------------------
+
+
+class SealError(Refused):
+    """What is sealed does not open."""
+
+    code = "cannot-open"
+    number = 180
+    help = "Use the key, and the program, that it was sealed for."
+
+
+class WrongNodeKeyError(Refused):
+    """Whoever answers is not the node that is trusted."""
+
+    code = "wrong-node-key"
+    number = 181
+    http_status = 502
+    help = "Check the address, and make a new pairing code at the node you mean."
+
+
+class PairingCodeError(Refused):
+    """The pairing code is unknown here, was used by another device, or is too old."""
+
+    code = "pairing-code"
+    number = 182
+    http_status = 403
+    help = "Make a new code with `edgistry-node pair-code DIR`; each is good for one device."
+
+
+class NotPairedError(Refused):
+    """The device and the node are not paired, or no longer."""
+
+    code = "not-paired"
+    number = 183
+    http_status = 403
+    help = "Pair them: `edgistry-node pair-code DIR` at the node, `edgistry-agent pair` there."
+
+
+class AlreadyPairedError(Refused):
+    """The device is paired already."""
+
+    code = "already-paired"
+    number = 184
+    http_status = 409
+    help = "Un-pair the device first: that makes all that was signed with its old key void."
+
+
+class GrantRefusedError(Refused):
+    """The node's policy does not grant this."""
+
+    code = "grant-refused"
+    number = 185
+    http_status = 403
+    help = "Ask the node's operator, who decides in node.toml, section [grants]."
+
+
 def every_refusal() -> tuple[type[Refused], ...]:
     """All classes of the tree, root first, in a stable order (depth first, by definition)."""
     found: list[type[Refused]] = []

@@ -109,6 +109,7 @@ OWNERS = {
         "device_agent/cli.py", "device_agent/cli_*.py",
     ),
     # Parts of Python that one module is responsible for.
+    "ssl": ("edgistry/adapters/tls.py",),
     "tomllib": ("edgistry/adapters/config.py",),
     "pickle": (),
     "marshal": (),

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgistry.adapters import crypto, sodium
-from edgistry.errors import InvalidValueError
+from edgistry.errors import InvalidValueError, SealError
 
 # RFC 8032, section 7.1, TEST 2.
 SEED = bytes.fromhex("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb")
@@ -57,3 +57,70 @@ def test_a_seed_of_another_length_is_refused(seed: bytes) -> None:
     for use in (crypto.public_key_of, crypto.signer):
         with pytest.raises(InvalidValueError):
             use(seed)
+
+
+# RFC 7748, section 6.1, Bob.
+PRIVATE = bytes.fromhex("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb")
+RECIPIENT = bytes.fromhex("de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f")
+
+
+def opened(
+    sealed: bytes, *, private: bytes = PRIVATE, purpose: bytes = b"grant", context: bytes = b"me"
+) -> bytes:
+    return crypto.open_sealed(private, sealed, purpose=purpose, context=context)
+
+
+def sealed_secret() -> bytes:
+    return crypto.seal(RECIPIENT, b"the secret", purpose=b"grant", context=b"me")
+
+
+def test_sealing_keys_are_those_of_the_rfc() -> None:
+    assert crypto.sealing_public_key_of(PRIVATE) == RECIPIENT
+
+
+def test_the_recipient_opens_what_was_sealed_and_it_is_never_the_same_twice() -> None:
+    sealed = sealed_secret()
+    assert opened(sealed) == b"the secret"
+    assert len(sealed) == len(b"the secret") + crypto.SEAL_OVERHEAD_BYTES
+    assert sealed != sealed_secret()
+    assert b"the secret" not in sealed
+
+
+def test_what_is_sealed_opens_for_nobody_and_nothing_else() -> None:
+    sealed = sealed_secret()
+    with pytest.raises(SealError):
+        opened(sealed, private=crypto.generate_sealing_key())
+    with pytest.raises(SealError):
+        opened(sealed, purpose=b"epoch key")
+    with pytest.raises(SealError):
+        opened(sealed, context=b"you")
+
+
+@pytest.mark.parametrize("place", range(0, 58 * 8, 29))
+def test_a_seal_with_a_flipped_bit_does_not_open(place: int) -> None:
+    flipped = bytearray(sealed_secret())
+    flipped[place // 8] ^= 1 << place % 8
+    # The top bit of an X25519 key is ignored by its rules; here it is authenticated.
+    with pytest.raises(SealError):
+        opened(bytes(flipped))
+
+
+@settings(deadline=None, max_examples=50)
+@given(sealed=st.binary(max_size=100))
+def test_any_bytes_open_or_are_refused(sealed: bytes) -> None:
+    with pytest.raises(SealError):
+        opened(sealed)
+
+
+def test_nothing_is_sealed_for_a_key_of_small_order_or_wrong_length() -> None:
+    for recipient in (bytes(32), bytes(31)):
+        with pytest.raises(InvalidValueError):
+            crypto.seal(recipient, b"x", purpose=b"grant")
+    with pytest.raises(InvalidValueError):
+        crypto.sealing_public_key_of(bytes(31))
+
+
+def test_an_anchor_is_made_from_public_keys_of_the_right_length_only() -> None:
+    assert "BEGIN CERTIFICATE" in crypto.anchor_certificate(PUBLIC)
+    with pytest.raises(InvalidValueError):
+        crypto.anchor_certificate(PUBLIC[:-1])
