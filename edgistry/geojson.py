@@ -1,4 +1,4 @@
-"""GeoJSON (RFC 7946) from untrusted bytes to checked polygons.
+"""GeoJSON (RFC 7946) from untrusted values to checked polygons.
 
 Rules kept here:
 
@@ -7,10 +7,10 @@ Rules kept here:
 * Every position is finite and in range; every ring is closed, has at least three corners, and is
   simple; holes lie in their outer ring; nothing crosses the antimeridian. Repeated positions in a
   row count once. Rings may turn either way.
-* Any bytes and any JSON value give polygons or a refusal that says what to do. The work grows
+* Any JSON value gives polygons or a refusal that says what to do. The work grows
   with the number of positions, of which there are at most ``MAX_POSITIONS``.
 
-Not handled here: other coordinate systems than WGS 84 degrees, and what the polygons contain
+Not handled here: bytes to JSON values (``edgistry.codec``), other coordinate systems than WGS 84 degrees, and what the polygons contain
 (``edgistry.outline``).
 """
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .codec import decode_json
 from .errors import InvalidValueError, LimitExceededError, MalformedError
 from .outline import Outline, Polygon, Position, Ring
 from .rings import Crossing, find_crossing
@@ -36,16 +35,6 @@ _ORDER = "GeoJSON positions are [longitude, latitude] in degrees"
 _CUT = "cut the polygon at longitude 180 and give both parts as a MultiPolygon (RFC 7946, 3.1.9)"
 _REPAIR = "repair it, for example with 'Fix geometries' in QGIS or make_valid of Shapely"
 _SIMPLIFY = "simplify it, for example with 'mapshaper -simplify 10%'"
-
-
-def read_geojson(data: bytes) -> tuple[Polygon, ...]:
-    """The polygons in a GeoJSON document.
-
-    Raises:
-        TooLargeError: more than ``MAX_GEOJSON_BYTES``.
-        MalformedError, InvalidValueError, LimitExceededError: as ``parse_geojson``.
-    """
-    return parse_geojson(decode_json(data, dict[str, Any], limit=MAX_GEOJSON_BYTES))
 
 
 def parse_geojson(value: object) -> tuple[Polygon, ...]:
