@@ -109,15 +109,16 @@ class Forwarding:
 
     def next(self, now_us: int) -> Action:
         """What to do now."""
-        if self._rest_until_us is None and self._in_doubt:
-            # The capability may be put back: then the destination can be asked again.
-            self._authorised = False
-            self._rest_until_us = now_us + LONGEST_REST_US
         if self._rest_until_us is not None and now_us < self._rest_until_us:
             return Rest(self._rest_until_us)
         self._rest_until_us = None
         if not self._authorised:
             return Authorise()
+        if self._in_doubt:
+            # A capability that was changed may be put back: then the destination can be asked.
+            self._authorised = False
+            self._rest_until_us = now_us + LONGEST_REST_US
+            return Rest(self._rest_until_us)
         if not self._requests.knows_time:
             self._asked = None
             return Ask(self._requests.make_probe().encoded)
@@ -137,9 +138,11 @@ class Forwarding:
     def _changes(self) -> tuple[Change, ...]:
         name = self.forward.woof
         ended = records.end(name, self._ended)
-        changes = (*ended, *self._unwritten, records.progress(name, self.record))
+        return (*ended, *self._unwritten, records.progress(name, self.record))
+
+    def stored(self) -> None:
+        """The changes that ``next`` gave last are durable."""
         self._stored, self._ended, self._unwritten = self.record, [], []
-        return changes
 
     def farewell(self) -> tuple[Change, ...]:
         """What to store before the program ends, so that what was answered is not asked again."""
@@ -228,7 +231,8 @@ class Forwarding:
             after = self._begun[-1].number if self._begun else self.record.through
             if self._begun and (size > MAX_BEGUN_BYTES or number != after + 1):
                 return
-            self._miss(number - 1)
+            if not self._begun:
+                self._miss(number - 1)
             try:
                 request = self._requests.make(element, now_us)
             except Refused as error:

@@ -133,6 +133,7 @@ class Forwarder:
                 await self._collect(wait=action.wait)
             case Store():
                 await self._woofs.committer.commit(action.changes)
+                self._forwarding.stored()
             case Rest():
                 await self._rest(action.until_us)
 
