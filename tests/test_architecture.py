@@ -63,6 +63,10 @@ PURE = (
     "abci_app.fleet",
     "abci_app.health",
     "device_agent.micro.*",
+    "device_agent.duty_cycle",
+    "device_agent.radio",
+    "device_agent.reach",
+    "device_agent.runtime",
 )
 
 CONSENSUS = (
