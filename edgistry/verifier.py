@@ -227,6 +227,33 @@ class Verifier:
             RevokedError, BadRequestError, CaveatError, NoRightError: authentic, but not allowed.
         """
         generation = self._generation
+        checked, fresh = self._authentic(generation, data)
+        try:
+            if fresh:
+                self._admit(generation, fresh)
+            judge(checked.envelope, checked.chains, now_us=now_us)
+        except Refused as error:
+            error.reply = checked.refusal(error)  # type: ignore[attr-defined]
+            raise
+        return checked
+
+    def reopen(self, data: bytes) -> Checked:
+        """The request in ``data``, which was checked and admitted before: to give its final reply.
+
+        Caveats, rights and the deny set are not looked at again: what was accepted is answered,
+        also when its capability has ended since. Never execute what this returns.
+
+        Raises:
+            MalformedError: no envelope, or a chain in it is not well-formed.
+            WrongEpochError, BadTagError: not signed by this issuer in this epoch for it.
+        """
+        checked, _ = self._authentic(self._generation, data)
+        return checked
+
+    def _authentic(
+        self, generation: _Generation, data: bytes
+    ) -> tuple[Checked, list[_SignedChain]]:
+        """The request in ``data`` if its tag verifies, and those of its chains not in the memo."""
         envelope = decode_envelope(data)
         memo = generation.memo
         signed = []
@@ -240,14 +267,7 @@ class Verifier:
         checked = Checked(self.label, envelope, signed, generation.issuer)
         if not checked._is_authentic():
             raise BadTagError("the tag does not verify")
-        try:
-            if fresh:
-                self._admit(generation, fresh)
-            judge(envelope, signed, now_us=now_us)
-        except Refused as error:
-            error.reply = checked.refusal(error)  # type: ignore[attr-defined]
-            raise
-        return checked
+        return checked, fresh
 
     def _admit(self, generation: _Generation, fresh: list[_SignedChain]) -> None:
         """Refuse denied chains, and remember the others."""

@@ -375,3 +375,30 @@ def test_checked_request_shows_what_it_is_and_no_secret() -> None:
     assert list(checked.chains) == [ROOT.chain]
     assert isinstance(checked.chain, Chain)
     assert ROOT.id.hex() in repr(checked)
+
+
+# --- final replies ---------------------------------------------------------------------------
+
+
+def test_admitted_request_can_still_be_answered_when_its_capability_is_over() -> None:
+    capability = ROOT.derive(not_after_us=NOW)
+    verifier = Verifier(ISSUER, memo=0)
+    request = bind(capability)
+    check(request, verifier)
+    verifier.replace(denied=[capability.id])
+    reply = request.open_reply(verifier.reopen(request.encoded).reply(Status.OK, payload=b"done"))
+    assert reply.payload == b"done"
+
+
+def test_forged_request_is_not_reopened() -> None:
+    with pytest.raises(BadTagError):
+        Verifier(ISSUER).reopen(forged(bind(ROOT)))
+    with pytest.raises(WrongEpochError):
+        Verifier(Issuer.from_secret(SECRET, epoch=5)).reopen(bind(ROOT).encoded)
+
+
+def test_reopening_a_denied_request_does_not_make_it_pass_the_deny_set() -> None:
+    verifier = Verifier(ISSUER, denied=[ROOT.id])
+    request = bind(ROOT)
+    verifier.reopen(request.encoded)
+    assert isinstance(refusal(request, verifier), RevokedError)
