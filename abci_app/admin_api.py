@@ -13,12 +13,14 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from edgistry.codec import Document, Meta
-from edgistry.transactions import MAX_BATCH_RECORDS
+from edgistry.transactions import MAX_BATCH_RECORDS, WAKE_BUCKETS
 
 MAX_ADMIN_BODY_BYTES = 4 << 20
 """A batch of 512 rows has at most about 1 MB, a region's GeoJSON likewise."""
 MAX_SETTLED_WAIT_S = 30.0
 MAX_LIST = 1000
+WAKE_UNKNOWN = len(WAKE_BUCKETS) - 1
+"""The wake bucket "later": all that can be promised for a device that never said when it wakes."""
 
 Outcome = Literal["added", "updated", "unchanged", "rejected"]
 DeviceState = Literal["published", "pending", "unpublished", "withdrawing"]
@@ -41,6 +43,8 @@ class DeviceRow(Document):
     actions: tuple[str, ...]
     resolution: int = 7
     """Resolution of the published cell."""
+    wake: Annotated[int, Meta(ge=0, le=WAKE_UNKNOWN)] = WAKE_UNKNOWN
+    """Its wake bucket."""
 
 
 class RegisterRequest(Document):

@@ -30,9 +30,6 @@ from edgistry.transactions import Bytes16, Bytes32, Cell, RecordKey, ServiceReco
 
 from .admin_api import DeviceRow
 
-WAKE_UNKNOWN = 3
-"""The wake bucket "later": all that can be promised for a device that never said when it wakes."""
-
 _ROWS = b"d/i/"
 _KEYS = b"d/k/"
 _IDENTITY_TAG = b"edgistry device identity\0"

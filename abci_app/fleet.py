@@ -79,6 +79,7 @@ def check_device(row: DeviceRow) -> DeviceRow:
         type=row.type,
         actions=actions,
         resolution=row.resolution,
+        wake=row.wake,
     )
 
 

@@ -38,7 +38,6 @@ from edgistry.transactions import (
 
 from .admin_api import DeviceEntry, DevicePage, DeviceRow, DeviceState, Outcome, RowOutcome
 from .devices import (
-    WAKE_UNKNOWN,
     Device,
     DeviceTable,
     Identity,
@@ -189,7 +188,7 @@ class Registrar:
             resolution=row.resolution,
             type=row.type,
             actions=row.actions,
-            wake=WAKE_UNKNOWN,
+            wake=row.wake,
             cell=cell,
             sequence=known.sequence if known else 0,
         )

@@ -50,6 +50,8 @@ PURE = (
     "edgistry.*",
     "!edgistry.adapters*",
     "abci_app.admin_api",
+    "abci_app.devices",
+    "abci_app.pairing",
     "abci_app.handlers_api",
     "abci_app.schema",
     "abci_app.merkle",

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from abci_app.devices import WAKE_UNKNOWN, parse_handle
+from abci_app.admin_api import WAKE_UNKNOWN
+from abci_app.devices import parse_handle
 from abci_app.directory import read_registry_seed
 from abci_app.handlers_api import DeadLetterEntry, DeadLetterList
 from abci_app.outbox import Outbox
