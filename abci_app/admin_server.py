@@ -14,7 +14,7 @@ Not handled here: the socket and its permissions (``edgistry.adapters.http``), t
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from edgistry.adapters.http import Handler, HttpServer, Request, Response, Route, json_response
 from edgistry.codec import Document
@@ -36,35 +36,57 @@ from .service import NodeService
 ROOT_UID = 0
 
 
-def admin_server(service: NodeService, desk: HandlerDesk | None = None) -> HttpServer:
-    """A server of the operator's API; not yet listening."""
-    routes = admin_routes(service, desk)
+AdminRoute = tuple[str, str, Callable[[Request], Awaitable[Document]]]
+"""Method, path and what answers it."""
+
+
+def admin_server(
+    service: NodeService | None,
+    desk: HandlerDesk | None = None,
+    *,
+    more: Sequence[AdminRoute] = (),
+) -> HttpServer:
+    """A server of the operator's API; not yet listening. A host has no ``service``."""
+    routes = admin_routes(service, desk, more=more)
     return HttpServer(routes, body_limit=MAX_ADMIN_BODY_BYTES, max_connections=64)
 
 
 def admin_routes(
-    service: NodeService, desk: HandlerDesk | None = None, *, own_uid: int | None = None
+    service: NodeService | None,
+    desk: HandlerDesk | None = None,
+    *,
+    more: Sequence[AdminRoute] = (),
+    own_uid: int | None = None,
 ) -> list[Route]:
     """One route for each thing an operator can ask; ``own_uid`` defaults to this process's.
 
-    Without a ``desk`` there is nothing to ask about handlers and dead letters.
+    Without a ``service`` there is nothing to ask about devices and regions, without a ``desk``
+    nothing about handlers and dead letters. ``more`` are routes of other parts.
     """
     allowed = {ROOT_UID, os.getuid() if own_uid is None else own_uid}
-    admin = _Admin(service)
+    routes = [
+        *(_registry_routes(service) if service is not None else ()),
+        *(handler_routes(desk) if desk is not None else ()),
+        *more,
+    ]
     return [
         Route(method=method, template=path, handler=_guarded(handler, allowed))
-        for method, path, handler in (
-            ("POST", "/admin/devices", admin.register),
-            ("GET", "/admin/devices", admin.devices),
-            ("POST", "/admin/devices/withdraw", admin.withdraw),
-            ("POST", "/admin/regions", admin.region_put),
-            ("GET", "/admin/regions", admin.region_list),
-            ("GET", "/admin/regions/{name}", admin.region_show),
-            ("GET", "/admin/settled", admin.settled),
-            ("GET", "/admin/status", admin.status),
-            ("GET", "/admin/ready", admin.ready),
-            *(handler_routes(desk) if desk is not None else ()),
-        )
+        for method, path, handler in routes
+    ]
+
+
+def _registry_routes(service: NodeService) -> list[AdminRoute]:
+    admin = _Admin(service)
+    return [
+        ("POST", "/admin/devices", admin.register),
+        ("GET", "/admin/devices", admin.devices),
+        ("POST", "/admin/devices/withdraw", admin.withdraw),
+        ("POST", "/admin/regions", admin.region_put),
+        ("GET", "/admin/regions", admin.region_list),
+        ("GET", "/admin/regions/{name}", admin.region_show),
+        ("GET", "/admin/settled", admin.settled),
+        ("GET", "/admin/status", admin.status),
+        ("GET", "/admin/ready", admin.ready),
     ]
 
 

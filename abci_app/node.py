@@ -14,22 +14,15 @@ caller keeps.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Self
 
 from edgistry import __version__
 from edgistry.adapters.crypto import public_key_of, signer
-from edgistry.adapters.durable_woofs import DurableWoofs
-from edgistry.adapters.faas_module import load_handlers
-from edgistry.adapters.faas_runtime import HandlerRuntime
 from edgistry.adapters.leveldb import LevelKeyValue
 from edgistry.adapters.log import get_logger
-from edgistry.adapters.woof_server import WoofServer
 from edgistry.errors import ChainMismatchError, ConfigError, UnavailableError
 from edgistry.transactions import node_id_of
 
@@ -42,16 +35,14 @@ from .consensus import CometConsensus, Consensus, SoloConsensus, check_port_free
 from .directory import NodeDirectory, read_registry_seed
 from .handler_desk import HandlerDesk
 from .http_server import public_server
-from .issuing import open_authority
+from .running import Running, stop_signal
 from .schema import genesis_members
 from .service import NodeService
+from .woof_parts import load_node_handlers, open_woof_parts
 
 logger = get_logger("edgistry.node")
 
 Tell = Callable[[str], None]
-
-HANDLERS_DIRECTORY = "handlers"
-"""Of a node's directory: where its operator's own module is looked for."""
 
 
 async def run_node(
@@ -69,7 +60,7 @@ async def run_node(
         Refused: the node cannot run as it is; the detail says what to do.
         Exception: a bug; the node has stopped.
     """
-    stop = _stop_signal()
+    stop = stop_signal()
     async with AsyncExitStack() as parts:
         seed = read_registry_seed(directory)
         node_id = node_id_of(public_key_of(seed))
@@ -79,17 +70,10 @@ async def run_node(
                 f"{directory.genesis_file}: this node's key is not among the members; the files of"
                 " two nodes or clusters are mixed up"
             )
-        handlers = load_handlers(config.handlers.module, directory.root / HANDLERS_DIRECTORY)
+        handlers = load_node_handlers(directory, config)
         await check_port_free(config.api.host, config.api.port, "api")
         app = _open_application(parts, directory, config, genesis)
-        queues = LevelKeyValue(directory.queues_db)
-        parts.callback(queues.close)
-        woofs = DurableWoofs(queues)
-        parts.push_async_callback(woofs.close)
-        runtime = HandlerRuntime(queues, woofs, handlers)
-        door = WoofServer(
-            woofs, open_authority(directory, queues), require_handler=handlers.require
-        )
+        local = open_woof_parts(parts, directory, handlers)
         consensus = _consensus(directory, config, app, genesis, engine_binary)
         parts.push_async_callback(consensus.stop)
         await consensus.start()
@@ -99,17 +83,17 @@ async def run_node(
             chain_id=genesis.chain_id,
             node_id=node_id,
             sign=signer(seed),
-            store=queues,
+            store=local.queues,
             reader=app.reader,
             sink=consensus.sink,
             view=lambda: consensus.view,
         )
-        tasks = _Running(consensus.run(), service.run(), runtime.run(), door.run())
+        tasks = Running(consensus.run(), service.run(), *local.running())
         async with tasks as running, AsyncExitStack() as doors:
-            http = public_server(service, door, version=__version__)
+            http = public_server(service, local.door, version=__version__)
             doors.push_async_callback(http.stop)
             await http.listen_tcp(config.api.host, config.api.port)
-            desk = HandlerDesk(runtime, module=config.handlers.module, outbox=service.outbox)
+            desk = HandlerDesk(local.runtime, module=config.handlers.module, outbox=service.outbox)
             admin = admin_server(service, desk)
             doors.push_async_callback(admin.stop)
             await admin.listen_unix(directory.admin_socket)
@@ -129,7 +113,7 @@ async def run_abci(
         Refused: it cannot be served as it is.
         Exception: a bug; nothing is served any more.
     """
-    stop = _stop_signal()
+    stop = stop_signal()
     async with AsyncExitStack() as parts:
         genesis = read_genesis(directory.genesis_file)
         app = _open_application(parts, directory, config, genesis)
@@ -139,7 +123,7 @@ async def run_abci(
         else:
             server = ABCIServer(app, port=port)
             where = f"tcp://127.0.0.1:{port}"
-        async with _Running(server.serve()) as running:
+        async with Running(server.serve()) as running:
             tell(f"ABCI server of {config.name} on {where}, height {app.reader.head.height}")
             await running.until(stop)
 
@@ -171,50 +155,3 @@ def _consensus(
     if engine_binary is None:
         return SoloConsensus(app, genesis)
     return CometConsensus(directory, config, app, engine_binary)
-
-
-def _stop_signal() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
-
-
-class _Running:
-    """Coroutines that run beside a block; after it they are cancelled and have ended."""
-
-    def __init__(self, *parts: Coroutine[Any, Any, None]) -> None:
-        self._parts = parts
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Self:
-        self._tasks = {asyncio.create_task(part) for part in self._parts}
-        return self
-
-    async def until(self, stop: asyncio.Event) -> None:
-        """Wait until ``stop`` is set; raises what a part raises before."""
-        stopped = asyncio.create_task(stop.wait())
-        try:
-            running: set[asyncio.Task[Any]] = {stopped, *self._tasks}
-            while not stopped.done():
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    _raise_failure(task)
-        finally:
-            stopped.cancel()
-
-    async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-def _raise_failure(task: asyncio.Task[Any]) -> None:
-    error = task.exception()
-    # A group of tasks wraps what one of them raised; people want to read that one.
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    if error is not None:
-        raise error
