@@ -17,7 +17,7 @@ from edgistry.errors import CannotReachError, Refused
 
 from .cli_cluster import print_status
 from .cli_shared import directory_argument, json_option, option, print_json, tell
-from .cluster import ClusterNode, ClusterStatus, node_status
+from .cluster import ClusterNode, ClusterStatus, node_remarks, node_status
 from .config import DEFAULT_BASE_PORT, EngineKind, NodeConfig
 from .directory import NodeDirectory, hold, open_directory
 from .engine import find_engine
@@ -182,6 +182,8 @@ def status(directory: Path, as_json: bool) -> None:
         print_json(answer)
     else:
         print_status(ClusterStatus(nodes=(answer,)))
+        for remark in run_loop(node_remarks(node)) if answer.running else ():
+            tell(remark)
     if not answer.running or answer.height is None:
         why = "does not answer" if answer.running else "does not run"
         raise CannotReachError(f"{config.name} {why}; `edgistry-node run {directory}` starts it")

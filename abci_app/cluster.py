@@ -122,6 +122,19 @@ async def node_status(node: ClusterNode) -> NodeStatus:
     return status_of(node.name, node.api, answer)
 
 
+async def node_remarks(node: ClusterNode) -> list[str]:
+    """Why writes to ``node`` wait, and what its operator should do something about."""
+    try:
+        async with NodeClient(node.api, timeout_s=STATUS_TIMEOUT_S) as client:
+            ready = await client.ready()
+    except Refused:
+        return []
+    return [
+        *(f"writes wait: {reason}" for reason in ready.reasons),
+        *(f"warning: {warning}" for warning in ready.warnings),
+    ]
+
+
 def status_of(name: str, api: str, answer: StatusAnswer) -> NodeStatus:
     """What a node that runs says about itself."""
     return NodeStatus(

@@ -111,6 +111,10 @@ class DeviceTable:
     def __init__(self, store: KeyValue) -> None:
         self._store = store
 
+    def count(self) -> int:
+        """The number of devices; all their keys are walked through."""
+        return sum(1 for _ in self._store.scan(_KEYS, prefix_end(_KEYS)))
+
     def get(self, identity: Identity) -> Device | None:
         """The device with that identity."""
         data = self._store.get(_ROWS + identity)

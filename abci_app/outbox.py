@@ -314,7 +314,7 @@ class Outbox:
         last = self._committed().last
         if last >= held_from:
             logger.warning(_OLDER_DATABASE, chain=last, database=held_from - 1)
-            accepted, changes = self._renumber(last)
+            accepted, changes = self._renumber(last, is_shortened=False)
             interrupted = await self._write(changes)
             self._queue.renumbered(accepted)
         else:
@@ -323,26 +323,28 @@ class Outbox:
         if interrupted:
             raise asyncio.CancelledError
 
-    def follow_shortened_chain(self) -> None:
+    def follow_shortened_chain(self) -> bool:
         """Take the chain as it is when it has lost blocks, which will not come back.
 
         For a chain that lives in this node alone, before anything runs: what waits gets new
-        sequences, and what was lost has none any more; durable on return.
+        sequences, and what was lost has none any more; durable on return. Answers whether
+        anything was lost.
         """
         last = self._committed().last
-        if self.gap or (not self.pending and self._queue.last > last):
-            logger.warning(
-                "the registry is older than queues.ldb: if it was restored from a copy, import "
-                "your devices again, so that those registered since then are published again",
-                chain=last,
-                database=self._queue.last,
-            )
-            accepted, changes = self._renumber(last)
-            self._store.write([*changes, *self.dead_letters.begin_anew()], sync=True)
-            self._queue.renumbered(accepted)
+        if not self.gap and (self.pending or self._queue.last <= last):
+            return False
+        logger.warning(
+            "the registry is older than queues.ldb: it was wiped, or restored from a copy",
+            chain=last,
+            database=self._queue.last,
+        )
+        accepted, changes = self._renumber(last, is_shortened=True)
+        self._store.write([*changes, *self.dead_letters.begin_anew()], sync=True)
+        self._queue.renumbered(accepted)
+        return True
 
-    def _renumber(self, last: int) -> tuple[Accepted, list[Change]]:
-        renumbering = self._queue.renumbering(last)
+    def _renumber(self, last: int, *, is_shortened: bool) -> tuple[Accepted, list[Change]]:
+        renumbering = self._queue.renumbering(last, is_shortened=is_shortened)
         changes = list(self.on_renumbered(renumbering)) if self.on_renumbered else []
         accepted = self._queue.renumber(renumbering)
         return accepted, changes + accepted.changes

@@ -160,7 +160,7 @@ class OutboxQueue:
         """The changes of ``release`` are written."""
         self.held_from = 0
 
-    def renumbering(self, after: int) -> Renumbering:
+    def renumbering(self, after: int, *, is_shortened: bool) -> Renumbering:
         """What it means to give all that waits the sequences from ``after`` + 1 on."""
         new = range(after + 1, after + 1 + len(self.entries))
         bodies = (parse_body(parse_transaction(self.transaction(entry))) for entry in self.entries)
@@ -168,6 +168,7 @@ class OutboxQueue:
             after=after,
             moved=dict(zip((entry.sequence for entry in self.entries), new, strict=True)),
             bodies=dict(zip(new, bodies, strict=True)),
+            is_shortened=is_shortened,
         )
 
     def renumber(self, renumbering: Renumbering) -> Accepted:

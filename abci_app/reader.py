@@ -33,6 +33,7 @@ from .schema import (
     SequenceState,
     StoredRegion,
     StoredService,
+    home_key,
     region_key,
     sequence_key,
     service_key,
@@ -93,6 +94,12 @@ class RegistryReader:
         """All service records in key order, whether visible or not."""
         for key, value in self._ledger.records.scan(SERVICES, prefix_end(SERVICES)):
             yield RecordKey(key[len(SERVICES) :]), unpack(value, StoredService)
+
+    def keys_of(self, node_id: bytes) -> Iterator[RecordKey]:
+        """The keys of all service records whose home is ``node_id``, ascending."""
+        start = home_key(node_id, b"")
+        for key, _ in self._ledger.records.scan(start, prefix_end(start)):
+            yield RecordKey(key[len(start) :])
 
     def region(self, name: str) -> StoredRegion | None:
         """The region ``name``."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
@@ -29,6 +29,7 @@ from edgistry.transactions import (
     MAX_BATCH_RECORDS,
     Kind,
     NodeId,
+    RecordKey,
     ServiceRecord,
     ServicesPut,
     ServicesWithdraw,
@@ -62,6 +63,7 @@ class ServiceReader(Protocol):
     """What registering needs of the registry."""
 
     def service(self, key: bytes) -> StoredService | None: ...
+    def keys_of(self, node_id: bytes) -> Iterator[RecordKey]: ...
 
 
 @dataclass(slots=True)
@@ -280,6 +282,32 @@ class Registrar:
             sequence = renumbering.of(device.sequence)
             if sequence != device.sequence:
                 yield from self._table.put(replace(device, sequence=sequence))
+        if renumbering.is_shortened:
+            for keys in _portions(self._orphans()):
+                renumbering.add(ServicesWithdraw(keys=keys))
+
+    def _orphans(self) -> list[RecordKey]:
+        """Records of this node that it has no device for.
+
+        A chain that was set back shows devices again that were withdrawn since: nobody else could
+        ever withdraw them.
+        """
+        return [
+            key for key in self._reader.keys_of(self._node_id) if self._table.by_key(key) is None
+        ]
+
+    def lacks_records(self) -> bool:
+        """Whether this node has more devices than the chain has records of it."""
+        return self._table.count() > sum(1 for _ in self._reader.keys_of(self._node_id))
+
+    def unpublished(self) -> set[RecordKey]:
+        """The keys of devices that the chain does not have, and of which nothing is on its way."""
+        return {
+            RecordKey(device.key)
+            for device in self._table.scan()
+            if not self._outbox.is_pending(device.sequence)
+            and self._reader.service(device.key) is None
+        }
 
     def _known(self, handle: str) -> Device:
         device = self._table.by_key(parse_handle(handle))
@@ -332,6 +360,12 @@ class Registrar:
             return "pending"
         stored = stored_service(self._node_id, record_of(device))
         return "published" if self._reader.service(device.key) == stored else "unpublished"
+
+
+def _portions(keys: list[RecordKey]) -> Iterator[tuple[RecordKey, ...]]:
+    """``keys`` in portions that one transaction takes."""
+    for at in range(0, len(keys), MAX_BATCH_RECORDS):
+        yield tuple(keys[at : at + MAX_BATCH_RECORDS])
 
 
 def _batches(plan: _Plan) -> list[list[Identity]]:

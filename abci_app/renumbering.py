@@ -26,7 +26,13 @@ class Renumbering:
     moved: Mapping[int, int]
     """The new sequence of each waiting transaction by its old one."""
     bodies: dict[int, Body]
-    """What waits, by its new sequence, in order. A listener may replace a body."""
+    """What waits, by its new sequence, in order. A listener may replace a body, or ``add`` one."""
+    is_shortened: bool = False
+    """Whether the chain has lost blocks for good: what it says may be older than the database."""
+
+    def add(self, body: Body) -> None:
+        """Let ``body`` wait as well, behind everything that does."""
+        self.bodies[self.after + len(self.bodies) + 1] = body
 
     def of(self, sequence: int) -> int:
         """What ``sequence`` is from now on; 0 when the chain has it no more."""

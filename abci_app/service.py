@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from edgistry import __version__
+from edgistry.adapters.log import get_logger
 from edgistry.api import (
     DiscoverAnswer,
     DiscoverQuery,
@@ -27,7 +28,7 @@ from edgistry.api import (
     block_time_text,
 )
 from edgistry.kv import Change, KeyValue
-from edgistry.transactions import NodeId, Sign
+from edgistry.transactions import NodeId, RecordKey, Sign
 
 from .admin_api import (
     DeviceRow,
@@ -36,6 +37,7 @@ from .admin_api import (
     SettledRefusal,
     WithdrawAnswer,
 )
+from .devices import parse_handle
 from .discover_service import Discoverer
 from .health import BlockWatch, EngineKind, Vitals, reasons_writes_wait
 from .leases import LeaseKeeper
@@ -46,6 +48,8 @@ from .regions import Regions
 from .registration import Registrar
 from .renumbering import Renumbering
 from .schema import Head
+
+logger = get_logger("edgistry.node")
 
 
 class EngineView(Protocol):
@@ -109,8 +113,13 @@ class NodeService:
         self.leases = LeaseKeeper(reader=reader, outbox=self.outbox)
         self.outbox.on_settled = self._settled
         self.outbox.on_renumbered = self._renumbered
+        self._unpublished: set[RecordKey] = set()
         if engine == "solo":
-            self.outbox.follow_shortened_chain()
+            # Counting is cheaper than comparing, and mostly tells that nothing is missing.
+            if self.outbox.follow_shortened_chain() or self.registrar.lacks_records():
+                self._unpublished = self.registrar.unpublished()
+            for warning in self._warnings():
+                logger.warning(warning)
         self.discoverer = Discoverer(reader)
         reader.subscribe(self._committed)
 
@@ -158,7 +167,12 @@ class NodeService:
         """Whether reads can be served, and whether writes get through."""
         reasons = reasons_writes_wait(self._vitals())
         can_read = self._reader.head.height > 0
-        answer = ReadyAnswer(ready=can_read, writes=not reasons, reasons=tuple(reasons))
+        answer = ReadyAnswer(
+            ready=can_read,
+            writes=not reasons,
+            reasons=tuple(reasons),
+            warnings=tuple(self._warnings()),
+        )
         return can_read, answer
 
     # --- the operator's part --------------------------------------------------------------------
@@ -175,6 +189,7 @@ class NodeService:
     async def withdraw(self, handles: Sequence[str]) -> WithdrawAnswer:
         """Begin to withdraw devices, all or none; raises as ``Registrar.withdraw``."""
         withdrawn, sequence = await self.registrar.withdraw(handles)
+        self._unpublished.difference_update(map(parse_handle, handles))
         return WithdrawAnswer(
             withdrawn=withdrawn, sequence=sequence, height=self._reader.head.height
         )
@@ -199,6 +214,8 @@ class NodeService:
     def _committed(self, head: Head, changes: Sequence[RecordChange]) -> None:
         self.outbox.notify()
         self._blocks.committed(self._steady_s())
+        if self._unpublished:
+            self._unpublished.difference_update(each.key for each in changes if each.new)
 
     def _settled(self, entry: Pending, transaction: bytes) -> Iterable[Change]:
         return [*self.registrar.settled(entry, transaction), *self.named_regions.settled(entry)]
@@ -207,6 +224,16 @@ class NodeService:
         return [
             *self.registrar.renumbered(renumbering),
             *self.named_regions.renumbered(renumbering),
+        ]
+
+    def _warnings(self) -> list[str]:
+        """What the operator has to do something about although writes get through."""
+        if not self._unpublished:
+            return []
+        return [
+            f"{len(self._unpublished)} devices of this node are not in its registry: registry.ldb "
+            "was wiped or restored from an older copy, and a solo node has no blocks to rebuild it "
+            "from; import them again, and put named regions again"
         ]
 
     def _vitals(self) -> Vitals:

@@ -41,6 +41,7 @@ def _facts(answer: StatusAnswer, ready: ReadyAnswer) -> list[tuple[str, str]]:
         ("reads", "yes" if ready.ready else "no"),
         ("writes", "yes" if ready.writes else "no"),
         *(("because", reason) for reason in ready.reasons),
+        *(("warning", warning) for warning in ready.warnings),
         ("height", f"{answer.height}, {answer.block_time}"),
         ("app hash", answer.app_hash),
         ("peers", str(answer.peers)),

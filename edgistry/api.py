@@ -121,6 +121,9 @@ class ReadyAnswer(Answer):
         bool, Meta(description="False when halted, cut off, catching up, or the clock is off.")
     ]
     reasons: tuple[str, ...]
+    warnings: Annotated[
+        tuple[str, ...], Meta(description="What its operator should do something about.")
+    ] = ()
 
 
 class HealthAnswer(Answer):

@@ -10,8 +10,8 @@ Rules kept here:
 * Any JSON value gives polygons or a refusal that says what to do. The work grows
   with the number of positions, of which there are at most ``MAX_POSITIONS``.
 
-Not handled here: bytes to JSON values (``edgistry.codec``), other coordinate systems than WGS 84 degrees, and what the polygons contain
-(``edgistry.outline``).
+Not handled here: bytes to JSON values (``edgistry.codec``), other coordinate systems than WGS 84
+degrees, and what the polygons contain (``edgistry.outline``).
 """
 
 from __future__ import annotations

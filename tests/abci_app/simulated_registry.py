@@ -17,6 +17,7 @@ from abci_app.schema import (
 from edgistry.transactions import (
     NodeId,
     NodeLease,
+    RecordKey,
     RegionPut,
     ServicesPut,
     ServicesWithdraw,
@@ -54,6 +55,10 @@ class SimulatedRegistry(SimulatedChain):
 
     def service(self, key: bytes) -> StoredService | None:
         return self.records.get(key)
+
+    def keys_of(self, node_id: bytes) -> Iterator[RecordKey]:
+        found = (key for key, record in self.records.items() if record.home == node_id)
+        return map(RecordKey, sorted(found))
 
     def region(self, name: str) -> StoredRegion | None:
         return self.named.get(name)

@@ -205,6 +205,7 @@ async def test_ready_is_503_with_reasons_while_the_node_is_not(
         "ready": True,
         "writes": True,
         "reasons": [],
+        "warnings": [],
     }
     fake.is_ready = False
     response = await client.request("GET", "/readyz")

@@ -220,3 +220,53 @@ async def test_what_waits_for_a_restored_registry_goes_through_on_it(tmp_path: P
         devices = node.service.registrar.page(after=None, limit=10).devices
         assert [device.state for device in devices] == ["published"] * 3
         assert len((await node.near(46.0, 8.0)).services) == 3
+
+
+async def test_wiped_registry_is_warned_of_until_the_devices_are_back(tmp_path: Path) -> None:
+    clock = HandClock()
+    async with node_in(tmp_path, clock=clock) as node:
+        first = await node.service.register([row(0), row(1), row(2)])
+        await node.settle()
+        assert node.service.ready()[1].warnings == ()
+    shutil.rmtree(tmp_path / "registry.ldb")
+    async with node_in(tmp_path, clock=clock) as node:
+        [warning] = node.service.ready()[1].warnings
+        assert warning.startswith("3 devices")
+    # It is still so at the next start.
+    async with node_in(tmp_path, clock=clock) as node:
+        await node.service.register([row(0), row(1)])
+        assert node.service.ready()[1].warnings[0].startswith("3 devices")
+        await node.settle()
+        assert node.service.ready()[1].warnings[0].startswith("1 devices")
+        await node.service.withdraw([first.outcomes[2].handle])
+        assert node.service.ready()[1].warnings == ()
+
+
+async def test_devices_that_a_restored_registry_has_back_are_withdrawn_again(
+    tmp_path: Path,
+) -> None:
+    clock = HandClock()
+    async with node_in(tmp_path, clock=clock) as node:
+        kept, gone = (await node.service.register([row(0), row(1)])).outcomes
+        await node.settle()
+    shutil.copytree(tmp_path / "registry.ldb", tmp_path / "copy")
+    async with node_in(tmp_path, clock=clock) as node:
+        await node.service.withdraw([gone.handle])
+        await node.settle()
+        await node.service.register([row(2)])
+        await node.settle()
+        # Waits when the node stops, and goes through behind the registry that was put back.
+        await node.service.register([row(3)])
+    shutil.rmtree(tmp_path / "registry.ldb")
+    (tmp_path / "copy").rename(tmp_path / "registry.ldb")
+    async with node_in(tmp_path, clock=clock) as node:
+        assert gone.handle in {each.handle for each in (await node.near(46.0, 8.0)).services}
+        assert node.service.ready()[1].warnings[0].startswith("1 devices")
+        # Even if it is stopped before it could send anything.
+    async with node_in(tmp_path, clock=clock) as node:
+        await node.settle()
+        found = {each.handle for each in (await node.near(46.0, 8.0)).services}
+        assert kept.handle in found
+        assert len(found) == 2
+        assert gone.handle not in found
+        assert len(node.service.outbox.dead_letters) == 0
