@@ -24,7 +24,13 @@ from pathlib import Path
 from edgistry.capability import Capability
 from edgistry.captext import danger_text, parse_text
 from edgistry.envelope import MAX_CAPABILITIES, RIGHTS_NEEDED, Operation
-from edgistry.errors import FileError, InvalidValueError, NotFoundError, Refused
+from edgistry.errors import (
+    FileError,
+    InvalidValueError,
+    NoCapabilityError,
+    NotFoundError,
+    Refused,
+)
 from edgistry.rights import Right, covers
 
 from .secret_files import check_secret_folder, make_secret_folder, read_secret, write_secret
@@ -159,7 +165,7 @@ class Keyring:
         """The entry with the least authority that allows ``wanted`` at ``now_us``.
 
         Raises:
-            NotFoundError: no entry does; the detail has the reason of each that was considered.
+            NoCapabilityError: no entry does; the detail has the reason of each that was considered.
             DirectoryError: others have access to the folder.
         """
         entries, _ = self.entries()
@@ -178,7 +184,7 @@ class Keyring:
         if not fitting:
             why = "; ".join(reasons) or "it is empty"
             target = wanted.target or "everything"
-            raise NotFoundError(f"no capability in the keyring allows this on {target} ({why})")
+            raise NoCapabilityError(f"no capability in the keyring allows this on {target} ({why})")
         return min(fitting, key=lambda choice: _authority(choice.entry, wanted))
 
     def _path(self, name: str) -> Path:

@@ -28,16 +28,24 @@ _STEERING = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 def print_json(value: object) -> None:
     """``value`` as indented JSON on standard output."""
-    text = encode_json(value, indent=2).decode()
+    click.echo(_harmless(encode_json(value, indent=2)))
+
+
+def print_json_line(value: object) -> None:
+    """``value`` as JSON in one line, for programs that read one line at a time."""
+    click.echo(_harmless(encode_json(value)))
+
+
+def _harmless(json: bytes) -> str:
     # JSON has these only inside of its texts, and there an escape means the same.
-    click.echo(_STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", json.decode())
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """``rows`` under ``columns``; ``title`` only where a person looks."""
     if not sys.stdout.isatty():
         for row in (columns, *rows):
-            click.echo("\t".join(in_one_line(cell) for cell in row))
+            print_row(row)
         return
     table = Table(title=Text(in_one_line(title)), title_justify="left")
     for number, column in enumerate(columns):
@@ -47,6 +55,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         # Text, not markup: a name like [red] is a name.
         table.add_row(*(Text(in_one_line(cell)) for cell in row))
     Console().print(table)
+
+
+def print_row(row: Sequence[str]) -> None:
+    """One row at once, of a table that is not complete."""
+    click.echo("\t".join(in_one_line(cell) for cell in row))
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:

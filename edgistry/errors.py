@@ -613,6 +613,14 @@ class OutcomeUnknownError(AuthorityError):
     )
 
 
+class NoCapabilityError(NotFoundError):
+    """Nothing in the keyring allows this."""
+
+    code = "no-capability"
+    number = 121
+    help = "Ask whoever grants it, then `edgistry cap add FILE`, or say --capability FILE."
+
+
 # --- WooFs ---------------------------------------------------------------------------------------
 
 
