@@ -16,6 +16,7 @@ from edgistry.errors import InvalidValueError
 
 from .cli_shared import (
     DURATION,
+    chain_options,
     directory_argument,
     json_option,
     option,
@@ -33,9 +34,8 @@ from .cluster import (
     start_missing,
     wait_ready,
 )
-from .config import DEFAULT_BASE_PORT
 from .follow import LogFollower
-from .initialize import LEASE_S, faults_tolerated, init_cluster, new_chain_id
+from .initialize import faults_tolerated, init_cluster, new_chain_id
 from .launch import CONSOLE_LOG, end_processes, stop_nodes
 
 FOLLOWED = ("node.log", CONSOLE_LOG)
@@ -75,33 +75,12 @@ def cluster() -> None:
     help="How many nodes.  [default: 4, or the number of hosts]",
 )
 @option(
-    "--base-port",
-    env="EDGISTRY_BASE_PORT",
-    type=click.IntRange(1, 65535),
-    metavar="PORT",
-    default=DEFAULT_BASE_PORT,
-    help="First port; ten for each node.",
-)
-@option(
     "--hosts",
     env="EDGISTRY_HOSTS",
     metavar="H0,H1,…",
     help="Make directories to copy to these machines, instead of nodes on this one.",
 )
-@option(
-    "--chain-id",
-    env="EDGISTRY_CHAIN_ID",
-    metavar="ID",
-    help="Name of the chain.  [default: a new random one]",
-)
-@option(
-    "--lease-s",
-    env="EDGISTRY_LEASE_S",
-    type=click.IntRange(1),
-    metavar="SECONDS",
-    default=LEASE_S,
-    help="How long records stay visible when their node is silent. Part of the genesis.",
-)
+@chain_options(ports="First port; ten for each node.")
 @json_option
 def init(
     directory: Path,

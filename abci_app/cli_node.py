@@ -16,12 +16,12 @@ from edgistry.codec import Document
 from edgistry.errors import CannotReachError, Refused
 
 from .cli_cluster import print_status
-from .cli_shared import directory_argument, json_option, option, print_json, tell
+from .cli_shared import chain_options, directory_argument, json_option, option, print_json, tell
 from .cluster import ClusterNode, ClusterStatus, node_remarks, node_status
-from .config import DEFAULT_BASE_PORT, EngineKind, NodeConfig
+from .config import EngineKind, NodeConfig
 from .directory import NodeDirectory, hold, open_directory
 from .engine import find_engine
-from .initialize import LEASE_S, init_node, new_chain_id
+from .initialize import init_node, new_chain_id
 
 logger = get_logger("edgistry.node")
 
@@ -46,28 +46,7 @@ class InitAnswer(Document):
     help="What makes blocks; recorded in DIR, and there is no conversion.",
 )
 @option("--name", env="EDGISTRY_NAME", metavar="NAME", default="node0", help="Name of the node.")
-@option(
-    "--base-port",
-    env="EDGISTRY_BASE_PORT",
-    type=click.IntRange(1, 65535),
-    metavar="PORT",
-    default=DEFAULT_BASE_PORT,
-    help="Port of the HTTP API; cometbft takes the two after it as well.",
-)
-@option(
-    "--chain-id",
-    env="EDGISTRY_CHAIN_ID",
-    metavar="ID",
-    help="Name of the chain.  [default: a new random one]",
-)
-@option(
-    "--lease-s",
-    env="EDGISTRY_LEASE_S",
-    type=click.IntRange(1),
-    metavar="SECONDS",
-    default=LEASE_S,
-    help="How long records stay visible when the node is silent. Part of the genesis.",
-)
+@chain_options(ports="Port of the HTTP API; cometbft takes the two after it as well.")
 @json_option
 def init(
     directory: Path,

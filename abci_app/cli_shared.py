@@ -21,6 +21,9 @@ from edgistry.errors import InvalidValueError, MalformedError, Refused
 from edgistry.wording import refusal_text
 from edgistry.wording import visible as visible  # for the commands
 
+from .config import DEFAULT_BASE_PORT
+from .initialize import LEASE_S
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 CONTEXT_SETTINGS: dict[str, Any] = {
@@ -85,6 +88,45 @@ def json_option(command: Command) -> Command:
 def directory_argument(command: Command) -> Command:
     """Add the argument DIR, as an absolute path."""
     return click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))(command)
+
+
+def chain_options(*, ports: str) -> Callable[[Command], Command]:
+    """Add what every new chain is made with; ``ports`` says what is done with the base port."""
+
+    def add(command: Command) -> Command:
+        # The last one added is the first that --help shows.
+        for one in (_LEASE, _CHAIN_ID, _base_port(ports)):
+            command = one(command)
+        return command
+
+    return add
+
+
+def _base_port(ports: str) -> Callable[[Command], Command]:
+    return option(
+        "--base-port",
+        env="EDGISTRY_BASE_PORT",
+        type=click.IntRange(1, 65535),
+        metavar="PORT",
+        default=DEFAULT_BASE_PORT,
+        help=ports,
+    )
+
+
+_CHAIN_ID: Callable[[Command], Command] = option(
+    "--chain-id",
+    env="EDGISTRY_CHAIN_ID",
+    metavar="ID",
+    help="Name of the chain.  [default: a new random one]",
+)
+_LEASE: Callable[[Command], Command] = option(
+    "--lease-s",
+    env="EDGISTRY_LEASE_S",
+    type=click.IntRange(1),
+    metavar="SECONDS",
+    default=LEASE_S,
+    help="How long records stay visible when their node is silent. Part of the genesis.",
+)
 
 
 def print_json(value: object) -> None:
