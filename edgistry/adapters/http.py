@@ -17,7 +17,7 @@ Low-level ``aiohttp.web.Server`` with our own routing, not ``web.Application``: 
 answers about a quarter more requests a second that way.
 
 Not handled here: routing and the form of errors (``routing``), what the routes mean
-(``edgistry.routes``), TLS.
+(``edgistry.routes``), whom TLS trusts (``tls``).
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ from ..errors import (
     TimedOutError,
     TooLargeError,
     UnavailableError,
+    WrongNodeKeyError,
 )
+from ..transactions import NodeId
 from .routing import (
     Handler,
     Observe,
@@ -67,6 +69,7 @@ from .routing import (
     problem_response,
     refusal_response,
 )
+from .tls import TLSContext, peer_node
 from .unix_sockets import bind_unix, peer_uid, remove_socket
 
 __all__ = [
@@ -90,6 +93,7 @@ T = TypeVar("T")
 logger = logging.getLogger("edgistry.http")
 
 MAX_BODY_BYTES = 1_000_000
+HANDSHAKE_TIMEOUT_S = 10.0
 
 _BASE_HEADERS = {"Server": "edgistry", "X-Content-Type-Options": "nosniff"}
 _NOTHING: Mapping[str, str] = {}
@@ -99,7 +103,7 @@ class _Connection(web.RequestHandler):
     """One connection: refused at once when there are too many; errors of the protocol itself
     (a broken request line, say) answered in our own form."""
 
-    __slots__ = ("_limit", "_owner", "last_unsent", "peer_uid")
+    __slots__ = ("_limit", "_owner", "last_unsent", "peer_node", "peer_uid")
 
     def __init__(
         self, owner: _Connections, *, loop: asyncio.AbstractEventLoop, limit: int, **options: Any
@@ -108,6 +112,7 @@ class _Connection(web.RequestHandler):
         self._owner = owner
         self._limit = limit
         self.peer_uid: int | None = None
+        self.peer_node: NodeId | None = None
         self.last_unsent = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -117,6 +122,7 @@ class _Connection(web.RequestHandler):
             stream.close()
             return
         self.peer_uid = peer_uid(transport)
+        self.peer_node = peer_node(transport)
         super().connection_made(transport)
 
     def handle_error(
@@ -218,8 +224,10 @@ class HttpServer:
         self._socket_paths: list[Path] = []
         self._sweeper: asyncio.Task[None] | None = None
 
-    async def listen_tcp(self, host: str, port: int) -> int:
+    async def listen_tcp(self, host: str, port: int, *, tls: TLSContext | None = None) -> int:
         """Accept connections on ``host``:``port`` (0: a free one) and return the port.
+
+        With ``tls`` they speak TLS, or are closed after ``HANDSHAKE_TIMEOUT_S``.
 
         Raises:
             PortInUseError: another program listens there.
@@ -227,7 +235,14 @@ class HttpServer:
         """
         loop = asyncio.get_running_loop()
         try:
-            listener = await loop.create_server(self._factory(), host, port, backlog=1024)
+            listener = await loop.create_server(
+                self._factory(),
+                host,
+                port,
+                backlog=1024,
+                ssl=tls,
+                ssl_handshake_timeout=None if tls is None else HANDSHAKE_TIMEOUT_S,
+            )
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise PortInUseError(f"{host}:{port} is in use by another program") from None
@@ -323,6 +338,7 @@ class HttpServer:
                     headers=raw.headers,
                     body=body,
                     peer_uid=cast(_Connection, raw.protocol).peer_uid,
+                    peer_node=cast(_Connection, raw.protocol).peer_node,
                 )
             )
         answer = _to_aiohttp(response)
@@ -376,16 +392,23 @@ class HttpServer:
 class HttpClient:
     """A client of one server: ``http://host:port``, or the path of a Unix socket.
 
-    Use it from one event loop, and ``close`` it. ``timeout_s`` covers a whole request.
+    Use it from one event loop, and ``close`` it. ``timeout_s`` covers a whole request. ``tls`` says
+    whom to trust at an https URL.
 
     Raises (when made):
         InvalidValueError: ``target`` is not an http or https URL.
     """
 
     def __init__(
-        self, target: str | Path, *, timeout_s: float = 30.0, response_limit: int = 64_000_000
+        self,
+        target: str | Path,
+        *,
+        timeout_s: float = 30.0,
+        response_limit: int = 64_000_000,
+        tls: TLSContext | None = None,
     ) -> None:
         self.target = target
+        self._tls = tls
         self._timeout_s = timeout_s
         self._response_limit = response_limit
         self._session: aiohttp.ClientSession | None = None
@@ -408,6 +431,7 @@ class HttpClient:
 
         Raises:
             CannotReachError: nobody answers, or the connection broke.
+            WrongNodeKeyError: whoever answers is not whom ``tls`` trusts; nothing was sent.
             TimedOutError: no complete answer in ``timeout_s`` (default: the client's).
             TooLargeError: the answer is over the response limit.
         """
@@ -429,6 +453,8 @@ class HttpClient:
             raise TimedOutError(f"{self.target} did not answer within {limit_s:g} s") from None
         except aiohttp.InvalidURL:
             raise InvalidValueError(f"not a usable address: {self._base + path}") from None
+        except aiohttp.ClientConnectorCertificateError:
+            raise WrongNodeKeyError(f"{self.target} has not the key it should have") from None
         except (aiohttp.ClientError, OSError) as error:
             raise CannotReachError(f"cannot reach {self.target}: {_reason(error)}") from None
 
@@ -450,7 +476,8 @@ class HttpClient:
             if isinstance(self.target, Path):
                 connector = aiohttp.UnixConnector(path=str(self.target))
             else:
-                connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
+                trusted = True if self._tls is None else self._tls
+                connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=trusted)
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 trust_env=False,

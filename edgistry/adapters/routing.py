@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, unquote
 from ..api import JSON_CONTENT_TYPE, PROBLEM_CONTENT_TYPE, Problem, problem_of
 from ..codec import encode_json
 from ..errors import MalformedError, MethodNotAllowedError, Refused, UnknownRouteError
+from ..transactions import NodeId
 
 MAX_QUERY_FIELDS = 32
 
@@ -41,6 +42,8 @@ class Request:
     body: bytes = b""
     peer_uid: int | None = None
     """User id of the process at the other end of a Unix socket; ``None`` over TCP."""
+    peer_node: NodeId | None = None
+    """The node at the other end of a TLS connection, if it has proved to be one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

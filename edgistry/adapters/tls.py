@@ -8,8 +8,9 @@ Rules kept here:
 * A node makes a new TLS key each time it starts. It is never on a disk.
 * Sessions are not resumed: each connection proves its keys.
 
-This is the only module that imports ``ssl``. Not handled here: certificates (``crypto``), which
-keys to trust, what is said over the connection.
+This is the only module that imports ``ssl``. It loads ``crypto`` when it makes a context: whoever
+speaks HTTP loads this module, and few of them speak TLS. Not handled here: certificates
+(``crypto``), which keys to trust, what is said over the connection.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..transactions import NodeId
-from .crypto import anchor_certificate, link_certificate
 
 TLSContext = ssl.SSLContext
 
@@ -39,9 +39,9 @@ def server_context(seed: bytes, *, members: Iterable[bytes] = ()) -> TLSContext:
     _only_current_tls(context)
     context.num_tickets = 0
     _show(context, seed)
-    anchors = "".join(map(anchor_certificate, members))
-    if anchors:
-        _trust(context, anchors)
+    members = tuple(members)
+    if members:
+        _trust(context, members)
         context.verify_mode = ssl.CERT_OPTIONAL
     return context
 
@@ -57,7 +57,7 @@ def client_context(node_key: bytes, *, seed: bytes | None = None) -> TLSContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _only_current_tls(context)
     context.check_hostname = False
-    _trust(context, anchor_certificate(node_key))
+    _trust(context, [node_key])
     context.verify_mode = ssl.CERT_REQUIRED
     if seed is not None:
         _show(context, seed)
@@ -75,22 +75,21 @@ def peer_node(transport: asyncio.BaseTransport) -> NodeId | None:
     return None
 
 
-def is_wrong_key(error: BaseException | None) -> bool:
-    """Whether a connection failed because the other end has not the key it should have."""
-    return isinstance(error, ssl.SSLCertVerificationError)
-
-
 def _only_current_tls(context: ssl.SSLContext) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
 
 
-def _trust(context: ssl.SSLContext, anchors: str) -> None:
-    context.load_verify_locations(cadata=anchors)
+def _trust(context: ssl.SSLContext, keys: Iterable[bytes]) -> None:
+    from .crypto import anchor_certificate
+
+    context.load_verify_locations(cadata="".join(map(anchor_certificate, keys)))
     # An anchor need not be signed by itself: only its key counts.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
 
 
 def _show(context: ssl.SSLContext, seed: bytes) -> None:
+    from .crypto import link_certificate
+
     certificate, key = link_certificate(seed)
     # The library loads keys from files only; this one is in memory and has no name.
     handle = os.memfd_create("edgistry-link", os.MFD_CLOEXEC)

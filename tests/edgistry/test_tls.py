@@ -49,9 +49,8 @@ async def test_a_device_reaches_the_node_whose_key_it_was_told() -> None:
 
 async def test_a_server_with_another_key_is_not_spoken_to() -> None:
     client = tls.client_context(public_key_of(MEMBER))
-    with pytest.raises(ssl.SSLCertVerificationError) as refused:
+    with pytest.raises(ssl.SSLCertVerificationError):
         await call(tls.server_context(NODE), client)
-    assert tls.is_wrong_key(refused.value)
 
 
 async def test_a_server_that_claims_the_name_of_another_key_is_not_spoken_to(
