@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from abci_app.admin_server import admin_server
 from abci_app.cli import program
-from abci_app.directory import NodeDirectory
 from abci_app.initialize import init_node
-from edgistry.adapters.leveldb import LevelKeyValue
-from edgistry.adapters.log import close_logging, setup_logging
 from edgistry.api import DiscoverAnswer
 from edgistry.errors import UnavailableError
 
-from .solo_node import SoloNode, open_solo, running
+from .node_thread import LIMIT_S, NodeThread
 
 SQUARE = {
     "type": "Polygon",
@@ -32,62 +25,10 @@ SQUARE = {
 }
 
 
-class NodeThread:
-    """A node whose operator's socket is served by a thread; its engine can be held."""
-
-    def __init__(self, root: Path) -> None:
-        self.layout: NodeDirectory = init_node(
-            root, name="solo", engine="solo", base_port=27000, chain_id="solo-test"
-        )
-        self.node: SoloNode
-        self.loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self.loop.run_until_complete, args=(self._run(),))
-        self._thread.start()
-        assert self._ready.wait(30.0)
-
-    async def _run(self) -> None:
-        async with AsyncExitStack() as parts:
-            registry = LevelKeyValue(self.layout.registry_db)
-            parts.callback(registry.close)
-            queues = LevelKeyValue(self.layout.queues_db)
-            parts.callback(queues.close)
-            self.node = await open_solo(registry, queues, real_time=True)
-            await parts.enter_async_context(running(self.node))
-            server = admin_server(self.node.service)
-            parts.push_async_callback(server.stop)
-            await server.listen_unix(self.layout.admin_socket)
-            self._ready.set()
-            await self._stop.wait()
-
-    def near(self, lat: float, lon: float) -> DiscoverAnswer:
-        return asyncio.run_coroutine_threadsafe(self.node.near(lat, lon), self.loop).result(30.0)
-
-    def do(self, action: Callable[[], None]) -> None:
-        """Run ``action`` on the node's own thread."""
-
-        async def act() -> None:
-            action()
-
-        asyncio.run_coroutine_threadsafe(act(), self.loop).result(30.0)
-
-    def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(30.0)
-        assert not self._thread.is_alive()
-        self.loop.close()
-
-
 @pytest.fixture(scope="module")
 def started() -> Iterator[NodeThread]:
-    # The node's log must not get into what the commands print.
-    setup_logging(level="error", path=None)
-    with tempfile.TemporaryDirectory(prefix="edg", dir="/tmp") as directory:
-        node = NodeThread(Path(directory) / "node")
+    with NodeThread.started() as node:
         yield node
-        node.stop()
-    close_logging()
 
 
 @pytest.fixture
@@ -103,23 +44,22 @@ def held(started: NodeThread) -> Iterator[NodeThread]:
     started.do(lambda: setattr(sink, "submit", refuse))
     yield started
     started.do(lambda: setattr(sink, "submit", original))
-    future = asyncio.run_coroutine_threadsafe(
-        outbox.wait_until(outbox.settled_through + outbox.pending, 30.0), started.loop
-    )
-    assert future.result(60.0)
+    assert started.ask(outbox.wait_until(outbox.settled_through + outbox.pending, LIMIT_S))
 
 
 def run(node: NodeThread, *words: str, wait: bool = True) -> Result:
-    noun, verb, *rest = words
-    more = ["--wait", "30s"] if wait and verb in ("register", "import", "put", "withdraw") else []
-    arguments = [noun, verb, str(node.layout.root), *rest, *more]
-    return CliRunner().invoke(program, arguments, catch_exceptions=False)
+    waits = wait and words[1] in ("register", "import", "put", "withdraw")
+    return node.invoke(*words, *(("--wait", "30s") if waits else ()))
 
 
 def run_json(node: NodeThread, *words: str, code: int = 0, wait: bool = True) -> Any:
     result = run(node, *words, "--json", wait=wait)
     assert result.exit_code == code, result.output
     return json.loads(result.stdout)
+
+
+def near(node: NodeThread, lat: float, lon: float) -> DiscoverAnswer:
+    return node.ask(node.node.near(lat, lon))
 
 
 def csv_file(tmp_path: Path, *lines: str) -> str:
@@ -138,9 +78,9 @@ def test_registered_device_can_be_discovered_under_its_handle(started: NodeThrea
         "added", "updated", "unchanged", "rejected", "tentative", "height", "handle",
     }  # fmt: skip
     assert (answer["added"], answer["tentative"], answer["rejected"]) == (1, 0, [])
-    [found] = started.near(10.5, -20.25).services
+    [found] = near(started, 10.5, -20.25).services
     assert (found.handle, found.type, found.actions) == (answer["handle"], "valve", ("read",))
-    assert started.near(10.5, -20.25).height >= answer["height"]
+    assert near(started, 10.5, -20.25).height >= answer["height"]
     again = run_json(started, *words)
     assert (again["added"], again["unchanged"], again["handle"]) == (0, 1, answer["handle"])
 
@@ -150,7 +90,7 @@ def test_actions_and_resolution_are_taken(started: NodeThread) -> None:
         started, "device", "register", "--type", "valve", "--lat", "12", "--lon", "12",
         "--resolution", "6", "--action", "open", "--action", "close",
     )  # fmt: skip
-    [found] = started.near(12, 12).services
+    [found] = near(started, 12, 12).services
     assert (found.actions, found.resolution) == (("close", "open"), 6)
 
 
@@ -192,7 +132,7 @@ def test_tentative_registration_exits_0_and_is_published_later(held: NodeThread)
     )  # fmt: skip
     assert (answer["added"], answer["tentative"]) == (1, 1)
     assert answer["handle"]
-    assert held.near(14, 14).services == ()
+    assert near(held, 14, 14).services == ()
 
 
 def test_devices_are_listed_and_withdrawn(started: NodeThread) -> None:
@@ -206,7 +146,7 @@ def test_devices_are_listed_and_withdrawn(started: NodeThread) -> None:
     assert "garden tap" in run(started, "device", "list").stdout
     gone = run_json(started, "device", "withdraw", added["handle"])
     assert (gone["withdrawn"], gone["tentative"]) == (1, 0)
-    assert started.near(15, 15).services == ()
+    assert near(started, 15, 15).services == ()
     assert run(started, "device", "withdraw", added["handle"]).exit_code == 1
 
 
@@ -250,8 +190,8 @@ def test_changed_row_with_an_id_is_updated(started: NodeThread, tmp_path: Path) 
     file = csv_file(tmp_path, header, "dev-1,a,21,21,valve,read;open")
     answer = run_json(started, "fleet", "import", "--csv", file)
     assert (answer["added"], answer["updated"]) == (0, 1)
-    assert started.near(20, 20).services == ()
-    [found] = started.near(21, 21).services
+    assert near(started, 20, 20).services == ()
+    [found] = near(started, 21, 21).services
     assert found.actions == ("open", "read")
 
 

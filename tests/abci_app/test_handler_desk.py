@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,21 +14,18 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from abci_app.admin_server import admin_server
 from abci_app.cli import program
-from abci_app.directory import NodeDirectory
 from abci_app.handler_desk import HandlerDesk, parse_id
 from abci_app.initialize import init_node
 from edgistry.adapters.durable_woofs import DurableWoofs
 from edgistry.adapters.faas_runtime import HandlerRuntime
-from edgistry.adapters.leveldb import LevelKeyValue
-from edgistry.adapters.log import close_logging, setup_logging
 from edgistry.errors import InvalidValueError, MalformedError, NotFoundError
 from edgistry.handlers import Context, HandlerTable, handler
 from edgistry.kv import KeyValue, MemoryKeyValue
 from edgistry.transactions import RegionPut
 
-from .solo_node import SoloNode, open_solo, running
+from .node_thread import NodeThread
+from .solo_node import SoloNode, open_solo
 
 BINARY = b"\xff\xfe\x00"
 
@@ -197,55 +193,23 @@ def test_id_of_another_form_is_refused(name: str) -> None:
 # --- the command line ---------------------------------------------------------------------------
 
 
-class DeskThread:
-    """A node with handlers, whose operator's socket is served by a thread."""
+class DeskThread(NodeThread):
+    """A node with handlers."""
 
-    def __init__(self, root: Path) -> None:
-        self.layout: NodeDirectory = init_node(
-            root, name="solo", engine="solo", base_port=27000, chain_id="solo-test"
-        )
-        self.world: Desk
-        self.loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self.loop.run_until_complete, args=(self._run(),))
-        self._thread.start()
-        assert self._ready.wait(30.0)
+    world: Desk
 
-    async def _run(self) -> None:
-        async with AsyncExitStack() as parts:
-            registry = LevelKeyValue(self.layout.registry_db)
-            parts.callback(registry.close)
-            queues = LevelKeyValue(self.layout.queues_db)
-            parts.callback(queues.close)
-            node = await open_solo(registry, queues, real_time=True)
-            await parts.enter_async_context(running(node))
-            self.world = await parts.enter_async_context(Desk(node, queues))
-            server = admin_server(node.service, self.world.desk)
-            parts.push_async_callback(server.stop)
-            await server.listen_unix(self.layout.admin_socket)
-            self._ready.set()
-            await self._stop.wait()
+    async def furnish(self, parts: AsyncExitStack, queues: KeyValue) -> HandlerDesk:
+        self.world = await parts.enter_async_context(Desk(self.node, queues))
+        return self.world.desk
 
     def fail(self, *elements: bytes) -> None:
-        asyncio.run_coroutine_threadsafe(self.world.fail(*elements), self.loop).result(30.0)
-
-    def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(30.0)
-        assert not self._thread.is_alive()
-        self.loop.close()
+        self.ask(self.world.fail(*elements))
 
 
 @pytest.fixture(scope="module")
 def started() -> Iterator[DeskThread]:
-    # The node's log must not get into what the commands print.
-    setup_logging(level="error", path=None)
-    with tempfile.TemporaryDirectory(prefix="edg", dir="/tmp") as directory:
-        node = DeskThread(Path(directory) / "node")
+    with DeskThread.started() as node:
         yield node
-        node.stop()
-    close_logging()
 
 
 @pytest.fixture
@@ -254,8 +218,8 @@ def node(started: DeskThread) -> Iterator[DeskThread]:
     run(started, "dead-letters", "purge", "--all")
 
 
-def run(node: DeskThread, noun: str, verb: str, *arguments: str) -> Result:
-    return CliRunner().invoke(program, [noun, verb, str(node.layout.root), *arguments])
+def run(node: DeskThread, *words: str) -> Result:
+    return node.invoke(*words)
 
 
 def run_json(node: DeskThread, *arguments: str) -> Any:
