@@ -218,18 +218,19 @@ class Staging(TriggerStaging):
         number = woof.staged + 1
         if number > MAX_NUMBER:
             raise LimitExceededError(f"WooF {name!r} has given its last number")
+        if 0 < number - state.remembered_keys <= woof.keys_through:
+            self._forget_key(woof.id, number - state.remembered_keys)
         if handler is not None:
             self._fire(handler, name, woof.id, number, element)
-        woof.staged = number
-        self._numbers.append((woof, number))
-        self.size += len(element)
+        # A put with neither handler nor key has staged nothing up to here, whatever was refused.
         changes = self.changes
         changes.append((woof.prefix + number.to_bytes(8, "big"), element))
         evicted = number - woof.history
         if evicted > 0:
             changes.append((woof.prefix + evicted.to_bytes(8, "big"), None))
-        if 0 < number - state.remembered_keys <= woof.keys_through:
-            self._forget_key(woof.id, number - state.remembered_keys)
+        woof.staged = number
+        self._numbers.append((woof, number))
+        self.size += len(element)
         if known_at:
             self._remember_key(woof, known_at, number, by)
         return number

@@ -56,6 +56,8 @@ class DurableWoofs:
         self._lock = self.committer.lock
         self._followers: dict[str, list[_Follower]] = {}
         self._sweeper: asyncio.Task[None] | None = None
+        self._puts: Staging | None = None
+        """The last one that was made for a plain put, until it is written: others may join it."""
 
     # --- writing --------------------------------------------------------------------------------
 
@@ -107,16 +109,31 @@ class DurableWoofs:
 
         The arguments, and what is raised, are those of ``Staging.put``; and ``StorageError``.
         """
-        with self._lock:
-            staging = self.woofs.begin()
-            try:
-                number = staging.put(
+        if handler is not None or idempotency_key is not None:
+            return await self.commit(
+                lambda staging: staging.put(
                     name, element, handler=handler, idempotency_key=idempotency_key, by=by
                 )
-                future = self.committer.hand_over(staging)
-            except BaseException:
-                staging.take_back()
-                raise
+            )
+        # Plain puts that wait for one sync share a staging: making one is a good part of the work.
+        with self._lock:
+            staging = self._puts
+            future = None if staging is None else self.committer.join(staging, len(element))
+            if staging is not None and future is not None:
+                try:
+                    number = staging.put(name, element)
+                except BaseException:
+                    future.cancel()  # a put that is refused has staged nothing
+                    raise
+            else:
+                staging = self.woofs.begin()
+                try:
+                    number = staging.put(name, element)
+                    future = self.committer.hand_over(staging)
+                except BaseException:
+                    staging.take_back()
+                    raise
+                self._puts = staging
         await future
         return number
 
@@ -235,6 +252,8 @@ class DurableWoofs:
 
     def _settled(self, works: Sequence[Work]) -> None:
         """In the writer's thread, with the lock held: tell who waits for these."""
+        if works[-1] is self._puts:
+            self._puts = None
         if self.on_triggers is None and not self._followers:
             return
         stagings = [work for work in works if isinstance(work, Staging)]

@@ -41,7 +41,7 @@ class Work(Protocol):
     """Changes to write together."""
 
     changes: list[Change]
-    """In order; they are left alone once handed over."""
+    """In order. Once handed over, only who may ``join`` adds to them."""
 
     size: int
     """About how many bytes there are in them."""
@@ -74,20 +74,23 @@ class _Blocked:
 class _Group:
     """Works that will be one batch, and who waits for them: tasks of one loop, or threads."""
 
-    __slots__ = ("blocked", "changes", "futures", "loop", "size", "works")
+    __slots__ = ("blocked", "futures", "loop", "size", "works")
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
         self.loop = loop
         self.works: list[Work] = []
-        self.changes: list[Change] = []
         self.futures: list[asyncio.Future[None]] = []
         self.blocked: list[_Blocked] = []
         self.size = 0
 
     def add(self, work: Work) -> None:
         self.works.append(work)
-        self.changes += work.changes
         self.size += work.size
+
+    def changes(self) -> list[Change]:
+        if len(self.works) == 1:
+            return self.works[0].changes
+        return [change for work in self.works for change in work.changes]
 
 
 class GroupCommitter:
@@ -127,6 +130,23 @@ class GroupCommitter:
         if group is None or group.loop is not loop or group.size > MAX_BATCH_BYTES:
             group = self._new_group(loop)
         group.add(work)
+        group.futures.append(future)
+        return future
+
+    def join(self, work: Work, size: int) -> asyncio.Future[None] | None:
+        """Let ``work``, handed over in this loop, grow by about ``size`` bytes; ``lock`` is held.
+
+        Done when all of it is durable. ``None`` when it cannot grow: it is being written, or is not
+        the last one. Who then has nothing to add cancels the future.
+        """
+        group = self._gathering
+        if group is None or group.works[-1] is not work or group.size > MAX_BATCH_BYTES:
+            return None
+        loop = group.loop
+        if loop is None or loop is not asyncio.get_running_loop():
+            return None
+        group.size += size
+        future: asyncio.Future[None] = loop.create_future()
         group.futures.append(future)
         return future
 
@@ -247,8 +267,9 @@ class GroupCommitter:
     def _write(self, group: _Group) -> Exception | None:
         """Write the group; what went wrong. Then those who waited behind it are told already."""
         try:
-            if group.changes:
-                self._store.write(group.changes, sync=True)
+            changes = group.changes()
+            if changes:
+                self._store.write(changes, sync=True)
             with self.lock:
                 for work in group.works:
                     work.settle()

@@ -17,6 +17,7 @@ from edgistry.errors import (
     ElementNotYetError,
     InvalidValueError,
     MissingWoofError,
+    TooLargeError,
     UnavailableError,
 )
 from edgistry.kv import Change, KeyValue
@@ -91,6 +92,41 @@ async def test_a_refused_put_takes_no_number(woofs: DurableWoofs) -> None:
     with pytest.raises(InvalidValueError):
         await woofs.put("a/b", b"x", idempotency_key=b"")
     assert await woofs.put("a/b", b"x") == 1
+
+
+async def test_puts_that_wait_together_are_decided_one_by_one(
+    failing: tuple[FailingKeyValue, DurableWoofs],
+) -> None:
+    store, woofs = failing
+    before = store.writes
+    outcomes = await asyncio.gather(
+        woofs.put("a/b", b"1"),
+        woofs.put("a/nowhere", b"x"),
+        woofs.put("a/b", b"2"),
+        woofs.delete("a/b"),
+        woofs.put("a/b", b"x"),
+        woofs.create("a/b", 2),
+        woofs.put("a/b", b"3"),
+        woofs.put("a/b", bytes(65_537)),
+        woofs.put("a/b", b"4", handler="h"),
+        woofs.put("a/b", b"5"),
+        return_exceptions=True,
+    )
+    kinds = [each if isinstance(each, int | None) else type(each) for each in outcomes]
+    assert kinds == [
+        *(1, MissingWoofError, 2, None, MissingWoofError, True, 1, TooLargeError, 2, 3)
+    ]
+    assert list(woofs.woofs.scan("a/b")) == [(2, b"4"), (3, b"5")]
+    assert [each.number for each in woofs.woofs.triggers("h")] == [2]
+    assert store.writes - before <= 2  # the last may be the sweeper's
+
+
+async def test_put_that_is_cancelled_takes_no_other_with_it(woofs: DurableWoofs) -> None:
+    puts = [asyncio.create_task(woofs.put("a/b", b"%d" % number)) for number in range(3)]
+    await asyncio.sleep(0)
+    puts[0].cancel()
+    assert await asyncio.gather(*puts[1:]) == [2, 3]
+    assert [element for _, element in woofs.woofs.scan("a/b")][-2:] == [b"1", b"2"]
 
 
 async def test_retries_that_run_at_the_same_time_append_once(woofs: DurableWoofs) -> None:

@@ -295,6 +295,60 @@ def test_a_loop_that_ended_early_holds_up_no_later_one() -> None:
     committer.close()
 
 
+async def test_work_grows_only_while_it_is_the_last_that_waits_in_its_loop(
+    slow: tuple[SlowKeyValue, GroupCommitter],
+) -> None:
+    store, committer = slow
+    works = [Changes(change(number)) for number in range(2)]
+    waiting = []
+    with committer.lock:
+        assert committer.join(works[0], 1) is None
+        waiting.append(committer.hand_over(works[0]))
+        joined = committer.join(works[0], 1)
+        assert joined is not None
+        works[0].changes += change(7)
+        elsewhere: list[object] = []
+        thread = threading.Thread(
+            target=lambda: elsewhere.append(asyncio.run(_join(committer, works[0])))
+        )
+        thread.start()
+        thread.join()
+        assert elsewhere == [None]
+        waiting.append(committer.hand_over(works[1]))
+        assert committer.join(works[0], 1) is None
+    await started(store)
+    with committer.lock:
+        assert committer.join(works[1], 1) is None
+    store.gate.release()
+    await asyncio.gather(*waiting, joined)
+    assert store.batches == [change(0) + change(7) + change(1)]
+
+
+async def _join(committer: GroupCommitter, work: Changes) -> object:
+    return committer.join(work, 1)
+
+
+async def test_what_joined_fails_with_the_write(
+    slow: tuple[SlowKeyValue, GroupCommitter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: MemoryKeyValue, changes: Iterable[Change], *, sync: bool) -> None:
+        raise DiskFullError("no space in the test")
+
+    monkeypatch.setattr(MemoryKeyValue, "write", fail)
+    store, committer = slow
+    work = Changes(change(0))
+    with committer.lock:
+        handed_over = committer.hand_over(work)
+        joined = committer.join(work, 1)
+        given_up = committer.join(work, 1)
+    assert joined is not None
+    assert given_up is not None
+    given_up.cancel()
+    store.gate.release()
+    outcomes = await asyncio.gather(handed_over, joined, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [DiskFullError] * 2
+
+
 async def test_a_large_amount_is_split_into_several_batches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
