@@ -14,12 +14,14 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from edgistry.adapters.config import section, setting
+from edgistry.adapters.config import section, setting, tables
 from edgistry.adapters.log import Level
 from edgistry.errors import InvalidValueError
 from edgistry.handlers import check_module
+from edgistry.woof import check_handler, split_name
+from edgistry.woof_uri import parse_woof_uri
 
-EngineKind = Literal["solo", "cometbft"]
+EngineKind = Literal["solo", "cometbft", "none"]
 EngineLevel = Literal["debug", "info", "error", "none"]
 
 DEFAULT_BASE_PORT = 27000
@@ -149,6 +151,49 @@ class HandlersConfig:
     )
 
 
+def check_woof(name: str) -> None:
+    """Raises InvalidValueError unless ``name`` may be a WooF's."""
+    split_name(name)
+
+
+def check_woof_uri(uri: str) -> None:
+    """Raises MalformedError or InvalidValueError unless ``uri`` names a WooF at a node."""
+    parse_woof_uri(uri)
+
+
+def check_forward_handler(name: str) -> None:
+    """Raises InvalidValueError unless ``name`` is empty or may name a handler."""
+    if name:
+        check_handler(name)
+
+
+def check_capability_file(name: str) -> None:
+    """Raises InvalidValueError unless ``name`` may be a file's, and no capability itself."""
+    if not name or "\0" in name or ":" in name:
+        # Never quoted: somebody may have put the secret itself here.
+        raise InvalidValueError("name the file that holds the capability, without ':'")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardConfig:
+    """A WooF whose elements go onward to another runtime."""
+
+    woof: str = setting(help="The WooF here: namespace/woof.", check=check_woof)
+    to: str = setting(help="The WooF there: woof://HOST:PORT/namespace/woof.", check=check_woof_uri)
+    capability_file: str = setting(
+        help=(
+            "File (mode 0600) with a capability that allows to put there; a relative path begins\n"
+            "at this directory. Read again when it is refused, so it can be replaced."
+        ),
+        check=check_capability_file,
+    )
+    handler: str = setting(
+        "",
+        help='Handler there that is to run on each element; "" for none.',
+        check=check_forward_handler,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """The node's own log."""
@@ -166,7 +211,8 @@ class NodeConfig:
     engine: EngineKind = setting(
         "solo",
         help=(
-            'What makes blocks: "solo" (this node alone) or "cometbft" (a cluster).\n'
+            'What makes blocks: "solo" (this node alone), "cometbft" (a cluster), or "none": a\n'
+            "host, which has WooFs and handlers, and no registry.\n"
             "Recorded when the directory was made; it cannot be changed afterwards."
         ),
     )
@@ -177,8 +223,18 @@ class NodeConfig:
         HandlersConfig, help="Functions that run when something is put into a WooF."
     )
     log: LogConfig = section(LogConfig, help="Logs are in the directory logs/, by size.")
+    forward: tuple[ForwardConfig, ...] = tables(
+        help=(
+            "Elements of a WooF go onward to another node or host, each once and in order. One\n"
+            "such table for each WooF."
+        )
+    )
 
     def __post_init__(self) -> None:
+        forwarded = [each.woof for each in self.forward]
+        for woof in forwarded:
+            if forwarded.count(woof) > 1:
+                raise InvalidValueError(f"{woof} is forwarded twice; a WooF has one [[forward]]")
         ports = [self.api.port]
         if self.engine == "cometbft":
             ports += [self.peers.port, self.cometbft.rpc_port]

@@ -60,6 +60,10 @@ async def run_node(
         Refused: the node cannot run as it is; the detail says what to do.
         Exception: a bug; the node has stopped.
     """
+    if config.engine == "none":
+        raise ConfigError(
+            f"{directory.root} is a host, without a registry; `edgistry-node host` runs it"
+        )
     stop = stop_signal()
     async with AsyncExitStack() as parts:
         seed = read_registry_seed(directory)

@@ -54,6 +54,14 @@ def section(kind: type[Any], *, help: str) -> Any:
     return dataclasses.field(default_factory=kind, metadata={"help": help, "check": None})
 
 
+def tables(*, help: str) -> Any:
+    """A field of a configuration type that is any number of tables of one kind: ``[[name]]``.
+
+    Its type is a tuple of such dataclasses.
+    """
+    return dataclasses.field(default=(), metadata={"help": help, "check": None})
+
+
 def load(path: Path, kind: type[T]) -> T:
     """The file at ``path`` as a ``kind``.
 
@@ -129,9 +137,12 @@ def _read_value(value: object, hint: Any, source: str, where: str) -> object:
             raise ConfigError(f"{source}: {where}: must be one of {_list(choices)}")
         return value
     if origin is tuple:
-        if not isinstance(value, list):
-            raise ConfigError(f"{source}: {where}: must be a list, written [...]")
         item = typing.get_args(hint)[0]
+        if not isinstance(value, list):
+            written = (
+                f"tables, written [[{where}]]" if _is_section(item) else "a list, written [...]"
+            )
+            raise ConfigError(f"{source}: {where}: must be {written}")
         return tuple(
             _read_value(entry, item, source, f"{where}[{position}]")
             for position, entry in enumerate(value)
@@ -180,11 +191,12 @@ def render(value: Any, *, title: str) -> str:
 
 
 def _render_table(value: Any, where: str, lines: list[str]) -> None:
-    tables = []
+    sections = []
+    hints = typing.get_type_hints(type(value))
     for field in dataclasses.fields(value):
         current = getattr(value, field.name)
-        if dataclasses.is_dataclass(current):
-            tables.append((field, current))
+        if dataclasses.is_dataclass(current) or _item_kind(hints[field.name]):
+            sections.append((field, current))
             continue
         lines.append("")
         lines.extend(f"# {line}" for line in field.metadata["help"].splitlines())
@@ -192,11 +204,35 @@ def _render_table(value: Any, where: str, lines: list[str]) -> None:
             lines.append(f"# {field.name} =")
         else:
             lines.append(f"{field.name} = {_render_value(current)}")
-    for field, current in tables:
+    for field, current in sections:
         lines.append("")
         lines.extend(f"# {line}" for line in field.metadata["help"].splitlines())
-        lines.append(f"[{where}{field.name}]")
-        _render_table(current, f"{where}{field.name}.", lines)
+        kind = _item_kind(hints[field.name])
+        if kind is None:
+            lines.append(f"[{where}{field.name}]")
+            _render_table(current, f"{where}{field.name}.", lines)
+        elif current:
+            for each in current:
+                lines.append(f"[[{where}{field.name}]]")
+                _render_table(each, f"{where}{field.name}.", lines)
+        else:
+            lines.append(f"# [[{where}{field.name}]]")
+            _render_example(kind, lines)
+
+
+def _item_kind(hint: Any) -> type[Any] | None:
+    """The kind of the tables, if ``hint`` is that of a field made by ``tables``."""
+    if typing.get_origin(hint) is tuple and _is_section(item := typing.get_args(hint)[0]):
+        return typing.cast(type[Any], item)
+    return None
+
+
+def _render_example(kind: type[Any], lines: list[str]) -> None:
+    """One table as a comment, to be filled in."""
+    for field in dataclasses.fields(kind):
+        lines.extend(f"#   # {line}" for line in field.metadata["help"].splitlines())
+        default = "" if field.default is _REQUIRED else f" {_render_value(field.default)}"
+        lines.append(f"#   {field.name} ={default}")
 
 
 def _render_value(value: object) -> str:

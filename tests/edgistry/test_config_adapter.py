@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgistry.adapters.config import MAX_CONFIG_BYTES, load, parse, render, section, setting
+from edgistry.adapters.config import MAX_CONFIG_BYTES, load, parse, render, section, setting, tables
 from edgistry.errors import ConfigError, InvalidValueError
 
 
@@ -156,3 +156,58 @@ def test_any_text_gives_a_value_or_a_config_error(text: str) -> None:
     except ConfigError as error:
         outcome = str(error)
     assert isinstance(outcome, Settings) or str(outcome).startswith("node.toml: ")
+
+
+# --- tables of one kind -------------------------------------------------------------------------
+
+
+def check_name(value: str) -> None:
+    if not value:
+        raise InvalidValueError("a room needs a name")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    name: str = setting(help="What it is called.", check=check_name)
+    width: int = setting(1, help="In metres.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flat:
+    room: tuple[Room, ...] = tables(help="The rooms.")
+
+
+def test_tables_of_one_kind_are_read_in_order() -> None:
+    house = parse('[[room]]\nname = "a"\n[[room]]\nname = "b"\nwidth = 2', Flat, source="s")
+    assert house == Flat(room=(Room(name="a"), Room(name="b", width=2)))
+
+
+def test_rendered_tables_are_read_back() -> None:
+    house = Flat(room=(Room(name="a"), Room(name="b", width=2)))
+    assert parse(render(house, title=""), Flat, source="s") == house
+
+
+def test_no_tables_are_rendered_as_an_example_that_changes_nothing() -> None:
+    text = render(Flat(), title="")
+    assert "# [[room]]" in text
+    assert "#   # What it is called.\n#   name =\n" in text
+    assert parse(text, Flat, source="s") == Flat()
+
+
+def test_tables_may_be_added_below_the_example() -> None:
+    text = render(Flat(), title="") + '\n[[room]]\nname = "a"\n'
+    assert parse(text, Flat, source="s") == Flat(room=(Room(name="a"),))
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("room = 3", r"room: must be tables, written \[\[room\]\]"),
+        ("[[room]]", r"room\[0\]\.name: missing"),
+        ('[[room]]\nname = "a"\n[[room]]\nname = ""', r"room\[1\]\.name: "),
+        ('[[room]]\nname = "a"\ncolour = 1', r"room\[0\]\.colour: unknown key"),
+    ],
+)
+def test_what_is_wrong_in_a_table_is_found_by_its_place(text: str, where: str) -> None:
+    with pytest.raises(ConfigError, match=where):
+        parse(text, Flat, source="s")
