@@ -11,7 +11,7 @@ WooFs (whoever implements ``PublicWoofs``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
 from edgistry.adapters.http import Handler, HttpServer, Request, Response, Route, json_response
@@ -29,6 +29,7 @@ from edgistry.api import (
 from edgistry.codec import encode_json
 from edgistry.discover_query import parse_discover_body, parse_discover_parameters
 from edgistry.errors import MalformedError
+from edgistry.event_stream import EVENT_CONTENT_TYPE
 from edgistry.openapi import openapi_document
 from edgistry.routes import OPERATIONS
 
@@ -59,6 +60,16 @@ class PublicWoofs(Protocol):
 
     async def answer(self, data: bytes) -> bytes:
         """The reply to the request in ``data``, whatever these bytes are."""
+
+    async def open_stream(
+        self, data: bytes, *, last_seen: int | None = None
+    ) -> bytes | AsyncGenerator[bytes, None]:
+        """The events of a WooF from where the scan in ``data`` begins, or behind ``last_seen``;
+        or a reply that refuses.
+
+        Raises:
+            BusyError: too many are open.
+        """
 
 
 def public_server(
@@ -93,7 +104,25 @@ def woof_handlers(woofs: PublicWoofs) -> Mapping[str, Handler]:
         reply = await woofs.answer(request.body)
         return Response(headers={"Content-Type": ENVELOPE_CONTENT_TYPE}, body=reply)
 
-    return {"woof": woof}
+    async def woof_stream(request: Request) -> Response:
+        _refuse_parameters(request)
+        opened = await woofs.open_stream(request.body, last_seen=_last_seen(request))
+        if isinstance(opened, bytes):
+            return Response(headers={"Content-Type": ENVELOPE_CONTENT_TYPE}, body=opened)
+        headers = {"Content-Type": EVENT_CONTENT_TYPE, "Cache-Control": "no-store"}
+        return Response(headers=headers, stream=opened)
+
+    return {"woof": woof, "woof_stream": woof_stream}
+
+
+def _last_seen(request: Request) -> int | None:
+    """The number of the last element that the reader of a stream has seen, if it says so."""
+    text = request.headers.get("Last-Event-ID")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= 20):
+        raise MalformedError(f"Last-Event-ID: {text[:40]!r} is not the number of an element")
+    return int(text)
 
 
 def _handlers(node: PublicNode, *, version: str, metrics: NodeMetrics) -> Mapping[str, Handler]:

@@ -94,11 +94,13 @@ def _responses(operation: Operation) -> dict[str, Any]:
     return dict(sorted(responses.items()))
 
 
-def _answer(kind: type[Document] | str) -> dict[str, Any]:
+def _answer(kind: type[Document] | str | tuple[str, ...]) -> dict[str, Any]:
     return {"description": "The answer.", "content": _content(kind)}
 
 
-def _content(kind: type[Document] | str) -> dict[str, Any]:
+def _content(kind: type[Document] | str | tuple[str, ...]) -> dict[str, Any]:
+    if isinstance(kind, tuple):
+        return {each: content for one in kind for each, content in _content(one).items()}
     if not isinstance(kind, str):
         return {JSON_CONTENT_TYPE: {"schema": _reference(kind)}}
     if kind == ENVELOPE_CONTENT_TYPE:
@@ -129,7 +131,7 @@ def _schemas(operations: Sequence[Operation]) -> dict[str, Any]:
     kinds: dict[str, type[Document]] = {"Problem": Problem, "ReadyAnswer": ReadyAnswer}
     for operation in operations:
         for kind in (operation.answer, operation.body):
-            if kind is not None and not isinstance(kind, str):
+            if kind is not None and not isinstance(kind, str | tuple):
                 kinds[kind.__name__] = kind
     _, components = json_schemas(kinds.values(), ref_template=_REFERENCE)
     for schema in components.values():

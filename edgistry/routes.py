@@ -28,6 +28,7 @@ from .api import (
 )
 from .codec import Answer, Document
 from .errors import (
+    BusyError,
     InvalidValueError,
     LimitExceededError,
     MalformedError,
@@ -38,6 +39,7 @@ from .errors import (
     UnavailableError,
     UnknownRegionError,
 )
+from .event_stream import EVENT_CONTENT_TYPE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +59,8 @@ class Operation:
     method: str
     path: str
     summary: str
-    answer: type[Answer] | str
-    """The JSON document of a 200, or the content type of something else."""
+    answer: type[Answer] | str | tuple[str, ...]
+    """The JSON document of a 200, or the content type (one of several) of something else."""
     parameters: tuple[Parameter, ...] = ()
     body: type[Document] | str | None = None
     """The JSON document of the request, or the content type of something else."""
@@ -163,6 +165,15 @@ OPERATIONS = (
         summary="Carry out a request that its capabilities authorise (docs/protocol.md).",
         answer=ENVELOPE_CONTENT_TYPE,
         body=ENVELOPE_CONTENT_TYPE,
+    ),
+    Operation(
+        name="woof_stream",
+        method="POST",
+        path="/v1/woof/stream",
+        summary="Follow a WooF: its elements as server-sent events, as long as authority lasts.",
+        answer=(EVENT_CONTENT_TYPE, ENVELOPE_CONTENT_TYPE),
+        body=ENVELOPE_CONTENT_TYPE,
+        refusals=(BusyError,),
     ),
     Operation(
         name="status",

@@ -11,8 +11,11 @@ Rules kept here:
 * A scan answers with as many elements as fit into a reply, at least one, or says TOO_LARGE.
 * A put that names a handler is refused unless there is one of that name here.
 
+* A stream is opened by the envelope of a scan, which is executed once like any other: nobody can
+  open one with a recorded envelope. What authorised it must go on to hold.
+
 Not handled here: the write and waiting for it (``adapters/woof_server.py``), operations on
-authority itself (``authority.py``), and following (a stream of new elements).
+authority itself (``authority.py``), sending a stream (``adapters/woof_stream.py``).
 """
 
 from __future__ import annotations
@@ -23,8 +26,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from .authority import Authority
-from .envelope import MAX_PAYLOAD, Operation, reply_to
-from .errors import BadRequestError, ElementEvictedError, ElementNotYetError, Refused, TooLargeError
+from .envelope import MAX_PAYLOAD, Operation, Status, reply_to
+from .errors import (
+    BadRequestError,
+    ElementEvictedError,
+    ElementNotYetError,
+    Refused,
+    RevokedError,
+    TooLargeError,
+)
+from .issuer import Issuer
+from .judge import judge
 from .operations import (
     NEWEST,
     Extent,
@@ -38,7 +50,6 @@ from .operations import (
 from .replay import Outcome, Remembered, Running, Ticket
 from .verifier import Checked
 from .woof import evicted
-from .woof_replies import READS
 from .woof_staging import Staging
 from .woof_store import WoofStore
 
@@ -106,6 +117,46 @@ class WoofService:
             return Outcome(payload=encode_extent(extent))
         return Outcome(payload=encode_elements(self._scan(name, decode_scan(envelope.payload))))
 
+    def begin_stream(self, checked: Checked, last_seen: int | None) -> Outcome:
+        """What opening a stream answers: in ``result`` the number of its first element, in the
+        payload the WooF's id (u64).
+
+        It goes on behind element ``last_seen`` if that is given, else from where the scan begins:
+        from 0 means the newest ``count`` elements and then the new ones.
+
+        Raises:
+            Refused: why it cannot be opened.
+        """
+        if checked.envelope.op != Operation.SCAN:
+            raise BadRequestError("a stream is opened by the envelope of a scan")
+        name = _woof_in(checked.envelope.target)
+        asked = decode_scan(checked.envelope.payload)
+        info = self.woofs.info(name)
+        window = info.window
+        start = asked.start if last_seen is None else last_seen + 1
+        if start == NEWEST:
+            start = max(window.earliest, window.latest - asked.limit + 1)
+        if start < window.earliest:
+            raise evicted(name, start, window)
+        if start > window.latest + 1:
+            raise _not_yet(name, start, window.latest)
+        return Outcome(result=start, payload=info.id.to_bytes(8, "big"))
+
+    def check_still_allowed(self, checked: Checked, issuer: Issuer, *, now_us: int) -> None:
+        """Return if ``checked``, which was allowed in the time of ``issuer``, would be so now.
+
+        Raises:
+            RevokedError, CaveatError: it would not.
+        """
+        verifier = self.authority.verifier
+        if verifier.issuer is not issuer:
+            raise RevokedError("the issuer has begun a new epoch")
+        denied = verifier.denied
+        for chain in checked.chains if denied else ():
+            if not denied.isdisjoint((*chain.ids, *chain.rare.lineages)):
+                raise RevokedError("the capability, or one it derives from, was revoked")
+        judge(checked.envelope, checked.chains, now_us=now_us)
+
     def _scan(self, name: str, asked: Scan) -> list[tuple[int, bytes]]:
         window = self.woofs.window(name)
         start = asked.start
@@ -115,9 +166,7 @@ class WoofService:
         if start < window.earliest:
             raise evicted(name, start, window)
         if start > window.latest + 1:
-            error = ElementNotYetError(f"WooF {name!r} ends at {window.latest}, before {start}")
-            error.latest = window.latest
-            raise error
+            raise _not_yet(name, start, window.latest)
         last = min(window.latest, start + asked.limit - 1)
         found = _that_fit(self.woofs.scan(name, start, last))
         if found and found[0][0] != start:
@@ -168,24 +217,25 @@ class WoofService:
 class Execution:
     """One admitted request on its way. Ended exactly once, by ``done`` or ``abandon``."""
 
-    __slots__ = ("_now_us", "_read", "_service", "_ticket", "checked", "reply")
+    __slots__ = ("_now_us", "_read", "_service", "_ticket", "checked", "reply", "status")
 
     def __init__(self, service: WoofService, ticket: Ticket, now_us: int) -> None:
         self.checked = ticket.checked
         self.reply = b""
         """Set by ``stage``; to be sent once that is durable."""
+        self.status: int = Status.OK
+        """What the reply says."""
         self._service = service
         self._ticket = ticket
         self._now_us = now_us
         self._read: Outcome | Refused | None = None
 
-    def read(self) -> None:
-        """Do the reading part, if there is one: it needs no lock."""
-        if self.checked.envelope.op in READS:
-            try:
-                self._read = self._perform(self._service.read)
-            except Refused as error:
-                self._read = error
+    def read(self, execute: Callable[[Checked], Outcome]) -> None:
+        """Carry out what changes no WooF: it needs no lock."""
+        try:
+            self._read = self._perform(execute)
+        except Refused as error:
+            self._read = error
 
     def stage(self) -> Staging:
         """All that is to be written for the request. Called with the store's lock held.
@@ -199,6 +249,7 @@ class Execution:
             )
             if isinstance(outcome, Refused):
                 raise outcome
+            self.status = outcome.status
             self.reply = self.checked.reply(
                 outcome.status, result=outcome.result, payload=outcome.payload, flat=outcome.flat
             )
@@ -206,6 +257,7 @@ class Execution:
         except Refused as error:
             staging.take_back()
             staging = self._service.woofs.begin()
+            self.status = error.wire_status
             self.reply = refusal_reply(self.checked, error)
         except BaseException:
             staging.take_back()
@@ -236,6 +288,12 @@ def refusal_reply(checked: Checked, error: Refused) -> bytes:
     if number is None:
         return checked.refusal(error)
     return checked.reply(error.wire_status, result=number)
+
+
+def _not_yet(name: str, number: int, latest: int) -> ElementNotYetError:
+    error = ElementNotYetError(f"WooF {name!r} ends at {latest}, before {number}")
+    error.latest = latest
+    return error
 
 
 def _woof_in(target: str) -> str:

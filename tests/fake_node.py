@@ -116,6 +116,9 @@ class FakeWoofs:
     async def answer(self, data: bytes) -> bytes:
         return GENERIC_REFUSAL
 
+    async def open_stream(self, data: bytes, *, last_seen: int | None = None) -> bytes:
+        return GENERIC_REFUSAL
+
 
 @contextlib.asynccontextmanager
 async def serving(node: FakeNode) -> AsyncIterator[str]:

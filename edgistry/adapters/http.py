@@ -9,6 +9,8 @@ Rules kept here (this is the only module that imports aiohttp and uvloop):
   be complete ``idle_timeout_s`` after the connection was opened or last used, its body
   ``body_timeout_s`` later; a reader who takes nothing for ``idle_timeout_s`` is cut off. A body
   over the limit is refused from its declared length, before it is read.
+* A stream is sent no faster than it is read, so a slow reader costs a bounded amount of memory. It
+  ends when the reader goes away, or the server stops.
 * Request bodies are taken as they are: a ``Content-Encoding`` is refused, never inflated.
 * The client never follows redirects, never uses a proxy from the environment, and turns every
   failure of the network into ``CannotReachError`` or ``TimedOutError``.
@@ -32,7 +34,15 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -80,6 +90,7 @@ __all__ = [
     "Request",
     "Response",
     "Route",
+    "StreamedAnswer",
     "check_node_url",
     "json_response",
     "parse_query",
@@ -103,7 +114,7 @@ class _Connection(web.RequestHandler):
     """One connection: refused at once when there are too many; errors of the protocol itself
     (a broken request line, say) answered in our own form."""
 
-    __slots__ = ("_limit", "_owner", "last_unsent", "peer_node", "peer_uid")
+    __slots__ = ("_limit", "_owner", "last_unsent", "peer_node", "peer_uid", "streaming")
 
     def __init__(
         self, owner: _Connections, *, loop: asyncio.AbstractEventLoop, limit: int, **options: Any
@@ -114,6 +125,8 @@ class _Connection(web.RequestHandler):
         self.peer_uid: int | None = None
         self.peer_node: NodeId | None = None
         self.last_unsent = 0
+        self.streaming: asyncio.Task[Any] | None = None
+        """Sends a stream here."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if len(self._owner.connections) >= self._limit:
@@ -124,6 +137,11 @@ class _Connection(web.RequestHandler):
         self.peer_uid = peer_uid(transport)
         self.peer_node = peer_node(transport)
         super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        if self.streaming is not None:
+            self.streaming.cancel()  # it may wait for hours before it writes again
 
     def handle_error(
         self,
@@ -223,6 +241,8 @@ class HttpServer:
         self._listeners: list[asyncio.Server] = []
         self._socket_paths: list[Path] = []
         self._sweeper: asyncio.Task[None] | None = None
+        self._streaming: set[asyncio.Task[Any]] = set()
+        self._stopping = False
 
     async def listen_tcp(self, host: str, port: int, *, tls: TLSContext | None = None) -> int:
         """Accept connections on ``host``:``port`` (0: a free one) and return the port.
@@ -283,6 +303,9 @@ class HttpServer:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._sweeper
             self._sweeper = None
+        self._stopping = True
+        for task in self._streaming:
+            task.cancel()  # it ends its stream in good order
         if self._connections is not None:
             self._connections.pre_shutdown()
             await self._connections.shutdown(grace_s)
@@ -341,9 +364,42 @@ class HttpServer:
                     peer_node=cast(_Connection, raw.protocol).peer_node,
                 )
             )
+        if response.stream is not None:
+            return await self._send_stream(raw, response, response.stream)
         answer = _to_aiohttp(response)
         if not complete and raw.can_read_body:
             answer.force_close()
+        return answer
+
+    async def _send_stream(
+        self, raw: web.BaseRequest, response: Response, stream: AsyncGenerator[bytes, None]
+    ) -> web.StreamResponse:
+        headers = {**_BASE_HEADERS, **response.headers}
+        answer = web.StreamResponse(status=response.status, headers=headers)
+        answer.force_close()
+        connection = cast(_Connection, raw.protocol)
+        task = connection.streaming = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._streaming.add(task)
+        try:
+            await answer.prepare(raw)
+            async for chunk in stream:
+                await answer.write(chunk)
+        except asyncio.CancelledError:
+            if not (self._stopping or raw.transport is None):
+                raise
+            task.uncancel()
+        except ConnectionError:
+            pass  # the reader is gone
+        except Exception:
+            logger.exception("a stream failed")
+            if raw.transport is not None:
+                raw.transport.abort()
+        finally:
+            connection.streaming = None
+            self._streaming.discard(task)
+            await stream.aclose()
+        with contextlib.suppress(ConnectionError):
+            await answer.write_eof()
         return answer
 
     async def _read_body(self, raw: web.BaseRequest) -> bytes:
@@ -458,6 +514,46 @@ class HttpClient:
         except (aiohttp.ClientError, OSError) as error:
             raise CannotReachError(f"cannot reach {self.target}: {_reason(error)}") from None
 
+    @contextlib.asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        silence_s: float,
+    ) -> AsyncIterator[StreamedAnswer]:
+        """Send one request; its answer may go on for ever, but is never silent for ``silence_s``.
+
+        Raises:
+            CannotReachError: nobody answers. TimedOutError: nothing came for ``silence_s``.
+        """
+        answer = None
+        try:
+            answer = await self._open_session().request(
+                method,
+                self._base + path,
+                data=io.BytesIO(body) if body else None,
+                headers=dict(headers) if headers else None,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=silence_s, sock_read=silence_s
+                ),
+            )
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._failure(error, silence_s) from None
+        try:
+            yield StreamedAnswer(self, answer, silence_s)
+        finally:
+            answer.close()
+
+    def _failure(self, error: Exception, limit_s: float) -> Refused:
+        """What a failure of the network is called here."""
+        if isinstance(error, TimeoutError):
+            return TimedOutError(f"{self.target} was silent for {limit_s:g} s")
+        return CannotReachError(f"cannot reach {self.target}: {_reason(error)}")
+
     async def close(self) -> None:
         """Close all connections. Closing twice is safe."""
         if self._session is not None:
@@ -495,6 +591,39 @@ class HttpClient:
                 raise TooLargeError(f"an answer over {self._response_limit} bytes")
             chunks.append(chunk)
         return b"".join(chunks)
+
+
+class StreamedAnswer:
+    """An answer that is read as it comes. ``HttpClient.stream`` makes them."""
+
+    def __init__(
+        self, client: HttpClient, answer: aiohttp.ClientResponse, silence_s: float
+    ) -> None:
+        self.status = answer.status
+        self.headers: Mapping[str, str] = answer.headers
+        self._client = client
+        self._answer = answer
+        self._silence_s = silence_s
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The body in pieces, until the server ends it.
+
+        Raises:
+            CannotReachError: the connection broke. TimedOutError: nothing came for too long.
+        """
+        try:
+            async for chunk in self._answer.content.iter_any():
+                yield chunk
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._client._failure(error, self._silence_s) from None
+
+    async def whole(self) -> Response:
+        """All of a body that ends. Raises as ``chunks``, and TooLargeError as ``request``."""
+        try:
+            body = await self._client._read(self._answer)
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._client._failure(error, self._silence_s) from None
+        return Response(status=self.status, headers=self.headers, body=body)
 
 
 def _reason(error: Exception) -> str:

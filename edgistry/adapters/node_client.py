@@ -35,6 +35,7 @@ from ..errors import UnexpectedAnswerError
 from .clock import wall_us
 from .http import HttpClient, Response
 from .problems import MAX_ANSWER_BYTES, content_type_of, decode_answer, refusal_in
+from .woof_blocking import BlockingWoofs
 from .woof_caller import WoofCaller
 from .woof_client import WoofClient
 
@@ -170,13 +171,24 @@ class NodeClient(WoofClient):
         return _read(await self._http.request("GET", path, query=parameters), kind)
 
 
-class BlockingNodeClient:
+class BlockingNodeClient(BlockingWoofs):
     """``NodeClient`` for code without an event loop. The same methods, results and errors."""
 
-    def __init__(self, node: str = DEFAULT_NODE, *, timeout_s: float = 30.0) -> None:
-        self._client = NodeClient(node, timeout_s=timeout_s)
+    def __init__(
+        self,
+        node: str = DEFAULT_NODE,
+        capability: Capability | None = None,
+        *,
+        beside: Sequence[Capability] = (),
+        client: bytes | None = None,
+        timeout_s: float = 30.0,
+    ) -> None:
+        self._client = NodeClient(
+            node, capability, beside=beside, client=client, timeout_s=timeout_s
+        )
         self._runner = asyncio.Runner()
         self._closed = False
+        super().__init__(self._client, self._runner)
 
     def discover(self, **what: Unpack[DiscoverArguments]) -> DiscoverAnswer:
         """See ``NodeClient.discover``."""

@@ -23,7 +23,7 @@ from ..errors import (
     UnexpectedAnswerError,
     every_refusal,
 )
-from .http import Response
+from .http import Response, StreamedAnswer
 
 T = TypeVar("T", bound=Answer)
 
@@ -68,6 +68,6 @@ def decode_answer(response: Response, kind: type[T]) -> T:
         raise UnexpectedAnswerError(f"not a {kind.__name__}: {error}") from None
 
 
-def content_type_of(response: Response) -> str:
+def content_type_of(response: Response | StreamedAnswer) -> str:
     """The media type of ``response`` without its parameters; "" for none."""
     return response.headers.get("Content-Type", "").partition(";")[0].strip().lower()

@@ -2,7 +2,8 @@
 
 Rules kept here:
 
-* A ``Request`` is complete and a ``Response`` is whole; nothing streams.
+* A ``Request`` is complete; a ``Response`` is whole, or has a ``stream`` that goes on for as long
+  as it likes.
 * A path is matched as sent, segment by segment, and decoded after that, so an encoded slash
   stays inside its segment. A query parameter may be given once.
 * A handler that raises ``Refused`` becomes an RFC 9457 problem document.
@@ -12,7 +13,7 @@ Not handled here: sockets, limits on bodies and time (``edgistry.adapters.http``
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote
 
@@ -53,6 +54,8 @@ class Response:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    stream: AsyncGenerator[bytes, None] | None = None
+    """Sent as it comes, instead of ``body``; closed by whoever sends it."""
 
 
 Handler = Callable[[Request], Awaitable[Response]]

@@ -72,8 +72,8 @@ class WoofCaller:
         named = capability.chain.clients
         self._client = client or (named[0] if named else _ANYBODY)
         self._beside = tuple(beside)
-        self._http = http
-        self._timeout_s = timeout_s
+        self.http = http
+        self.timeout_s = timeout_s
         self._clock_us = clock_us
         self._sequencer = Sequencer()
         self._turns = _Turns()
@@ -94,7 +94,7 @@ class WoofCaller:
             for _ in range(MAX_REBINDS):
                 request = self.bind(operation, target, payload, handler=handler)
                 reply, tries = await self.send(request)
-                if not self._sequencer.follow(reply, now_us=self._clock_us()):
+                if not self.follow(reply):
                     check_done(request.envelope, reply)
                     return reply
                 is_stale = status_of(reply) == Status.STALE
@@ -124,10 +124,14 @@ class WoofCaller:
             handler=handler,
             client=self._client,
             sequence=sequence,
-            deadline=sequence + round(self._timeout_s * 1_000_000),
+            deadline=sequence + round(self.timeout_s * 1_000_000),
             sequence_epoch=self._sequencer.epoch,
             beside=self._beside,
         )
+
+    def follow(self, reply: Reply) -> bool:
+        """Number what comes next as a proven STALE or FUTURE reply says; whether it was one."""
+        return self._sequencer.follow(reply, now_us=self._clock_us())
 
     async def send(self, request: BoundRequest) -> tuple[Reply, int]:
         """The proven reply to ``request``, and how often it was sent for it.
@@ -136,11 +140,11 @@ class WoofCaller:
             CannotReachError, TimedOutError, UnavailableError: no answer, after several tries.
             BadReplyError, UnprovenRefusalError, UnexpectedAnswerError: no proven one.
         """
-        until_s = time.monotonic() + self._timeout_s
+        until_s = time.monotonic() + self.timeout_s
         for tries, pause_s in enumerate((*PAUSES_S, None), 1):
             try:
                 left_s = max(until_s - time.monotonic(), 0.001)
-                response = await self._http.request(
+                response = await self.http.request(
                     "POST", PATH, body=request.encoded, headers=_HEADERS, timeout_s=left_s
                 )
                 reply = request.open_reply(reply_in(response))
@@ -150,7 +154,7 @@ class WoofCaller:
                 if pause_s is None or time.monotonic() + pause_s >= until_s:
                     raise
             await asyncio.sleep(pause_s)
-        raise TimedOutError(f"{self._http.target} did not answer")  # not reached
+        raise TimedOutError(f"{self.http.target} did not answer")  # not reached
 
     def _check(self, operation: Operation, target: str, payload: bytes, handler: str) -> None:
         try:

@@ -11,11 +11,12 @@ Not handled here: the way requests travel, discovery (``node_client.py``).
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Final
 
 from ..capability import Capability
 from ..envelope import Operation
-from ..errors import BadReplyError, InvalidValueError
+from ..errors import BadReplyError, ElementEvictedError, InvalidValueError, TooLargeError
 from ..operations import (
     NEWEST,
     Extent,
@@ -28,9 +29,12 @@ from ..operations import (
 )
 from ..woof import MAX_NUMBER, check_element, check_namespace, split_name
 from .woof_caller import WoofCaller
+from .woof_follow import Following
 
 SCANNED_AT_ONCE: Final = 1024
 """Elements asked for in one scan; the node answers with as many of them as fit into 64 KiB."""
+
+_MAX_COUNT: Final = (1 << 32) - 1
 
 
 class WoofClient:
@@ -161,6 +165,97 @@ class WoofClient:
             raise BadReplyError("the elements in the reply to a scan are not those asked for")
         return found
 
+    async def scan(
+        self, woof: str, first: int | None = None, last: int | None = None
+    ) -> AsyncGenerator[tuple[int, bytes], None]:
+        """Elements ``first`` to ``last`` in order with their numbers.
+
+        By default from the earliest one to the one that is the newest now.
+
+        Raises:
+            MissingWoofError: there is no such WooF.
+            ElementEvictedError, ElementNotYetError: there is no element ``first``, or the history
+                has moved past the next one meanwhile.
+        """
+        extent = await self.extent(woof)
+        number = extent.earliest if first is None else first
+        end = extent.latest if last is None else min(last, extent.latest)
+        if number > extent.latest + 1:
+            await self.get(woof, number)  # raises why not
+        while number <= end:
+            for each in await self._from(woof, number, end - number + 1):
+                yield each
+                number = each[0] + 1
+
+    async def tail(self, woof: str, count: int) -> list[tuple[int, bytes]]:
+        """The newest ``count`` readable elements with their numbers, newest first.
+
+        Raises:
+            MissingWoofError: there is no such WooF.
+        """
+        split_name(woof)
+        if count < 1:
+            await self.extent(woof)
+            return []
+        try:
+            found = await self._scan(woof, Scan(NEWEST, min(count, _MAX_COUNT)))
+        except TooLargeError:
+            found = [await self.newest(woof)]
+        if not _are_going_down(found):
+            raise BadReplyError("the elements in the reply to a scan are not those asked for")
+        if found and len(found) < count:
+            last = found[-1][0] - 1
+            found += reversed(await self._left(woof, last - (count - len(found)) + 1, last))
+        return found
+
+    def follow(
+        self, woof: str, first: int | None = None, *, tail: int = 0
+    ) -> AsyncGenerator[tuple[int, bytes], None]:
+        """Each element from number ``first`` on with its number, in order, for ever.
+
+        Without ``first``: the newest ``tail`` ones, and those that are put from now on. Broken
+        connections are made anew; nothing is left out or given twice. Close it (``aclose``) to
+        stop early.
+
+        Raises (while iterating):
+            MissingWoofError: there is no such WooF, or no longer.
+            ElementEvictedError: the history has moved past the next element.
+            ElementNotYetError: elements before ``first`` are not put yet.
+            CannotReachError, TimedOutError, UnavailableError: the node is away for too long.
+            AuthorityError: the capability does not allow it, or no longer.
+        """
+        split_name(woof)
+        if first is not None:
+            _check_number(first)
+        if not 0 <= tail <= _MAX_COUNT:
+            raise InvalidValueError(f"tail is {tail}; use 0 to {_MAX_COUNT}")
+        caller = self._woofs
+        return Following(
+            caller, woof, first=first, tail=tail, patience_s=caller.timeout_s
+        ).elements()
+
+    async def _left(self, woof: str, first: int, last: int) -> list[tuple[int, bytes]]:
+        """Elements ``first`` to ``last``, or from the earliest that is left."""
+        found: list[tuple[int, bytes]] = []
+        number = max(first, 1)
+        while number <= last:
+            try:
+                found += await self._from(woof, number, last - number + 1)
+                number = found[-1][0] + 1
+            except ElementEvictedError as gone:
+                if gone.earliest is None or gone.earliest <= number:
+                    raise
+                found, number = [], gone.earliest
+        return found
+
+    async def _from(self, woof: str, first: int, count: int) -> list[tuple[int, bytes]]:
+        """Some elements from ``first`` on, at least that one."""
+        try:
+            found = await self.scan_some(woof, first, min(count, SCANNED_AT_ONCE))
+        except TooLargeError:
+            found = []
+        return found or [(first, await self.get(woof, first))]
+
     async def _scan(self, woof: str, scan: Scan) -> list[tuple[int, bytes]]:
         reply = await self._woofs.call(Operation.SCAN, woof, encode_scan(scan))
         return decode_elements(reply.payload)
@@ -170,6 +265,11 @@ class WoofClient:
         if self._caller is None:
             raise InvalidValueError("WooFs need a capability: NodeClient(node, capability)")
         return self._caller
+
+
+def _are_going_down(found: list[tuple[int, bytes]]) -> bool:
+    numbers = [number for number, _ in found]
+    return not numbers or numbers == list(range(numbers[0], numbers[0] - len(numbers), -1))
 
 
 def _check_number(number: int) -> None:

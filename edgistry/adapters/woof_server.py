@@ -14,16 +14,20 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 
 from ..authority import Authority
-from ..envelope import Operation
-from ..errors import Refused
+from ..envelope import Operation, Status
+from ..errors import BusyError, Refused, UnavailableError
+from ..woof_replies import READS
 from ..woof_service import Duplicate, Execution, WoofService
 from .clock import wall_us
 from .durable_woofs import DurableWoofs
+from .woof_stream import KEEP_ALIVE_S, WoofStreams
 
 SWEEP_EVERY_S = 60.0
+MAX_STREAMS = 512
+"""Half of the connections that a node takes."""
 
 
 class WoofServer:
@@ -39,11 +43,20 @@ class WoofServer:
         *,
         require_handler: Callable[[str], object],
         clock_us: Callable[[], int] = wall_us,
+        keep_alive_s: float = KEEP_ALIVE_S,
     ) -> None:
         self.authority = authority
         self._woofs = woofs
         self._service = WoofService(woofs.woofs, authority, require_handler=require_handler)
         self._clock_us = clock_us
+        self._streams = WoofStreams(
+            woofs, self._service, clock_us=clock_us, keep_alive_s=keep_alive_s
+        )
+
+    @property
+    def streams_open(self) -> int:
+        """How many streams are being read."""
+        return self._streams.open
 
     async def run(self) -> None:
         """Drop replay windows that are over, now and then, until cancelled."""
@@ -60,17 +73,39 @@ class WoofServer:
         admitted = self._service.admit(data, now_us=self._clock_us())
         if isinstance(admitted, bytes):
             return admitted
-        try:
-            if isinstance(admitted, Duplicate):
-                # Shielded: cancelling would reach through to the future that others wait for.
-                return await asyncio.shield(asyncio.wrap_future(admitted.reply))
-            return await self._execute(admitted)
-        except Refused as error:
-            return admitted.checked.refusal(error)
+        if isinstance(admitted, Duplicate):
+            return await _reply_of(admitted)
+        if admitted.checked.envelope.op in READS:
+            admitted.read(self._service.read)
+        return await self._execute(admitted)
+
+    async def open_stream(
+        self, data: bytes, *, last_seen: int | None = None
+    ) -> bytes | AsyncGenerator[bytes, None]:
+        """The events of a WooF from where the scan in ``data`` begins, or behind ``last_seen``.
+
+        A reply instead, when there is none: why, or that the envelope was used before.
+
+        Raises:
+            BusyError: as many streams as may be are open.
+        """
+        if self._streams.open >= MAX_STREAMS:
+            raise BusyError(f"{MAX_STREAMS} streams are open already")
+        admitted = self._service.admit(data, now_us=self._clock_us())
+        if isinstance(admitted, bytes):
+            return admitted
+        if isinstance(admitted, Duplicate):
+            return await _reply_of(admitted)
+        issuer = self.authority.issuer
+        admitted.read(lambda checked: self._service.begin_stream(checked, last_seen))
+        reply = await self._execute(admitted)
+        if admitted.status != Status.OK:
+            return reply
+        return self._streams.events(admitted.checked, issuer, reply)
 
     async def _execute(self, execution: Execution) -> bytes:
+        """The reply, once what it says is durable."""
         try:
-            execution.read()
             committer = self._woofs.committer
             with committer.lock:
                 staging = execution.stage()
@@ -79,15 +114,31 @@ class WoofServer:
                 except BaseException:
                     staging.take_back()
                     raise
+        except Refused as error:
+            execution.abandon()
+            execution.status = error.wire_status
+            return execution.checked.refusal(error)
         except BaseException:
             execution.abandon()
             raise
         # Not after the await: whoever waits may be cancelled while the write goes on.
         future.add_done_callback(functools.partial(_end, execution))
-        await asyncio.shield(future)
+        try:
+            await asyncio.shield(future)
+        except Refused as error:
+            execution.status = error.wire_status
+            return execution.checked.refusal(error)
         if execution.checked.envelope.op == Operation.DELETE:
             self._woofs.start_sweeping()
         return execution.reply
+
+
+async def _reply_of(duplicate: Duplicate) -> bytes:
+    try:
+        # Shielded: cancelling would reach through to the future that others wait for.
+        return await asyncio.shield(asyncio.wrap_future(duplicate.reply))
+    except UnavailableError as error:
+        return duplicate.checked.refusal(error)
 
 
 def _end(execution: Execution, future: asyncio.Future[None]) -> None:

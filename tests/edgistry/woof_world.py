@@ -6,14 +6,16 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+from abci_app.http_server import woof_handlers
 from edgistry.adapters.durable_woofs import DurableWoofs
-from edgistry.adapters.http import HttpServer, Request, Response, Route
+from edgistry.adapters.http import HttpServer, Route
 from edgistry.adapters.node_client import NodeClient
 from edgistry.adapters.woof_server import WoofServer
 from edgistry.authority import Authority
 from edgistry.capability import Capability
 from edgistry.errors import UnknownHandlerError
 from edgistry.kv import KeyValue, MemoryKeyValue
+from edgistry.routes import OPERATIONS
 
 from .grants import ISSUER, NOW, ROOT
 
@@ -46,6 +48,7 @@ class WoofWorld:
     clock: HandClock
     at: str = ""
     clients: list[NodeClient] = field(default_factory=list)
+    http: HttpServer | None = None
 
     def client(self, capability: Capability = ROOT, *, timeout_s: float = 20.0) -> NodeClient:
         """A client whose clock agrees with the server's; closed with the world."""
@@ -53,28 +56,42 @@ class WoofWorld:
         self.clients.append(made)
         return made
 
+    async def stop(self) -> None:
+        """Nothing is served or written any more. Stopping twice is safe."""
+        if self.http is not None:
+            http, self.http = self.http, None
+            await http.stop(grace_s=0.1)
+            await self.woofs.close()
+
 
 @contextlib.asynccontextmanager
-async def woof_world(store: KeyValue | None = None) -> AsyncIterator[WoofWorld]:
+async def woof_world(
+    store: KeyValue | None = None, *, port: int = 0, keep_alive_s: float = 15.0
+) -> AsyncIterator[WoofWorld]:
     """The WooFs in ``store`` served on a free port, with a namespace ``ns``."""
     kept = store if store is not None else MemoryKeyValue()
     woofs = DurableWoofs(kept)
     clock = HandClock()
     server = WoofServer(
-        woofs, Authority(kept, ISSUER), require_handler=require_handler, clock_us=clock
+        woofs,
+        Authority(kept, ISSUER),
+        require_handler=require_handler,
+        clock_us=clock,
+        keep_alive_s=keep_alive_s,
     )
     world = WoofWorld(store=kept, woofs=woofs, server=server, clock=clock)
 
-    async def woof(request: Request) -> Response:
-        return Response(body=await server.answer(request.body))
-
-    http = HttpServer([Route(method="POST", template="/v1/woof", handler=woof)])
+    routes = [
+        Route(method="POST", template=each.path, handler=handler)
+        for each in OPERATIONS
+        if (handler := woof_handlers(server).get(each.name))
+    ]
+    world.http = http = HttpServer(routes)
     try:
         await woofs.create_namespace("ns")
-        world.at = f"http://127.0.0.1:{await http.listen_tcp('127.0.0.1', 0)}"
+        world.at = f"http://127.0.0.1:{await http.listen_tcp('127.0.0.1', port)}"
         yield world
     finally:
         for client in world.clients:
             await client.close()
-        await http.stop(grace_s=0.1)
-        await woofs.close()
+        await world.stop()
