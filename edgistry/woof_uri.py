@@ -76,7 +76,8 @@ def _parse(text: str, *, components: int, form: str) -> WoofPlace:
     if parts.scheme not in ("woof", "http", "https") or not host or port == 0:
         raise MalformedError(f"{shown!r} is no address of that kind; {form}")
     if parts.username is not None or parts.query or parts.fragment or not text.isascii():
-        raise MalformedError(f"{shown!r}: an address has no user, query or fragment; {form}")
+        # Not quoted: a password may be in it.
+        raise MalformedError(f"an address has no user, query or fragment; {form}")
     path = parts.path.split("/")
     before, names = path[:-components], path[-components:]
     # An absolute path begins with an empty component, which belongs to the address.
