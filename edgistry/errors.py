@@ -797,6 +797,17 @@ class GrantRefusedError(Refused):
     help = "Ask the node's operator, who decides in node.toml, section [grants]."
 
 
+# --- hosts ---------------------------------------------------------------------------------------
+
+
+class NoRegistryError(NotFoundError):
+    """This is a host: it has WooFs and handlers, and no registry."""
+
+    code = "no-registry"
+    number = 220
+    help = "Ask an Edgistry node: hosts know no services and no regions."
+
+
 def every_refusal() -> tuple[type[Refused], ...]:
     """All classes of the tree, root first, in a stable order (depth first, by definition)."""
     found: list[type[Refused]] = []
