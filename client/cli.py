@@ -18,8 +18,10 @@ from edgistry.wording import refusal_text
 
 from .cmd_cap import cap
 from .cmd_discover import discover
+from .cmd_namespace import namespace
 from .cmd_region import region
 from .cmd_status import status
+from .cmd_woof import woof
 
 
 class Program(click.Group):
@@ -47,14 +49,15 @@ def program() -> None:
     """Find and use services of sleeping devices through an Edgistry node.
 
     Any option can be set by an environment variable named after its command: EDGISTRY_DISCOVER_TYPE
-    is --type of `edgistry discover`. EDGISTRY_NODE and EDGISTRY_TIMEOUT serve all commands.
+    is --type of `edgistry discover`. EDGISTRY_NODE, EDGISTRY_TIMEOUT and EDGISTRY_CAPABILITY
+    serve all commands.
 
     \b
     Exit codes: 0 ok, 1 refused, 2 usage, 3 cannot reach the node, 4 timed out.
     """
 
 
-for _command in (cap, discover, region, status):
+for _command in (cap, discover, namespace, region, status, woof):
     program.add_command(_command)
 
 
