@@ -9,7 +9,7 @@ Rules kept here:
 * The child is not believed: its frames are small, and what it asks for is checked as if the
   handler ran here.
 
-Not handled here: moving bytes (``adapters/faas_process.py``, ``adapters/faas_child.py``).
+Not handled here: moving bytes (``adapters/faas_spawned.py``, ``adapters/faas_child.py``).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Rules kept here:
 * What the handler prints goes to pipes that the parent reads.
 * It writes nothing: no files, no compiled modules.
 
-Not handled here: time-outs, and what a handler may ask (``faas_process.py`` checks it).
+Not handled here: time-outs, and what a handler may ask (``faas_asked.py`` checks it).
 """
 
 from __future__ import annotations

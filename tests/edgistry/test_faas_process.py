@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgistry.adapters import faas_limits, faas_process
+from edgistry.adapters import faas_limits, faas_process, faas_spawned
 from edgistry.adapters.faas_process import ProcessWorker
 from edgistry.adapters.log import close_logging, setup_logging
 from edgistry.errors import ConfigError
@@ -217,7 +217,7 @@ async def test_process_that_cannot_be_started_is_a_failure_of_the_try(
     def refuse(_descriptor: int, _printed: int) -> None:
         raise OSError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(faas_process, "_start", refuse)
+    monkeypatch.setattr(faas_spawned, "_start", refuse)
     async with faas(isolated.exits) as world:
         await world.handle(b"x", handler="exits")
         assert world.reasons() == [
