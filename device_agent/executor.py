@@ -1,0 +1,341 @@
+"""Requests that a node has handed down, executed on the device; and their results.
+
+Rules kept here:
+
+* The device takes no node's word for what a client wants: each envelope is checked with its own
+  key, its deadline by a time that a node has proven, and executed at most once.
+* A put that names a handler is ACCEPTED first. When its handler has ended, well or not, there is
+  exactly one final reply, and the replay memory gives that one from then on.
+* What a request changes, the request itself as far as it is not finished, and its result are one
+  durable write. What the node is told is durable before.
+* The same envelope under another id is the same request: it has one result, told under both ids.
+
+Not handled here: exchanges (``agent.py``), and what the operations do (``woof_service``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Callable, Collection, Iterable, Sequence
+from hashlib import sha256
+from itertools import chain
+from typing import Final
+
+from edgistry.adapters.durable_woofs import DurableWoofs
+from edgistry.adapters.log import get_logger
+from edgistry.authority import Authority
+from edgistry.envelope import Operation, Status, decode_reply
+from edgistry.errors import Refused, StorageError, UnavailableError
+from edgistry.faas_outcome import Failure
+from edgistry.faas_outcome import Outcome as HandlerOutcome
+from edgistry.kv import Change
+from edgistry.messages import RequestDown, RequestResult, ResultKind, fitting
+from edgistry.replay import Outcome
+from edgistry.verifier import Checked
+from edgistry.woof_replies import READS, status_of
+from edgistry.woof_service import Duplicate, Execution, WoofService
+from edgistry.woof_staging import Staging
+from edgistry.woof_triggers import Trigger
+
+from .queues import Asker, DeviceQueues, TakenOn, place_of
+
+logger = get_logger("edgistry.agent.executor")
+
+_EXECUTED: Final = (Status.OK, Status.ACCEPTED, Status.HANDLER_FAILED)
+
+
+class DeviceService(WoofService):
+    """The operations as a device does them: a put that names a handler is answered later."""
+
+    def change(self, checked: Checked, staging: Staging) -> Outcome:
+        """As ``WoofService.change``; ACCEPTED where a handler is going to answer."""
+        outcome = super().change(checked, staging)
+        if not checked.envelope.handler:
+            return outcome
+        return Outcome(status=Status.ACCEPTED, result=outcome.result)
+
+
+class Executor:
+    """Executes requests on ``woofs`` as ``authority`` allows, and keeps results in ``queues``.
+
+    ``require_handler`` raises ``UnknownHandlerError`` unless there is a handler of that name. The
+    runtime of the handlers is to call ``handler_ended``. Used in one event loop.
+    """
+
+    def __init__(
+        self,
+        woofs: DurableWoofs,
+        authority: Authority,
+        queues: DeviceQueues,
+        *,
+        require_handler: Callable[[str], object],
+    ) -> None:
+        self._woofs = woofs
+        self._authority = authority
+        self._queues = queues
+        self._service = DeviceService(woofs.woofs, authority, require_handler=require_handler)
+        self._taken_on = queues.taken_on()
+        """Requests whose handlers have not ended. Changed with the committer's lock held."""
+        self._places = {_digest(each.envelope): at for at, each in self._taken_on.items()}
+        self._told: set[Asker] = set()
+        """Of those taken on: the node knows that they are."""
+        self._gone: set[Asker] = set()
+        """Results that their nodes have; removed from the disk with a later write."""
+        self._ending: dict[asyncio.Task[None], list[Asker]] = {}
+        """Their handlers have ended, which is being written."""
+        self._settled = asyncio.Event()
+        if not self._taken_on:
+            self._settled.set()
+
+    # --- executing ------------------------------------------------------------------------------
+
+    async def execute(self, home: bytes, requests: Sequence[RequestDown], *, now_us: int) -> None:
+        """Execute ``requests`` of node ``home``; afterwards each is taken on, or has its result.
+
+        What was executed before is not executed again. ``now_us`` is a time that a node proved.
+
+        Raises:
+            StorageError, CorruptDatabaseError, UnavailableError: the store does not work.
+        """
+        todo = [
+            self._one(Asker(home, request.request_id), request.envelope, now_us)
+            for request in requests
+        ]
+        # All are handed to the writer in one turn of the loop, so they share one sync.
+        ends = await asyncio.gather(*todo, return_exceptions=True)
+        for end in ends:
+            if end is not None:
+                raise end
+
+    async def _one(self, asker: Asker, envelope: bytes, now_us: int) -> None:
+        if asker in self._gone:
+            self._gone.discard(asker)
+        if self._queues.has_result(asker):
+            return
+        reply = await self._admitted(asker, envelope, now_us)
+        if reply is None:
+            return
+        if status_in(reply) == Status.ACCEPTED:
+            # Its handler has just ended, and the write of its final reply is on its way.
+            await self._woofs.commit(_nothing)
+            reply = await self._admitted(asker, envelope, now_us)
+        if reply is not None:
+            await self._finish([asker], reply)
+
+    async def _admitted(self, asker: Asker, envelope: bytes, now_us: int) -> bytes | None:
+        """The reply to a request that is not to be executed; ``None`` when all is seen to."""
+        admitted = self._service.admit(envelope, now_us=now_us)
+        if isinstance(admitted, Execution):
+            await self._carry_out(asker, envelope, admitted)
+            return None
+        if isinstance(admitted, Duplicate):
+            admitted = await asyncio.shield(asyncio.wrap_future(admitted.reply))
+        if await self._joined(asker, envelope):
+            return None
+        return admitted
+
+    async def _carry_out(self, asker: Asker, envelope: bytes, execution: Execution) -> None:
+        operation = execution.checked.envelope.op
+        try:
+            if operation in READS:
+                execution.read(self._service.read)
+            committer = self._woofs.committer
+            with committer.lock:
+                staging = execution.stage()
+                try:
+                    if staging.triggers:
+                        self._take_on(asker, envelope, staging)
+                    else:
+                        staging.add(self._ended([asker], execution.reply))
+                    staging.add(self._clearing())
+                    future = committer.hand_over(staging)
+                except BaseException:
+                    staging.take_back()
+                    raise
+        except BaseException:
+            execution.abandon()
+            raise
+        # Not after the await: whoever waits may be cancelled while the write goes on.
+        future.add_done_callback(functools.partial(_end, execution))
+        await asyncio.shield(future)
+        if operation == Operation.DELETE:
+            self._woofs.start_sweeping()
+
+    def _take_on(self, asker: Asker, envelope: bytes, staging: Staging) -> None:
+        place = place_of(staging.triggers[-1])
+        taken = TakenOn(envelope=envelope, askers=(asker,))
+        staging.add([self._queues.take_on(place, taken)])
+        # Should the write fail, the store takes no further one, and the agent ends.
+        self._taken_on[place] = taken
+        self._places[_digest(envelope)] = place
+        self._settled.clear()
+
+    async def _joined(self, asker: Asker, envelope: bytes) -> bool:
+        """Whether the request waits for a handler: ``asker`` will be told the result, too."""
+
+        def join(staging: Staging) -> bool:
+            place = self._places.get(_digest(envelope))
+            if place is None:
+                return False
+            taken = self._taken_on[place]
+            if asker not in taken.askers:
+                taken = TakenOn(envelope=envelope, askers=(*taken.askers, asker))
+                staging.add([self._queues.take_on(place, taken)])
+                self._taken_on[place] = taken
+            return True
+
+        return await self._woofs.commit(join)
+
+    async def _finish(self, askers: Sequence[Asker], reply: bytes) -> None:
+        await self._woofs.commit(lambda staging: staging.add(self._ended(askers, reply)))
+
+    # --- how handlers end -----------------------------------------------------------------------
+
+    def handler_ended(self, staging: Staging, trigger: Trigger, outcome: HandlerOutcome) -> None:
+        """What goes with the write that ends an invocation: the final reply, if somebody waits."""
+        place = place_of(trigger)
+        taken = self._taken_on.pop(place, None)
+        if taken is None:
+            return
+        del self._places[_digest(taken.envelope)]
+        staging.add([self._queues.let_go(place)])
+        askers = [Asker(*each) for each in taken.askers]
+        try:
+            checked = self._authority.verifier.reopen(taken.envelope)
+        except Refused as error:
+            # The device has begun a new epoch since: whoever asked holds nothing any more.
+            logger.warning("a request of an earlier epoch is not answered", code=error.code)
+        else:
+            reply = self._final_reply(checked, trigger, outcome)
+            staging.add(self._authority.guard.final_reply(checked, reply))
+            staging.add(self._ended(askers, reply))
+        self._await_durable(askers)
+
+    def _final_reply(self, checked: Checked, trigger: Trigger, outcome: HandlerOutcome) -> bytes:
+        if isinstance(outcome, Failure):
+            return checked.reply(Status.HANDLER_FAILED, result=trigger.number)
+        return checked.reply(
+            Status.OK,
+            result=trigger.number,
+            payload=outcome.answer or b"",
+            flat=self._authority.flat(checked),
+        )
+
+    def _await_durable(self, askers: list[Asker]) -> None:
+        """Once what is being staged is durable, these have their results."""
+
+        async def wait() -> None:
+            # Where the store has failed, whoever writes next is told; nothing has settled.
+            with contextlib.suppress(StorageError, UnavailableError):
+                await self._woofs.commit(_nothing)
+                self._told.difference_update(askers)
+
+        def done(task: asyncio.Task[None]) -> None:
+            del self._ending[task]
+            if not self.is_at_work:
+                self._settled.set()
+
+        task = asyncio.get_running_loop().create_task(wait())
+        self._ending[task] = askers
+        task.add_done_callback(done)
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether results of requests that were taken on are still to come."""
+        return bool(self._taken_on or self._ending)
+
+    async def settled(self) -> None:
+        """Return when every request that was taken on has its result, durably."""
+        await self._settled.wait()
+
+    # --- what nodes are told --------------------------------------------------------------------
+
+    def report(self, home: bytes, *, limit: int) -> tuple[RequestResult, ...]:
+        """What an exchange tells node ``home`` now, in at most about ``limit`` bytes.
+
+        Requests that were taken on come first, where the node may not know of it yet.
+        """
+        told = {
+            each.request_id: RequestResult(request_id=each.request_id, kind=ResultKind.ACKNOWLEDGED)
+            for each in self._unfinished()
+            if each.home == home and each not in self._told
+        }
+        for asker, finished in self._queues.results(home):
+            if asker not in self._gone:
+                told[asker.request_id] = RequestResult(
+                    request_id=asker.request_id, kind=finished.kind, reply=finished.reply
+                )
+        found = list(told.values())
+        fits = fitting([len(each.reply) for each in found], count=len(found), limit=limit)
+        return tuple(found[position] for position in fits)
+
+    def confirmed(self, home: bytes, told: Sequence[RequestResult], ids: Collection[bytes]) -> None:
+        """Node ``home`` has these of the results that it was ``told``, or does not need them."""
+        for each in told:
+            if each.request_id in ids:
+                asker = Asker(home, each.request_id)
+                if each.kind != ResultKind.ACKNOWLEDGED:
+                    self._gone.add(asker)
+                elif asker in set(self._unfinished()):
+                    self._told.add(asker)
+
+    def has_results(self, home: bytes) -> bool:
+        """Whether there are results that node ``home`` does not have, as far as is known."""
+        return any(asker not in self._gone for asker, _ in self._queues.results(home))
+
+    def held(self) -> int:
+        """How many requests are taken on, or have results that some node does not have."""
+        results = sum(
+            asker not in self._gone
+            for home in self._queues.homes()
+            for asker, _ in self._queues.results(home)
+        )
+        return len(self._taken_on) + results
+
+    async def drop_strangers(self, homes: Collection[bytes]) -> None:
+        """Forget results for nodes that are not among ``homes`` any more."""
+        for home in self._queues.homes() - set(homes):
+            self._gone.update(asker for asker, _ in self._queues.results(home))
+        await self.clear()
+
+    async def clear(self) -> None:
+        """Remove from the disk what is not needed any more; to be called before the end."""
+        await asyncio.gather(*self._ending, return_exceptions=True)
+        if self._gone:
+            await self._woofs.commit(lambda staging: staging.add(self._clearing()))
+
+    def _clearing(self) -> list[Change]:
+        changes = [self._queues.forget(asker) for asker in self._gone]
+        self._gone.clear()
+        return changes
+
+    def _ended(self, askers: Iterable[Asker], reply: bytes) -> list[Change]:
+        executed = status_in(reply) in _EXECUTED
+        kind = ResultKind.RESPONDED if executed else ResultKind.REJECTED
+        return [self._queues.finish(asker, kind, reply) for asker in askers]
+
+    def _unfinished(self) -> list[Asker]:
+        waiting = [Asker(*each) for taken in self._taken_on.values() for each in taken.askers]
+        return [*waiting, *chain.from_iterable(self._ending.values())]
+
+
+def status_in(reply: bytes) -> int:
+    """The status of a reply that this device has made."""
+    return status_of(decode_reply(reply))
+
+
+def _digest(envelope: bytes) -> bytes:
+    return sha256(envelope).digest()
+
+
+def _nothing(_staging: Staging) -> None:
+    """Nothing to write: done when everything before it is."""
+
+
+def _end(execution: Execution, future: asyncio.Future[None]) -> None:
+    if future.cancelled() or future.exception() is not None:
+        execution.abandon()
+    else:
+        execution.done()
