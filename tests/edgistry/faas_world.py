@@ -7,10 +7,11 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from edgistry.adapters.durable_woofs import DurableWoofs
 from edgistry.adapters.faas_runtime import HandlerRuntime, HandlerStatus, OnEnd
-from edgistry.handlers import HandlerTable
+from edgistry.handlers import Context, HandlerTable, handler
 from edgistry.kv import KeyValue, MemoryKeyValue
 
 DEADLINE_S = 30.0
@@ -107,3 +108,16 @@ class Gate:
 
     def open(self) -> None:
         self._event.set()
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def quick(*, attempts: int) -> Callable[[Function], Function]:
+    """A handler that is tried again almost at once."""
+    return handler(attempts=attempts, first_wait_s=0.001, longest_wait_s=0.01)
+
+
+@handler
+async def copy(context: Context, woof: str, seq: int, element: bytes) -> None:
+    await context.put("a/out", b"%d:%b" % (seq, element))
