@@ -797,6 +797,61 @@ class GrantRefusedError(Refused):
     help = "Ask the node's operator, who decides in node.toml, section [grants]."
 
 
+# --- requests to devices -------------------------------------------------------------------------
+
+
+class MailboxFullError(Refused):
+    """There is no room for another request to this service."""
+
+    code = "mailbox-full"
+    number = 200
+    http_status = 429
+    wire_status = 18
+    help = "Nothing was queued: send the same request again after the time in Retry-After."
+
+    def __init__(self, detail: str, *, retry_after_s: int = 60) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class UnknownRequestError(NotFoundError):
+    """No request with this id and this fetch key is known here, or no longer."""
+
+    code = "request-unknown"
+    number = 201
+    help = "`edgistry request list` shows your requests; an outcome is kept for a day."
+
+
+class NotEndedError(Refused):
+    """The request has no outcome yet."""
+
+    code = "not-ended"
+    number = 202
+    http_status = 409
+    wire_status = 12
+    help = "Fetch it first, and acknowledge the outcome that it gives."
+
+
+class KeyReusedError(Refused):
+    """An idempotency key that stands for another request."""
+
+    code = "key-reused"
+    number = 203
+    http_status = 409
+    wire_status = 13
+    help = "Use a new idempotency key for a new request, and the old fetch key for the old one."
+
+
+class TwoAgentsError(Refused):
+    """Two programs poll with one device's identity; this is the one that was replaced."""
+
+    code = "two-agents"
+    number = 204
+    http_status = 409
+    wire_status = 17
+    help = "Stop one of the two. A copied device directory needs `edgistry-agent init` anew."
+
+
 # --- hosts ---------------------------------------------------------------------------------------
 
 

@@ -161,7 +161,8 @@ def decode_up(payload: bytes) -> ExchangeUp:
 
     Raises:
         MalformedError: anything but one canonical message within its bounds; a request mentioned
-            twice; a mere acknowledgement with a reply, or an end without one.
+            twice; a mere acknowledgement with a reply, or an end without one; an exchange that
+            has ended already.
         TooLargeError: more than fits into an exchange.
     """
     up = decode(payload, ExchangeUp, limit=MAX_EXCHANGE_PAYLOAD)
@@ -171,6 +172,8 @@ def decode_up(payload: bytes) -> ExchangeUp:
     for result in up.results:
         if bool(result.reply) == (result.kind == ResultKind.ACKNOWLEDGED):
             raise MalformedError("a result has a reply exactly when it ends its request")
+    if up.settled and up.settled >= up.counter:
+        raise MalformedError("an exchange cannot have ended before it begins")
     return up
 
 

@@ -49,7 +49,7 @@ UPS = st.builds(
     ExchangeUp,
     version=st.just(1),
     instance=st.binary(min_size=8, max_size=8),
-    counter=st.integers(0, (1 << 64) - 1),
+    counter=st.integers(1 << 32, (1 << 64) - 1),
     want_count=st.integers(0, MAX_ITEMS),
     want_bytes=U32,
     back_in_s=U32,
@@ -172,6 +172,7 @@ def test_cut_message_is_malformed(cut: int) -> None:
         {"want_count": MAX_ITEMS + 1},
         {"want_bytes": 1 << 32},
         {"version": 2},
+        {"counter": 7, "settled": 7},
     ],
 )
 def test_message_out_of_bounds_is_not_sent(fields: dict[str, Any]) -> None:

@@ -1,0 +1,349 @@
+"""The requests of a node in memory, and what is decided about them until it is durable.
+
+Rules kept here:
+
+* In memory is what has not ended; the rest is in the store and is read there.
+* Each decision sees those before it, written or not. A decision ends in one of three ways:
+  ``settle`` (it is written), ``take_back`` (it will not be, and no later one has begun), or
+  ``Boxes.reload`` (a write has failed: the store is asked again).
+* A start costs one pass over the small records; envelopes and replies are not read.
+
+Not handled here: what is decided (``mailbox.py``, ``mailbox_exchange.py``), and the write.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from edgistry.codec import encode, replace
+from edgistry.kv import Change, KeyValue, prefix_end
+
+from .mailbox_records import (
+    DEVICES,
+    ENVELOPES,
+    FORGETTING,
+    LETTERS,
+    RECORDS,
+    REPLIES,
+    DeviceRecord,
+    RequestRecord,
+    forgetting_key,
+    read_device,
+    read_request,
+)
+from .mailbox_states import OUTSTANDING, State, check_move, path_between
+
+_STALE_FACTOR: Final = 16
+"""The agenda is made anew when it has so many entries for each request."""
+
+_RECORD_BYTES: Final = 200
+"""About what the record of a request takes in a batch."""
+
+
+class Box:
+    """What waits for one device."""
+
+    __slots__ = ("requests", "size")
+
+    def __init__(self) -> None:
+        self.requests: dict[bytes, RequestRecord] = {}
+        """Those that have not ended, by id."""
+        self.size = 0
+        """Bytes of their envelopes."""
+
+
+class Count:
+    """How many requests one client has at one device."""
+
+    __slots__ = ("outstanding", "unfetched")
+
+    def __init__(self) -> None:
+        self.outstanding = 0
+        self.unfetched = 0
+
+
+class Boxes:
+    """All requests of one node. Whoever decides holds a lock, the caller's."""
+
+    def __init__(self, store: KeyValue) -> None:
+        self.store = store
+        self.reload()
+
+    def reload(self) -> None:
+        """Know what the store says, and nothing else."""
+        self.live: dict[bytes, RequestRecord] = {}
+        self._boxes: dict[str, Box] = {}
+        self._counts: dict[tuple[str, bytes], Count] = {}
+        self._unsettled: dict[bytes, RequestRecord | None] = {}
+        self._devices: dict[str, DeviceRecord] = {}
+        self.unwritten: set[bytes] = set()
+        """New requests that are not durable yet: nobody may be told of them."""
+        self._due: list[tuple[int, bytes]] = []
+        self.next_order = 0
+        for _, value in self.store.scan(RECORDS, prefix_end(RECORDS)):
+            record = read_request(value)
+            self._count(record, +1)
+            if record.outcome in OUTSTANDING:
+                self._keep(record)
+                self.next_order = max(self.next_order, record.order + 1)
+
+    # --- looking --------------------------------------------------------------------------------
+
+    def lookup(self, request: bytes) -> RequestRecord | None:
+        """The request with this id as it was last decided, or ``None``."""
+        found = self.live.get(request)
+        if found is not None:
+            return found
+        if request in self._unsettled:
+            return self._unsettled[request]
+        value = self.store.get(RECORDS + request)
+        return None if value is None else read_request(value)
+
+    def box(self, device: str) -> Box:
+        """What waits for ``device``; not to be changed."""
+        return self._boxes.get(device) or Box()
+
+    def device(self, device: str) -> DeviceRecord:
+        """What is known of ``device``."""
+        known = self._devices.get(device)
+        if known is None:
+            value = self.store.get(DEVICES + device.encode())
+            known = DeviceRecord() if value is None else read_device(value)
+            self._devices[device] = known
+        return known
+
+    def count(self, device: str, party: bytes) -> Count:
+        """What ``party`` has at ``device``; not to be changed."""
+        return self._counts.get((device, party)) or Count()
+
+    def devices(self) -> list[str]:
+        """Devices for which something waits, sorted."""
+        return sorted(self._boxes)
+
+    def due(self, now_us: int) -> RequestRecord | None:
+        """One that has not ended and is to be looked at by now, if there is one."""
+        due = self._due
+        while due and due[0][0] <= now_us:
+            at, request = due[0]
+            record = self.live.get(request)
+            if record is not None and record.due_us() == at:
+                return record
+            heapq.heappop(due)
+        return None
+
+    def over(self, now_us: int) -> Iterator[tuple[bytes, bytes]]:
+        """(key, id) of requests that may be forgotten by now, as far as the store knows."""
+        stop = FORGETTING + (now_us + 1).to_bytes(8, "big")
+        for key, _ in self.store.scan(FORGETTING, stop):
+            yield key, key[len(FORGETTING) + 8 :]
+
+    def envelope(self, request: bytes) -> bytes | None:
+        """The envelope of a request, if it is still there."""
+        return self.store.get(ENVELOPES + request)
+
+    # --- changing (by decisions) ----------------------------------------------------------------
+
+    def _set(self, request: bytes, record: RequestRecord | None) -> None:
+        before = self.lookup(request)
+        if before is not None:
+            self._count(before, -1)
+            if before.outcome in OUTSTANDING:
+                self._drop(before)
+        if record is None or record.outcome not in OUTSTANDING:
+            self._unsettled[request] = record
+        else:
+            self._unsettled.pop(request, None)
+            self._keep(record)
+        if record is not None:
+            self._count(record, +1)
+
+    def _keep(self, record: RequestRecord) -> None:
+        self.live[record.id] = record
+        box = self._boxes.get(record.device)
+        if box is None:
+            box = self._boxes[record.device] = Box()
+        box.requests[record.id] = record
+        box.size += record.size
+        if len(self._due) > _STALE_FACTOR * len(self.live) + _STALE_FACTOR:
+            self._due = [(each.due_us(), each.id) for each in self.live.values()]
+            heapq.heapify(self._due)
+        else:
+            heapq.heappush(self._due, (record.due_us(), record.id))
+
+    def _drop(self, record: RequestRecord) -> None:
+        del self.live[record.id]
+        box = self._boxes[record.device]
+        del box.requests[record.id]
+        box.size -= record.size
+        if not box.requests:
+            del self._boxes[record.device]
+
+    def _count(self, record: RequestRecord, by: int) -> None:
+        if record.state == State.DELIVERED or not record.service:
+            return
+        where = (record.device, record.party)
+        count = self._counts.get(where)
+        if count is None:
+            count = self._counts[where] = Count()
+        if record.outcome in OUTSTANDING:
+            count.outstanding += by
+        else:
+            count.unfetched += by
+        if not (count.outstanding or count.unfetched):
+            del self._counts[where]
+
+    def _settled(self, decided: dict[bytes, RequestRecord | None]) -> None:
+        for request, record in decided.items():
+            if request in self._unsettled and self._unsettled[request] is record:
+                del self._unsettled[request]
+
+
+class Decision:
+    """What is decided at one time, for one atomic write (a ``Work`` of the group committer)."""
+
+    def __init__(
+        self, boxes: Boxes, *, on_settled: Callable[[Decision], None] | None = None
+    ) -> None:
+        self.boxes = boxes
+        self.changes: list[Change] = []
+        self.size = 0
+        self.decided: dict[bytes, RequestRecord | None] = {}
+        """The requests it is about, as they will be."""
+        self.queued_for: set[str] = set()
+        """Devices that get something to do by it."""
+        self._on_settled = on_settled
+        self._before: list[tuple[bytes, RequestRecord | None, bool]] = []
+        self._new: list[bytes] = []
+        self._devices_before: list[tuple[str, DeviceRecord]] = []
+
+    def add(self, record: RequestRecord, envelope: bytes) -> None:
+        """A new request."""
+        self.boxes.next_order += 1
+        self._write(record)
+        self._new.append(record.id)
+        self.boxes.unwritten.add(record.id)
+        self.changes.append((ENVELOPES + record.id, envelope))
+        self.size += len(envelope)
+        self.queued_for.add(record.device)
+
+    def change(self, record: RequestRecord, **fields: object) -> RequestRecord:
+        """Change what is known of ``record``, but not its state; as it is then."""
+        changed = replace(record, **fields)
+        self._write(changed)
+        return changed
+
+    def move(self, record: RequestRecord, *path: State, **fields: object) -> RequestRecord:
+        """Let ``record`` go along ``path`` within what has not ended; as it is then."""
+        check_move(record.outcome, *path)
+        if path[-1] == State.QUEUED:
+            self.queued_for.add(record.device)
+        return self.change(record, state=int(path[-1]), **fields)
+
+    def end(
+        self,
+        record: RequestRecord,
+        state: State,
+        *,
+        now_us: int,
+        keep_until_us: int,
+        reply: bytes = b"",
+        reason: str = "",
+    ) -> RequestRecord:
+        """``record`` ends in ``state``, by the moves that this implies; as it is then.
+
+        The envelope stays where nobody has answered it, since the node may have to.
+        """
+        path_between(record.outcome, state)
+        keep = max(keep_until_us, record.deadline_us)
+        ended = replace(
+            record,
+            state=int(state),
+            held=False,
+            ended_us=now_us,
+            keep_until_us=keep,
+            reason=reason,
+        )
+        self._write(ended)
+        self.changes.append((forgetting_key(keep, record.id), b""))
+        if reply:
+            self.changes.append((REPLIES + record.id, reply))
+            self.changes.append((ENVELOPES + record.id, None))
+            self.size += len(reply)
+        if state == State.DEAD:
+            self.changes.append((LETTERS + record.id, b""))
+        return ended
+
+    def deliver(self, record: RequestRecord, *, keep_until_us: int) -> RequestRecord:
+        """The client has the outcome; only the id stays known, so that it means no second one."""
+        check_move(record.outcome, State.DELIVERED)
+        keep = max(keep_until_us, record.deadline_us)
+        delivered = replace(record, state=int(State.DELIVERED), keep_until_us=keep)
+        self._write(delivered)
+        self.changes.append((forgetting_key(record.keep_until_us, record.id), None))
+        self.changes.append((forgetting_key(keep, record.id), b""))
+        self.changes.append((REPLIES + record.id, None))
+        if record.state != State.DEAD:
+            self.changes.append((ENVELOPES + record.id, None))
+        return delivered
+
+    def revive(self, record: RequestRecord) -> RequestRecord:
+        """Let a dead one be tried again."""
+        order = self.boxes.next_order
+        self.boxes.next_order += 1
+        self.changes.append((LETTERS + record.id, None))
+        self.changes.append((forgetting_key(record.keep_until_us, record.id), None))
+        return self.move(record, State.QUEUED, attempts=0, order=order, reason="")
+
+    def bury(self, record: RequestRecord) -> None:
+        """Take a dead one from the list, and its envelope with it."""
+        self.changes.append((LETTERS + record.id, None))
+        self.changes.append((ENVELOPES + record.id, None))
+
+    def forget(self, record: RequestRecord) -> None:
+        """Nothing is known of ``record`` any more."""
+        request = record.id
+        self._remember(request)
+        self.boxes._set(request, None)
+        self.decided[request] = None
+        self.changes += [(key + request, None) for key in (RECORDS, ENVELOPES, REPLIES, LETTERS)]
+        self.changes.append((forgetting_key(record.keep_until_us, request), None))
+        self.size += _RECORD_BYTES
+
+    def tell_device(self, device: str, record: DeviceRecord) -> None:
+        """What is known of ``device`` from now on."""
+        self._devices_before.append((device, self.boxes.device(device)))
+        self.boxes._devices[device] = record
+        self.changes.append((DEVICES + device.encode(), encode(record)))
+        self.size += _RECORD_BYTES
+
+    def settle(self) -> None:
+        """It is written."""
+        self.boxes._settled(self.decided)
+        self.boxes.unwritten.difference_update(self._new)
+        if self._on_settled is not None:
+            self._on_settled(self)
+
+    def take_back(self) -> None:
+        """It will not be written, and no later one has begun."""
+        for device, known in reversed(self._devices_before):
+            self.boxes._devices[device] = known
+        for request, record, unsettled in reversed(self._before):
+            self.boxes._set(request, record)
+            if not unsettled:
+                self.boxes._unsettled.pop(request, None)
+        self.boxes.unwritten.difference_update(self._new)
+        self.changes.clear()
+
+    def _write(self, record: RequestRecord) -> None:
+        self._remember(record.id)
+        self.boxes._set(record.id, record)
+        self.decided[record.id] = record
+        self.changes.append((RECORDS + record.id, encode(record)))
+        self.size += _RECORD_BYTES
+
+    def _remember(self, request: bytes) -> None:
+        if request not in self.decided:
+            unsettled = request in self.boxes._unsettled
+            self._before.append((request, self.boxes.lookup(request), unsettled))
