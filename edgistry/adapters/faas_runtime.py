@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Final
 
@@ -41,6 +41,8 @@ logger = get_logger("edgistry.handlers")
 STOP_GRACE_S: Final = 1.0
 """How long handlers that run may go on when the program stops."""
 MAX_COUNTED: Final = 1000
+
+_COUNTED: Final = tuple(field.name for field in fields(LaneCounts))
 
 OnEnd = Callable[[Staging, Trigger, Outcome], None]
 """Told how an invocation ended, answered or dead; what it stages is durable with the end."""
@@ -170,6 +172,27 @@ class HandlerRuntime:
             counts=counts,
             stuck=lane.is_stuck if lane else False,
         )
+
+    def totals(self) -> LaneCounts:
+        """What all handlers do and have done, together; costs nothing to ask."""
+        found = LaneCounts()
+        for lane in self._lanes.values():
+            counts = lane.counts
+            for name in _COUNTED:
+                setattr(found, name, getattr(found, name) + getattr(counts, name))
+        return found
+
+    def backlog(self) -> int:
+        """How far handlers are behind: from the oldest invocation that is due to the newest.
+
+        Summed up; those between that have ended count too. Reads two entries for each handler.
+        """
+        behind = 0
+        for name in self._woofs.woofs.handlers_waiting():
+            oldest = next(self._woofs.woofs.triggers(name), None)
+            if oldest is not None:
+                behind += last_arrival(self._store, name.encode()) - oldest.arrival + 1
+        return behind
 
     async def replay(self, numbers: Iterable[int]) -> int:
         """Let these dead letters be tried again, all or none; how many.
