@@ -117,8 +117,8 @@ class Paired:
 
     @property
     def services(self) -> tuple[ServiceOffer, ...]:
-        """What it offers."""
-        return self.offer.services
+        """What clients find of it here: nothing if this is its fallback node."""
+        return self.offer.services if self.offer.role == "primary" else ()
 
 
 def node_capability(issuer: Issuer, paired: Paired) -> Capability:

@@ -69,6 +69,9 @@ class ActionOffer(Wire):
     """How long an answer may be reused for other callers; 0: never."""
     place: Literal["device", "node"] = "device"
     """Where its handler runs."""
+    mirror: bool = False
+    """The home node keeps a copy of its WooF and answers for it."""
+    forward: Uri = ""
 
 
 class WoofOffer(Wire):
@@ -78,7 +81,6 @@ class WoofOffer(Wire):
     history: History
     element_size: ElementSize = 0
     mirror: bool = False
-    """The home node keeps a copy and answers for it."""
     forward: Uri = ""
 
 
@@ -152,6 +154,8 @@ class PairingRequest(Wire):
 
 
 MAX_REQUEST_BYTES: Final = MAX_OFFER_BYTES + 64
+UNPAIR: Final = b"edgistry unpair 1"
+"""What a device puts into its own object, over the link, to leave its node."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,254 @@
+"""Making a paired device ready: its WooFs, then its place in the registry.
+
+Rules kept here:
+
+* The node alone creates namespaces and WooFs on the device, by ordinary requests to it that carry
+  a capability for just that (paper §3.3). They wait for the device like any other request.
+* Its services are listed when all of that has been answered: visible means reachable.
+* Everything goes by what is stored, so it goes on after a restart; what expired is asked again.
+  Creating what is there already changes nothing.
+* A row whose device is paired no longer, or offers that service no longer, is withdrawn.
+
+Not handled here: who may pair (``pairing_desk``), the queue (``mailbox_desk``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from edgistry.adapters.log import get_logger
+from edgistry.capability_chain import Entry
+from edgistry.codec import replace
+from edgistry.envelope import MAX_DEADLINE_AHEAD_US, Operation, Status, decode_reply
+from edgistry.errors import Refused
+from edgistry.kv import KeyValue
+from edgistry.operations import encode_woof_shape
+from edgistry.pairing import PairingOffer, woofs_of
+from edgistry.rights import EVERYTHING, Right
+from edgistry.transactions import NodeId
+
+from .devices import DeviceTable, handle_of, identity_of
+from .pairing import ROW_PREFIX, Paired, PairingTable, StoredPairing
+from .pairing_desk import rows_of
+from .registration import Registrar
+
+logger = get_logger("edgistry.node.setup")
+
+LOOK_EVERY_S: Final = 2.0
+RETRY_AFTER_S: Final = 60.0
+SETUP_RIGHTS: Final = Right.NAMESPACE_CREATE | Right.WOOF_CREATE
+_DONE: Final = (Status.OK, Status.EXISTS)
+
+
+class RequestQueue(Protocol):
+    """What setting up needs of the mailboxes."""
+
+    async def submit_own(self, device: str, envelope: bytes, *, idempotency_key: bytes) -> bytes:
+        """Queue a request of the node itself; its id, once it is durable."""
+
+    def outcome_of(self, request_id: bytes) -> tuple[bool, bytes | None]:
+        """Whether the request may still be answered, and the device's reply if it has one."""
+
+    async def forget_device(self, device: str) -> None:
+        """End all requests to the device; whoever asked learns it."""
+
+
+class DeviceSetup:
+    """Prepares the devices paired in ``store`` and lists their services through ``registrar``.
+
+    ``draw`` gives that many random bytes; whoever writes pairings holds ``writing``.
+    """
+
+    def __init__(
+        self,
+        store: KeyValue,
+        *,
+        queue: RequestQueue,
+        registrar: Registrar,
+        node_id: NodeId,
+        writing: asyncio.Lock,
+        clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        draw: Callable[[int], bytes] = secrets.token_bytes,
+        look_every_s: float = LOOK_EVERY_S,
+    ) -> None:
+        self._store = store
+        self._table = PairingTable(store)
+        self._rows = DeviceTable(store)
+        self._queue = queue
+        self._registrar = registrar
+        self._node_id = node_id
+        self._clock_us = clock_us
+        self._draw = draw
+        self._writing = writing
+        self._look_every_s = look_every_s
+        # A device that leaves must not be listed by a step that had begun before.
+        self._stepping = asyncio.Lock()
+        self._unfinished: set[str] = set()
+        self._retry_at: dict[str, float] = {}
+        self._news = asyncio.Event()
+
+    # --- what the desk tells --------------------------------------------------------------------
+
+    def admitted(self, device: str) -> None:
+        """Begin to set up ``device``."""
+        self._unfinished.add(device)
+        self._retry_at.pop(device, None)
+        self._news.set()
+
+    async def left(self, paired: Paired) -> None:
+        """End the requests to a device that is gone, and withdraw its services."""
+        async with self._stepping:
+            await self._queue.forget_device(paired.device)
+            rows = [self._rows.get(identity_of(row)) for row in rows_of(paired.offer)]
+            await self._withdraw([handle_of(row.key) for row in rows if row is not None])
+
+    # --- by itself ------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Go on with what is unfinished until cancelled; raises what must stop the node."""
+        self._unfinished |= await asyncio.to_thread(self._unfinished_in_store)
+        await self.withdraw_orphans()
+        while True:
+            self._news.clear()
+            for device in sorted(self._unfinished):
+                await self.step(device)
+            if not self._unfinished:
+                await self._news.wait()
+                continue
+            try:
+                async with asyncio.timeout(self._look_every_s):
+                    await self._news.wait()
+            except TimeoutError:
+                continue
+
+    def _unfinished_in_store(self) -> set[str]:
+        return {paired.device for paired in self._table.scan() if paired.stored.stage != "ready"}
+
+    async def step(self, device: str) -> None:
+        """Go one step on with ``device``, if one can be made now."""
+        async with self._stepping:
+            await self._step(device)
+
+    async def _step(self, device: str) -> None:
+        paired = self._table.by_device(device)
+        if paired is None or paired.stored.stage == "ready":
+            self._unfinished.discard(device)
+            return
+        if self._retry_at.get(device, 0) > self._clock_us():
+            return
+        try:
+            if paired.stored.stage == "new":
+                await self._ask(paired)
+            else:
+                await self._look(paired)
+        except Refused as error:
+            # A full queue or outbox, say: nothing is lost by trying again later.
+            logger.warning("setting up a device has to wait", reason=error.detail)
+            self._wait_before_retry(device)
+
+    def _wait_before_retry(self, device: str) -> None:
+        self._retry_at[device] = self._clock_us() + RETRY_AFTER_S * 1e6
+
+    async def _ask(self, paired: Paired) -> None:
+        # A fallback node lists nothing, so it has nothing to prepare.
+        requests = self._envelopes(paired) if paired.offer.role == "primary" else []
+        ids = [
+            await self._queue.submit_own(paired.device, envelope, idempotency_key=self._draw(16))
+            for envelope in requests
+        ]
+        attempt = paired.stored.attempt + 1
+        await self._store_stage(paired, stage="asked", requests=tuple(ids), attempt=attempt)
+
+    def _envelopes(self, paired: Paired) -> list[bytes]:
+        """Requests that create what the device has to have, in order."""
+        serial = int.from_bytes(self._draw(4), "big")
+        capability = paired.issuer.mint(serial=serial, entries=(Entry(SETUP_RIGHTS, EVERYTHING),))
+        now_us = self._clock_us()
+        deadline = now_us + MAX_DEADLINE_AHEAD_US
+        return [
+            capability.bind(
+                operation,
+                target,
+                payload,
+                client=self._node_id[:8],
+                sequence=now_us + number,
+                deadline=deadline,
+            ).encoded
+            for number, (operation, target, payload) in enumerate(creations(paired.offer))
+        ]
+
+    async def _look(self, paired: Paired) -> None:
+        open_requests: list[bytes] = []
+        for request_id in paired.stored.requests:
+            is_open, reply = self._queue.outcome_of(request_id)
+            if reply is not None and decode_reply(reply).status in _DONE:
+                continue
+            if not is_open:
+                logger.warning("a device could not be set up; it is asked again")
+                await self._store_stage(paired, stage="new", requests=())
+                self._wait_before_retry(paired.device)
+                return
+            open_requests.append(request_id)
+        if not open_requests:
+            await self._list(paired)
+        elif len(open_requests) < len(paired.stored.requests):
+            await self._store_stage(paired, stage="asked", requests=tuple(open_requests))
+
+    async def _list(self, paired: Paired) -> None:
+        rows = rows_of(paired.offer)
+        for outcome in await self._registrar.register(rows) if rows else ():
+            if outcome.outcome == "rejected":
+                logger.warning("a service cannot be listed", reason=outcome.reason)
+        if paired.stored.attempt > 1:
+            # An earlier offer of the device may have named more services than this one.
+            await self.withdraw_orphans()
+        await self._store_stage(paired, stage="ready", requests=())
+        logger.info("a device is ready", services=len(rows))
+
+    async def _store_stage(self, paired: Paired, **changes: object) -> None:
+        async with self._writing:
+            latest = self._table.by_device(paired.device)
+            if latest is None or latest.stored != paired.stored:
+                return  # it has left, or told something new, while we were waiting
+            changed: StoredPairing = replace(paired.stored, **changes)
+            await asyncio.to_thread(self._store.write, self._table.put(changed), sync=True)
+
+    # --- withdrawing ----------------------------------------------------------------------------
+
+    async def withdraw_orphans(self) -> None:
+        """Withdraw every service whose device is paired no longer, or has it no longer."""
+        await self._withdraw(await asyncio.to_thread(self._orphans))
+
+    def _orphans(self) -> list[str]:
+        found = []
+        for row in self._rows.scan():
+            if row.id is None or row.withdrawing or not row.id.startswith(ROW_PREFIX):
+                continue
+            if self._table.by_record(row.key) is None:
+                found.append(handle_of(row.key))
+        return found
+
+    async def _withdraw(self, handles: Sequence[str]) -> None:
+        for handle in handles:
+            try:
+                await self._registrar.withdraw([handle])
+            except Refused as error:
+                logger.warning("a service is not withdrawn yet", reason=error.detail)
+
+
+def creations(offer: PairingOffer) -> list[tuple[Operation, str, bytes]]:
+    """What has to exist on the device: operations, targets and payloads, in order."""
+    found: list[tuple[Operation, str, bytes]] = []
+    namespaces: set[str] = set()
+    for name, history, element_size in woofs_of(offer):
+        namespace = name.partition("/")[0]
+        if namespace not in namespaces:
+            namespaces.add(namespace)
+            found.append((Operation.NAMESPACE_CREATE, namespace, b""))
+        shape = encode_woof_shape(history=history, element_size=element_size)
+        found.append((Operation.WOOF_CREATE, name, shape))
+    return found

@@ -1,0 +1,309 @@
+"""Pairing as the node does it: codes, admitting devices, and letting them go.
+
+Rules kept here:
+
+* A code is good for one device, until it is too old; only its digest is kept. The device that used
+  it gets the same answer again: the first one may have been lost.
+* A device that is known is let in again under the same key, to tell what has changed. Under
+  another key only if the operator said so when making the code: an id alone proves nothing.
+* A pairing and the code's use are one durable write, and so are its end and the denial of the
+  device's capability.
+* Logs and refusals do not name devices: ids are for the operator's own eyes.
+* What a device offers is checked before it is admitted as a row of an import is, so that it can be
+  listed afterwards.
+
+Not handled here: the table (``pairing``), creating WooFs on the device and listing its services
+(``device_setup``), transport (``link_server``, ``admin_pairing``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from edgistry.adapters.log import get_logger
+from edgistry.authority import Authority
+from edgistry.codec import replace
+from edgistry.envelope import Operation
+from edgistry.errors import (
+    AlreadyPairedError,
+    BadRequestError,
+    CorruptDatabaseError,
+    DenySetFullError,
+    LimitExceededError,
+    NotFoundError,
+    NotPairedError,
+    PairingCodeError,
+)
+from edgistry.kv import Change, KeyValue
+from edgistry.pairing import (
+    CODE_SECRET_BYTES,
+    UNPAIR,
+    PairingAnswer,
+    PairingCode,
+    PairingOffer,
+    PairingRequest,
+    check_offer,
+    code_digest,
+    device_object,
+    wake_bucket,
+)
+from edgistry.region import published_cell
+from edgistry.replay import Outcome
+from edgistry.verifier import Checked
+
+from .admin_api import DeviceRow
+from .fleet import check_device
+from .pairing import Paired, PairingTable, StoredCode, StoredPairing, node_capability, row_id
+
+logger = get_logger("edgistry.node.pairing")
+
+MAX_OPEN_CODES = 1000
+MAX_CODE_TTL_S = 7 * 24 * 3600
+
+
+class Followers(Protocol):
+    """Who must hear of devices that come and go. ``DeviceSetup`` is one."""
+
+    def admitted(self, device: str) -> None:
+        """The device is paired, or has told something new about itself."""
+
+    async def left(self, paired: Paired) -> None:
+        """The device is paired no longer."""
+
+
+class PairingDesk:
+    """The pairings in ``store``, whose devices poll with capabilities of ``authority``.
+
+    ``node_key`` is the node's registry key (public), ``draw`` gives that many random bytes. Whoever
+    writes pairings holds ``writing``: what was decided must still hold when it is written.
+    """
+
+    def __init__(
+        self,
+        store: KeyValue,
+        *,
+        authority: Authority,
+        followers: Followers,
+        node_name: str,
+        node_key: bytes,
+        writing: asyncio.Lock,
+        clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        draw: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self.table = PairingTable(store)
+        self._store = store
+        self._authority = authority
+        self._followers = followers
+        self._node_name = node_name
+        self._node_key = node_key
+        self._clock_us = clock_us
+        self._draw = draw
+        self._writing = writing
+
+    # --- codes ----------------------------------------------------------------------------------
+
+    async def new_code(self, *, port: int, ttl_s: float, replace_key: bool = False) -> PairingCode:
+        """A code for one device, good for ``ttl_s``; ``port`` is where the link listens.
+
+        With ``replace_key`` it also lets in a device whose id is known with another key.
+
+        Raises:
+            LimitExceededError: 1000 codes are open, or ``ttl_s`` is not between 0 and 7 days.
+        """
+        if not 0 < ttl_s <= MAX_CODE_TTL_S:
+            raise LimitExceededError(f"a code lives up to {MAX_CODE_TTL_S // 86400} days")
+        async with self._writing:
+            now_us = self._clock_us()
+            codes = list(self.table.codes())
+            old = [digest for digest, code in codes if code.expires_us < now_us]
+            if len(codes) - len(old) >= MAX_OPEN_CODES:
+                raise LimitExceededError(f"{MAX_OPEN_CODES} codes are open already")
+            secret = self._draw(CODE_SECRET_BYTES)
+            code = StoredCode(expires_us=now_us + round(ttl_s * 1e6), replace=replace_key)
+            changes = self.table.put_code(code_digest(secret), code)
+            for digest in old:
+                changes += self.table.delete_code(digest)
+            await self._write(changes)
+        return PairingCode(node_key=self._node_key, port=port, secret=secret)
+
+    # --- pairing --------------------------------------------------------------------------------
+
+    async def pair(self, request: PairingRequest) -> PairingAnswer:
+        """Admit the device that sent ``request``; durable when this returns.
+
+        Raises:
+            PairingCodeError: no such code, too old, or used by another device.
+            AlreadyPairedError: known with another key, and the code does not allow to replace it.
+            InvalidValueError, MalformedError: what it offers cannot be listed.
+        """
+        digest = code_digest(request.secret)
+        offer = request.offer
+        async with self._writing:
+            code = self.table.code(digest)
+            if code is None or code.expires_us < self._clock_us():
+                raise PairingCodeError("this node has no such code, or it is too old")
+            if code.device not in ("", offer.device):
+                raise PairingCodeError("another device has used this code")
+            used = self.table.put_code(digest, replace(code, device=offer.device))
+            known, paired = await self._admit(offer, code.replace, digest, used)
+        return await self._admitted(known, paired)
+
+    async def import_offer(self, offer: PairingOffer, *, replace_key: bool) -> PairingAnswer:
+        """Admit the device whose offer came as a file; raises as ``pair``, but for codes."""
+        async with self._writing:
+            known, paired = await self._admit(offer, replace_key, b"", [])
+        return await self._admitted(known, paired)
+
+    async def _admit(
+        self, offer: PairingOffer, replace_key: bool, digest: bytes, also: list[Change]
+    ) -> tuple[Paired | None, Paired]:
+        """The pairing as it was and as it is now, durably."""
+        check_listable(check_offer(offer))
+        known = self.table.by_device(offer.device)
+        changes = list(also)
+        if known is None or known.offer != offer:
+            pairing, changed = self._decide(offer, known, replace_key, digest)
+            changes += changed + self.table.put(pairing)
+        await self._write(changes)
+        paired = self.table.by_device(offer.device)
+        if paired is None:
+            raise CorruptDatabaseError("queues.ldb: a pairing that was just written is not there")
+        return known, paired
+
+    async def _admitted(self, known: Paired | None, paired: Paired) -> PairingAnswer:
+        """The answer, once those who follow know."""
+        if known is not None and known.serial != paired.serial:
+            await self._followers.left(known)
+        if known is None or known.stored != paired.stored:
+            logger.info("a device is paired", services=len(paired.services))
+            self._followers.admitted(paired.device)
+        return self._answer(paired)
+
+    def _decide(
+        self, offer: PairingOffer, known: Paired | None, replace_key: bool, digest: bytes
+    ) -> tuple[StoredPairing, list[Change]]:
+        """The pairing to store, and what else changes with it."""
+        pairing = StoredPairing(offer=offer, serial=0, paired_us=self._clock_us(), code=digest)
+        if known is None:
+            return replace(pairing, serial=self._new_serial()), []
+        if (known.epoch, known.offer.key) == (offer.epoch, offer.key):
+            return replace(pairing, serial=known.serial, attempt=known.stored.attempt), []
+        if not replace_key:
+            raise AlreadyPairedError(
+                "the device is paired here with another key; revoke it first, or make the code"
+                " with --replace if you know that it is the same device"
+            )
+        return replace(pairing, serial=self._new_serial()), self._denial(known)
+
+    def _new_serial(self) -> int:
+        while True:
+            serial = int.from_bytes(self._draw(4), "big")
+            if not self.table.serial_is_taken(serial):
+                return serial
+
+    def _answer(self, paired: Paired) -> PairingAnswer:
+        return PairingAnswer(
+            version=1,
+            device=paired.device,
+            epoch=paired.epoch,
+            node_name=self._node_name,
+            node_key=self._node_key,
+            capability=node_capability(self._authority.issuer, paired).danger_bytes(),
+            now_us=self._clock_us(),
+        )
+
+    # --- leaving --------------------------------------------------------------------------------
+
+    async def revoke(self, device: str) -> None:
+        """Forget the device and its key, and let it poll no more; it may be lost or stolen.
+
+        Raises:
+            NotFoundError: no such device is paired here.
+        """
+        async with self._writing:
+            paired = self.table.by_device(device)
+            if paired is None:
+                raise NotFoundError("no device with that id is paired with this node")
+            await self._write([*self._denial(paired), *self.table.delete(paired)])
+        logger.info("a device was revoked")
+        await self._followers.left(paired)
+
+    async def unpair(self, data: bytes) -> bytes:
+        """The reply to a device's envelope that asks to leave (``UNPAIR``), whatever it is.
+
+        What it raises is a bug.
+        """
+        leaving: list[Paired] = []
+
+        def execute(checked: Checked) -> Outcome:
+            paired = self._leaving(checked)
+            leaving.append(paired)
+            # Its capability must still open the reply, so it is not denied: it is for an object
+            # that has nothing in it, and the exchange knows the device no longer.
+            return Outcome(changes=self.table.delete(paired))
+
+        async with self._writing:
+            answer = asyncio.to_thread(
+                self._authority.answer, data, execute, now_us=self._clock_us()
+            )
+            reply = await answer
+        for paired in leaving:
+            logger.info("a device has left")
+            await self._followers.left(paired)
+        return reply
+
+    def _leaving(self, checked: Checked) -> Paired:
+        envelope = checked.envelope
+        device = envelope.target.removeprefix("devices/")
+        if (
+            envelope.op != Operation.PUT
+            or envelope.payload != UNPAIR
+            or envelope.target != device_object(device)
+        ):
+            raise BadRequestError("not a device that asks to leave")
+        paired = self.table.by_device(device)
+        if paired is None or paired.serial != checked.chain.serial:
+            raise NotPairedError("the device is not paired with this node, or no longer")
+        return paired
+
+    def _denial(self, paired: Paired) -> list[Change]:
+        capability = node_capability(self._authority.issuer, paired)
+        try:
+            return self._authority.deny(capability.id)
+        except DenySetFullError as error:
+            # The exchange refuses it all the same: it goes by the serial in the pairing.
+            logger.warning("a device's capability is not denied", reason=error.detail)
+            return []
+
+    async def _write(self, changes: Iterable[Change]) -> None:
+        await asyncio.to_thread(self._store.write, list(changes), sync=True)
+
+
+def check_listable(offer: PairingOffer) -> None:
+    """Raises what importing the services of ``offer`` would be refused with."""
+    for row in rows_of(offer):
+        check_device(row)
+        published_cell(row.lat, row.lon, row.resolution)
+
+
+def rows_of(offer: PairingOffer) -> list[DeviceRow]:
+    """One row for each service of a device, as they are registered; none for a fallback node."""
+    services = offer.services if offer.role == "primary" else ()
+    return [
+        DeviceRow(
+            line=number,
+            id=row_id(offer.device, service.type),
+            name=offer.name,
+            lat=offer.lat,
+            lon=offer.lon,
+            type=service.type,
+            actions=tuple(sorted(action.name for action in service.actions)),
+            resolution=offer.resolution,
+            wake=wake_bucket(offer.period_s),
+        )
+        for number, service in enumerate(services, 1)
+    ]
