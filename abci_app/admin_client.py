@@ -49,6 +49,7 @@ from .handlers_api import (
     LettersAnswer,
     LettersRequest,
 )
+from .issuing_api import MintAnswer, MintRequest, RevokeAnswer, RevokeRequest
 
 T = TypeVar("T", bound=Document)
 
@@ -154,6 +155,34 @@ class AdminClient:
             "timeout_s": f"{max(0.0, min(timeout_s, MAX_SETTLED_WAIT_S)):.3f}",
         }
         return self._get("/admin/settled", SettledAnswer, query)
+
+    def mint(self, asked: MintRequest) -> MintAnswer:
+        """Grant a capability; the answer holds its secret."""
+        return self._post("/admin/capabilities", asked, MintAnswer)
+
+    def revoke(self, public_id: str) -> RevokeAnswer:
+        """Revoke the capability with this id (32 hexadecimal digits)."""
+        return self._post("/admin/capabilities/revoke", RevokeRequest(id=public_id), RevokeAnswer)
+
+    def handlers(self) -> HandlerList:
+        """The handlers of the node."""
+        return self._get("/admin/handlers", HandlerList)
+
+    def dead_letters(self, limit: int) -> DeadLetterList:
+        """Up to ``limit`` dead letters."""
+        return self._get("/admin/dead-letters", DeadLetterList, {"limit": str(limit)})
+
+    def dead_letter(self, name: str) -> DeadLetterDetail:
+        """One dead letter with its content."""
+        return self._get(f"/admin/dead-letters/{quote(name, safe='')}", DeadLetterDetail)
+
+    def replay_letters(self, names: Sequence[str], *, every: bool) -> LettersAnswer:
+        """Let handlers try these again, all or none."""
+        return self._letters("/admin/dead-letters/replay", names, every)
+
+    def purge_letters(self, names: Sequence[str], *, every: bool) -> LettersAnswer:
+        """Forget these, all or none."""
+        return self._letters("/admin/dead-letters/purge", names, every)
 
     def handlers(self) -> HandlerList:
         """The handlers of the node."""

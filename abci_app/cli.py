@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import click
 
+from .cli_cap import cap
 from .cli_cluster import cluster
 from .cli_dead_letters import dead_letters
 from .cli_engine import engine
@@ -35,7 +36,8 @@ def program() -> None:
 
 
 for _command in (
-    init, run, status, device, fleet, region, handlers, dead_letters, cluster, engine, abci, repair,
+    init, run, status, device, fleet, region, cap, handlers, dead_letters, cluster, engine, abci,
+    repair,
 ):  # fmt: skip
     program.add_command(_command)
 

@@ -27,6 +27,7 @@ from edgistry.errors import ChainMismatchError, ConfigError, UnavailableError
 from edgistry.transactions import node_id_of
 
 from .abci_server import ABCIServer
+from .admin_issuing import issuing_routes
 from .admin_server import admin_server
 from .application import RegistryApplication
 from .comet_config import Genesis, read_genesis
@@ -35,6 +36,7 @@ from .consensus import CometConsensus, Consensus, SoloConsensus, check_port_free
 from .directory import NodeDirectory, read_registry_seed
 from .handler_desk import HandlerDesk
 from .http_server import public_server
+from .issuing_desk import IssuingDesk
 from .running import Running, stop_signal
 from .schema import genesis_members
 from .service import NodeService
@@ -98,7 +100,8 @@ async def run_node(
             doors.push_async_callback(http.stop)
             await http.listen_tcp(config.api.host, config.api.port)
             desk = HandlerDesk(local.runtime, module=config.handlers.module, outbox=service.outbox)
-            admin = admin_server(service, desk)
+            issuing = IssuingDesk(local.authority, local.woofs.committer)
+            admin = admin_server(service, desk, more=issuing_routes(issuing))
             doors.push_async_callback(admin.stop)
             await admin.listen_unix(directory.admin_socket)
             logger.info("the node runs", name=config.name, api=config.api_url)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import click
 from edgistry.capability import Capability
 from edgistry.captext import danger_text
 from edgistry.codec import Document
-from edgistry.duration import parse_duration
+from edgistry.duration import parse_moment
 from edgistry.envelope import Operation
 from edgistry.errors import MalformedError
 from edgistry.judge import NEWEST
@@ -47,30 +46,6 @@ def _now_us() -> int:
     return time.time_ns() // 1000
 
 
-def when_us(text: str, *, now_us: int) -> int:
-    """A moment in µs since 1970: ``2h`` from now (to the second), or ``2030-01-01T00:00:00Z``.
-
-    Raises:
-        MalformedError: neither a duration nor a time with its zone.
-    """
-    try:
-        seconds = now_us // 1_000_000 + round(parse_duration(text))
-    except MalformedError:
-        pass
-    else:
-        return seconds * 1_000_000
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise MalformedError(f"{text[:50]!r}: write a duration (2h), or a time (2030-01-01T00:00Z)")
-    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    if since.days < 0:
-        raise MalformedError(f"{text[:50]!r} is before 1970")
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
 def _hexadecimal(length: int, what: str) -> Callable[[str], bytes]:
     def read(text: str) -> bytes:
         try:
@@ -93,7 +68,7 @@ def _operation(text: str) -> Operation:
 
 _RIGHTS = Parsed("RIGHTS", parse_rights)
 _OBJECT = Parsed("OBJECT", check_object)
-_WHEN = Parsed("WHEN", lambda text: when_us(text, now_us=_now_us()))
+_WHEN = Parsed("WHEN", lambda text: parse_moment(text, now_us=_now_us()))
 _CLIENT = Parsed("CLIENT", _hexadecimal(8, "a client id"))
 _ID = Parsed("ID", _hexadecimal(16, "a capability's id"))
 _OPERATION = Parsed("OPERATION", _operation)

@@ -1,11 +1,12 @@
-"""Durations as people write them: ``90``, ``90s``, ``5m``, ``2h``, ``7d``, ``250ms``.
+"""Times as people write them: ``90s``, ``5m``, ``2h``, ``7d``, ``250ms``, ``2030-01-01T00:00Z``.
 
-Rules kept here: pure; one unit a text; without a unit it is seconds.
+Rules kept here: pure; one unit a text; a duration without a unit is seconds; a time has its zone.
 """
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 from .errors import MalformedError
 
@@ -24,3 +25,27 @@ def parse_duration(text: str) -> float:
         raise MalformedError(f"duration {text[:50]!r}: write a number and ms, s, m, h or d: 90s")
     number, unit = match.groups()
     return round(float(number) * _UNITS_MS[unit]) / 1000
+
+
+def parse_moment(text: str, *, now_us: int) -> int:
+    """A moment in µs since 1970: ``2h`` from now (to the second), or ``2030-01-01T00:00:00Z``.
+
+    Raises:
+        MalformedError: neither a duration nor a time with its zone.
+    """
+    try:
+        seconds = now_us // 1_000_000 + round(parse_duration(text))
+    except MalformedError:
+        pass
+    else:
+        return seconds * 1_000_000
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise MalformedError(f"{text[:50]!r}: write a duration (2h), or a time (2030-01-01T00:00Z)")
+    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    if since.days < 0:
+        raise MalformedError(f"{text[:50]!r} is before 1970")
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

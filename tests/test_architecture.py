@@ -54,6 +54,7 @@ PURE = (
     "abci_app.pairing",
     "abci_app.handlers_api",
     "abci_app.issuing_api",
+    "abci_app.issuing_api",
     "abci_app.schema",
     "abci_app.merkle",
     "abci_app.nesting",

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 
 from click.testing import CliRunner, Result
 
-from abci_app.admin_server import admin_server
+from abci_app.admin_server import AdminRoute, admin_server
 from abci_app.cli import program
 from abci_app.directory import NodeDirectory
 from abci_app.handler_desk import HandlerDesk
@@ -60,6 +60,10 @@ class NodeThread:
         """Start what else belongs to the node, and stop it with ``parts``."""
         return None
 
+    async def furnish_more(self, parts: AsyncExitStack, queues: KeyValue) -> list[AdminRoute]:
+        """As ``furnish``, for what has routes of its own."""
+        return []
+
     async def _run(self) -> None:
         async with AsyncExitStack() as parts:
             registry = LevelKeyValue(self.layout.registry_db)
@@ -68,7 +72,11 @@ class NodeThread:
             parts.callback(queues.close)
             self.node = await open_solo(registry, queues, real_time=True)
             await parts.enter_async_context(running(self.node))
-            server = admin_server(self.node.service, await self.furnish(parts, queues))
+            server = admin_server(
+                self.node.service,
+                await self.furnish(parts, queues),
+                more=await self.furnish_more(parts, queues),
+            )
             parts.push_async_callback(server.stop)
             await server.listen_unix(self.layout.admin_socket)
             self._ready.set()

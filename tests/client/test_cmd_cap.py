@@ -12,11 +12,11 @@ from click.testing import CliRunner, Result
 
 from client.cap_view import moment_text
 from client.cli import program
-from client.cmd_cap import when_us
 from edgistry import caveats
 from edgistry.capability import Capability
 from edgistry.capability_chain import Entry
 from edgistry.captext import danger_text, parse_text
+from edgistry.duration import parse_moment
 from edgistry.errors import MalformedError
 from edgistry.rights import ALL_RIGHTS, Right
 
@@ -402,12 +402,12 @@ class TestTimes:
         ],
     )
     def test_a_moment_is_a_distance_or_a_time(self, text: str, moment: int) -> None:
-        assert when_us(text, now_us=NOW) == moment
+        assert parse_moment(text, now_us=NOW) == moment
 
     @pytest.mark.parametrize("text", ["", "soon", "2030-01-01", "1969-12-31T23:59:59Z", "-2h"])
     def test_anything_else_is_refused(self, text: str) -> None:
         with pytest.raises(MalformedError):
-            when_us(text, now_us=NOW)
+            parse_moment(text, now_us=NOW)
 
     @pytest.mark.parametrize(
         ("distance_us", "text"),
