@@ -184,26 +184,6 @@ class AdminClient:
         """Forget these, all or none."""
         return self._letters("/admin/dead-letters/purge", names, every)
 
-    def handlers(self) -> HandlerList:
-        """The handlers of the node."""
-        return self._get("/admin/handlers", HandlerList)
-
-    def dead_letters(self, limit: int) -> DeadLetterList:
-        """Up to ``limit`` dead letters."""
-        return self._get("/admin/dead-letters", DeadLetterList, {"limit": str(limit)})
-
-    def dead_letter(self, name: str) -> DeadLetterDetail:
-        """One dead letter with its content."""
-        return self._get(f"/admin/dead-letters/{quote(name, safe='')}", DeadLetterDetail)
-
-    def replay_letters(self, names: Sequence[str], *, every: bool) -> LettersAnswer:
-        """Let handlers try these again, all or none."""
-        return self._letters("/admin/dead-letters/replay", names, every)
-
-    def purge_letters(self, names: Sequence[str], *, every: bool) -> LettersAnswer:
-        """Forget these, all or none."""
-        return self._letters("/admin/dead-letters/purge", names, every)
-
     def _letters(self, path: str, names: Sequence[str], every: bool) -> LettersAnswer:
         if len(names) > MAX_LETTERS_NAMED:
             raise InvalidValueError(f"name at most {MAX_LETTERS_NAMED} dead letters at once")

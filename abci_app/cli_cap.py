@@ -81,6 +81,7 @@ def _client(_context: click.Context, _parameter: click.Parameter, text: str | No
     env="EDGISTRY_CAP_OBJECT",
     metavar="OBJECT",
     default="",
+    show_default=False,
     callback=_object,
     help="On what: ns or ns/woof.  [default: everything]",
 )
