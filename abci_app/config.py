@@ -106,6 +106,30 @@ class ApiConfig:
     port: int = setting(DEFAULT_BASE_PORT, help="Port of the HTTP API.", check=check_port)
 
 
+def check_link_host(host: str) -> None:
+    """Raises InvalidValueError unless ``host`` is empty, an IP address or a host name."""
+    if host:
+        check_host(host)
+
+
+def check_link_port(port: int) -> None:
+    """Raises InvalidValueError unless ``port`` is 0 or can be listened on by number."""
+    if port:
+        check_port(port)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkConfig:
+    """Where other nodes, and devices that pair, reach this node over TLS."""
+
+    host: str = setting(
+        "", help='Address to listen on; "" for that of the API.', check=check_link_host
+    )
+    port: int = setting(
+        0, help="Port; 0 for the third after that of the API.", check=check_link_port
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerConfig:
     """How the engine reaches the other nodes of the cluster (cometbft only)."""
@@ -217,6 +241,9 @@ class NodeConfig:
         ),
     )
     api: ApiConfig = section(ApiConfig, help="The HTTP API: read-only, open to clients.")
+    link: LinkConfig = section(
+        LinkConfig, help="The link over TLS: for devices that pair, and between nodes."
+    )
     peers: PeerConfig = section(PeerConfig, help="The other nodes of the cluster.")
     cometbft: EngineConfig = section(EngineConfig, help="The CometBFT engine beside this node.")
     handlers: HandlersConfig = section(
@@ -236,10 +263,25 @@ class NodeConfig:
             if forwarded.count(woof) > 1:
                 raise InvalidValueError(f"{woof} is forwarded twice; a WooF has one [[forward]]")
         ports = [self.api.port]
+        if self.engine != "none":
+            check_port(self.link_port)
+            ports.append(self.link_port)
         if self.engine == "cometbft":
             ports += [self.peers.port, self.cometbft.rpc_port]
         if len(set(ports)) < len(ports):
-            raise InvalidValueError(f"api, peers and cometbft need different ports, not {ports}")
+            raise InvalidValueError(
+                f"api, link, peers and cometbft need different ports, not {ports}"
+            )
+
+    @property
+    def link_host(self) -> str:
+        """Where the link listens."""
+        return self.link.host or self.api.host
+
+    @property
+    def link_port(self) -> int:
+        """The port on which the link listens."""
+        return self.link.port or self.api.port + PEER_LINK_OFFSET
 
     @property
     def api_url(self) -> str:

@@ -47,7 +47,7 @@ def test_a_name_is_enough_for_a_single_node() -> None:
         ('name = "a"\n[cometbft]\nlog_level = "loud"', "cometbft.log_level: must be one of"),
         (
             'name = "a"\nengine = "cometbft"\n[api]\nport = 27001',
-            "api, peers and cometbft need different ports",
+            "api, link, peers and cometbft need different ports",
         ),
     ],
 )
@@ -100,7 +100,7 @@ def test_a_malformed_peer_is_refused(peer: str) -> None:
         check_peers((peer,))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(st.text(max_size=80) | st.from_regex(r"[0-9a-f]{40}@[a-z.:\[\]]{1,20}:[0-9]{1,6}"))
 def test_any_peer_text_is_accepted_or_refused(peer: str) -> None:
     try:
@@ -133,6 +133,20 @@ def test_base_ports_leave_room_for_all_nodes() -> None:
     check_base_port(65502, 4)
     with pytest.raises(InvalidValueError, match="choose a base port from 1 to 65502"):
         check_base_port(65503, 4)
+
+
+def test_the_link_is_where_the_api_is_three_ports_on_unless_it_is_set() -> None:
+    plain = read('name = "n"\n[api]\nhost = "::1"\nport = 500\n')
+    assert (plain.link_host, plain.link_port) == ("::1", 503)
+    chosen = read('name = "n"\n[link]\nhost = "127.0.0.2"\nport = 7\n')
+    assert (chosen.link_host, chosen.link_port) == ("127.0.0.2", 7)
+
+
+def test_a_link_without_a_port_of_its_own_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a port is a number"):
+        read('name = "n"\n[api]\nport = 65534\n')
+    with pytest.raises(ConfigError, match="different ports"):
+        read('name = "n"\n[link]\nport = 27000\n')
 
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "node_configs"
