@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
+import signal
 import socket
 import time
 from pathlib import Path
@@ -34,33 +34,27 @@ class Sides(Nursery):
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._sides: dict[Program, contextlib.ExitStack] = {}
-        self._pipes: dict[Program, int] = {}
+        self._sides: dict[Program, tuple[int, int, contextlib.ExitStack]] = {}
 
     def start(self, program: Program) -> None:
         """Start it; it runs until it is killed."""
-        side = self._sides[program] = contextlib.ExitStack()
-        _, self._pipes[program] = side.enter_context(self._child(program, self._directory, 0))
+        side = contextlib.ExitStack()
+        pid, pipe = side.enter_context(self._child(program, self._directory, 0))
+        self._sides[program] = (pid, pipe, side)
 
     def kill(self, program: Program) -> None:
-        """kill -9."""
-        self._drain(program)
-        self._sides.pop(program).close()
-
-    def _drain(self, program: Program) -> None:
-        """Take what it told, or it might wait for a full pipe."""
-        pipe = self._pipes[program]
-        while select.select([pipe], [], [], 0)[0] and _read_some(pipe):
-            pass
+        """kill -9; afterwards it is gone."""
+        pid, pipe, side = self._sides.pop(program)
+        with side:
+            os.kill(pid, signal.SIGKILL)
+            # Its end of the pipe is closed by its death, and by nothing else.
+            while os.read(pipe, 65536):
+                pass
 
     def __exit__(self, *details: object) -> None:
         for program in list(self._sides):
             self.kill(program)
         super().__exit__(*details)
-
-
-def _read_some(pipe: int) -> bytes:
-    return os.read(pipe, 65536)
 
 
 def free_port() -> int:
@@ -86,10 +80,11 @@ def kill_and_cut(kills: int, seeded: Random) -> None:
             for program in (serve_cloud, put_and_forward):
                 sides.start(program)
             for _ in range(kills):
-                time.sleep(seeded.uniform(0.0, 0.15))
+                for change in (link.mend, seeded.choice([link.cut, link.deafen])):
+                    change()
+                    time.sleep(seeded.uniform(0.0, 0.1))
                 victim = seeded.choice([serve_cloud, put_and_forward])
                 sides.kill(victim)
-                seeded.choice([link.cut, link.deafen, link.mend, link.mend])()
                 sides.start(victim)
             link.mend()
             sides.kill(put_and_forward)
