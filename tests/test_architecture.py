@@ -54,7 +54,6 @@ PURE = (
     "abci_app.pairing",
     "abci_app.handlers_api",
     "abci_app.issuing_api",
-    "abci_app.issuing_api",
     "abci_app.schema",
     "abci_app.merkle",
     "abci_app.nesting",
