@@ -8,6 +8,8 @@ Rules kept here:
   is not bound anew then (``OutcomeUnknownError``).
 * At most 32 requests overtake an unfinished one, so that the issuer's window of 64 never moves
   past a request that is still on its way.
+* Two requests are never the same bytes, also not those of two programs that share a capability and
+  put the same element in the same µs: the issuer would take them for one.
 * What the capability cannot allow is refused before anything is sent, with the exact reason.
 
 Not handled here: what the operations mean (``woof_client.py``), keeping requests over a restart.
@@ -16,6 +18,7 @@ Not handled here: what the operations mean (``woof_client.py``), keeping request
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,6 +26,7 @@ from typing import Final
 
 from ..api import ENVELOPE_CONTENT_TYPE, PROBLEM_CONTENT_TYPE
 from ..capability import BoundRequest, Capability
+from ..caveats import CLIENT_BYTES
 from ..envelope import MAX_REPLY_BYTES, Operation, Reply, Status
 from ..errors import (
     CannotReachError,
@@ -45,7 +49,8 @@ PAUSES_S: Final = (0.05, 0.2, 0.8)
 """Before the second try and those after it."""
 MAX_REBINDS: Final = 8
 
-_ANYBODY: Final = bytes(8)
+_JITTER_US: Final = 1_000_000
+"""Tells apart the requests of callers that the issuer cannot tell apart."""
 _RESYNCHRONISE: Final = (Status.STALE, Status.FUTURE)
 _CLOCK_CAVEATS: Final = ("not_after", "not_before")
 _HEADERS: Final = {"Content-Type": ENVELOPE_CONTENT_TYPE}
@@ -54,8 +59,8 @@ _HEADERS: Final = {"Content-Type": ENVELOPE_CONTENT_TYPE}
 class WoofCaller:
     """Sends requests that ``capability`` authorises, with those ``beside`` that it requires.
 
-    ``client`` is the caller's 8-byte id; by default the one that the capability names. A call is
-    given up after ``timeout_s``; its request's deadline is as far away.
+    ``client`` is the caller's 8-byte id; by default the one that the capability names, or a random
+    one. A call is given up after ``timeout_s``; its request's deadline is about as far away.
     """
 
     def __init__(
@@ -70,7 +75,7 @@ class WoofCaller:
     ) -> None:
         self.capability = capability
         named = capability.chain.clients
-        self._client = client or (named[0] if named else _ANYBODY)
+        self._client = client or (named[0] if named else secrets.token_bytes(CLIENT_BYTES))
         self._beside = tuple(beside)
         self.http = http
         self.timeout_s = timeout_s
@@ -117,6 +122,7 @@ class WoofCaller:
     ) -> BoundRequest:
         """A new request, numbered and ready for ``send``."""
         sequence = self._sequencer.next(self._clock_us())
+        deadline = sequence + round(self.timeout_s * 1_000_000) + secrets.randbelow(_JITTER_US)
         return self.capability.bind(
             operation,
             target,
@@ -124,7 +130,7 @@ class WoofCaller:
             handler=handler,
             client=self._client,
             sequence=sequence,
-            deadline=sequence + round(self.timeout_s * 1_000_000),
+            deadline=deadline,
             sequence_epoch=self._sequencer.epoch,
             beside=self._beside,
         )
