@@ -17,13 +17,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from edgistry.adapters.secret_files import others_may_read, read_secret
 from edgistry.capability import Capability
 from edgistry.captext import PREFIX, parse_text
 from edgistry.errors import NotFoundError, TooLargeError
 
 from .keyring import Keyring, without_comments
 from .output import remark
-from .secret_files import others_may_read, read_secret
 
 MAX_SOURCE_BYTES = 16 * 1024
 """A capability's text has at most 2782 characters; the rest is left for comments."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from edgistry.adapters.secret_files import write_secret
 from edgistry.capability import Capability
 from edgistry.captext import danger_text
 from edgistry.codec import Document
@@ -37,7 +38,6 @@ from .capability_source import capability_of
 from .keyring import Choice, Keyring, KeyringEntry, Wanted, check
 from .output import print_json, print_table, remark
 from .params import Parsed, json_option, option
-from .secret_files import write_secret
 
 _MAX_PAYLOAD = 1024 * 1024
 

@@ -21,6 +21,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgistry.adapters.secret_files import (
+    check_secret_folder,
+    make_secret_folder,
+    read_secret,
+    write_secret,
+)
 from edgistry.capability import Capability
 from edgistry.captext import danger_text, parse_text
 from edgistry.envelope import MAX_CAPABILITIES, RIGHTS_NEEDED, Operation
@@ -32,8 +38,6 @@ from edgistry.errors import (
     Refused,
 )
 from edgistry.rights import Right, covers
-
-from .secret_files import check_secret_folder, make_secret_folder, read_secret, write_secret
 
 _SUFFIX = ".edgcap"
 _NAME = re.compile(r"[a-z0-9_-][a-z0-9._-]{0,63}")

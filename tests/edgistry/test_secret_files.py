@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from client import secret_files
+from edgistry.adapters import secret_files
 from edgistry.errors import (
     AlreadyThereError,
     DirectoryError,

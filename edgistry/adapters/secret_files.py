@@ -18,7 +18,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from edgistry.errors import (
+from ..errors import (
     AlreadyThereError,
     DirectoryError,
     FileError,
