@@ -41,7 +41,7 @@ def read_all(decoder: FrameDecoder, reads: list[bytes]) -> tuple[list[bytes], ty
     return got, None
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(messages, cuts)
 def test_messages_survive_any_cutting_of_the_stream(sent: list[bytes], where: list[int]) -> None:
     stream = b"".join(map(encode_frame, sent))
@@ -50,7 +50,7 @@ def test_messages_survive_any_cutting_of_the_stream(sent: list[bytes], where: li
     assert decoder.pending == 0
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(messages, cuts)
 def test_messages_left_unread_are_not_lost(sent: list[bytes], where: list[int]) -> None:
     decoder = FrameDecoder()
@@ -59,7 +59,7 @@ def test_messages_left_unread_are_not_lost(sent: list[bytes], where: list[int]) 
     assert read_all(decoder, [b""]) == (sent, None)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(st.binary(max_size=400), cuts)
 @example(b"\xff" * 9 + b"\x01", [3])
 @example(b"\xff" * 11, [10])
@@ -113,7 +113,7 @@ def test_longer_spelling_of_a_length_means_the_same_as_the_engine_reads_it() -> 
     assert read_all(FrameDecoder(), [b"\x82\x80\x00ab"]) == ([b"ab"], None)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(st.integers(min_value=0, max_value=(1 << 64) - 1))
 @example(127)
 @example(128)
@@ -122,7 +122,7 @@ def test_uvarint_is_protobufs(value: int) -> None:
     assert encode_uvarint(value) == (spelled[1:] or b"\x00")
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(st.integers(min_value=0, max_value=20_000))
 @example(0)
 @example(127)
@@ -134,7 +134,7 @@ def test_proposal_size_is_what_protobuf_takes(length: int) -> None:
     assert proposal_size(transaction) == pb.ResponsePrepareProposal(txs=[transaction]).ByteSize()
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(st.lists(st.binary(max_size=200), max_size=20), st.integers(min_value=0, max_value=3000))
 def test_proposal_prefix_is_the_longest_that_fits(
     transactions: list[bytes], max_tx_bytes: int

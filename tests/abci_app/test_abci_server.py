@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import abci_app.abci_server as server_module
 from abci_app import abci_connection
 from abci_app import abci_pb2 as pb
 from abci_app.abci_application import BaseApplication
@@ -471,7 +472,13 @@ async def test_failure_of_a_call_whose_engine_is_gone_still_halts() -> None:
         assert isinstance(served.fatal[0], KeyError)
 
 
-async def test_only_the_first_failure_is_reported() -> None:
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopping does not wait for peers that take nothing."""
+    monkeypatch.setattr(server_module, "FLUSH_GRACE_S", 0.05)
+
+
+async def test_only_the_first_failure_is_reported(hurried: None) -> None:
     gate = asyncio.Event()
 
     async def fail_late() -> Any:
@@ -488,7 +495,7 @@ async def test_only_the_first_failure_is_reported() -> None:
         assert len(served.fatal) == 1
 
 
-async def test_serve_raises_what_halted_it() -> None:
+async def test_serve_raises_what_halted_it(hurried: None) -> None:
     async with serving(Broken(lambda: raise_now(KeyError("bug")))) as served:
         path = served.path.with_name("second.sock")
         server = ABCIServer(Broken(lambda: raise_now(KeyError("bug"))), path=path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -11,6 +12,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from abci_app.cli import program
+from abci_app.consensus import check_port_free
 from abci_app.directory import NodeDirectory, running_pid
 from abci_app.launch import node_program
+from edgistry.adapters.leveldb import LevelKeyValue
+from edgistry.kv import MemoryKeyValue
+
+from .solo_node import open_solo
 
 COMMAND_S = 60.0
 
@@ -204,9 +211,9 @@ def test_no_key_is_used_twice(parent: Path) -> None:
     invoke("cluster", "init", parent / "c")
     root = parent / "c"
     files = [*root.glob("node*/keys/*"), *root.glob("node*/engine/config/*_key.json")]
-    assert len(files) == 12
+    assert len(files) == 16
     assert {stat.S_IMODE(each.stat().st_mode) for each in files} == {0o600}
-    assert len({each.read_bytes() for each in files}) == 12
+    assert len({each.read_bytes() for each in files}) == 16
 
 
 @pytest.mark.parametrize("nodes", [2, 3])
@@ -285,8 +292,8 @@ def test_a_key_of_another_cluster_is_noticed(parent: Path) -> None:
     invoke("init", parent / "a", "--base-port", free_port())
     invoke("init", parent / "b")
     (parent / "b/keys/registry.key").replace(parent / "a/keys/registry.key")
-    done = run_command("run", parent / "a")
-    assert done.returncode == 2
+    done = invoke("run", parent / "a")
+    assert done.exit_code == 2
     assert "not among the members" in done.stderr
 
 
@@ -299,16 +306,6 @@ def free_port() -> int:
         port: int = probe.getsockname()[1]
     # The ports after it are checked as well, and must be ports.
     return port if port <= 65000 else free_port()
-
-
-def run_command(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*node_program(), *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_S,
-        check=False,
-    )
 
 
 class Solo:
@@ -379,32 +376,43 @@ def test_a_node_that_does_not_run_exits_with_cannot_reach(solo: Solo) -> None:
     assert "does not run" in done.stderr
 
 
-def test_two_nodes_on_one_port_are_told_apart(solo: Solo, parent: Path) -> None:
-    status = solo.start()
-    port = status["api"].rpartition(":")[2]
-    assert invoke("init", parent / "m", "--base-port", port).exit_code == 0
-    done = run_command("run", parent / "m")
-    assert done.returncode == 1
+def test_two_nodes_on_one_port_are_told_apart(
+    parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = partial(check_port_free, tries_s=0.0)
+    monkeypatch.setattr("abci_app.node.check_port_free", at_once)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", free_port()))
+        other.listen()
+        port = other.getsockname()[1]
+        assert invoke("init", parent / "m", "--base-port", port).exit_code == 0
+        done = invoke("run", parent / "m")
+    assert done.exit_code == 1
     assert f"port {port} on 127.0.0.1 (api in node.toml) is in use" in done.stderr
 
 
-def test_a_registry_of_another_chain_is_noticed(solo: Solo, parent: Path) -> None:
-    solo.start()
-    solo.end(signal.SIGTERM)
+async def make_registry(path: Path) -> None:
+    """A registry with a block of the chain that ``solo_node`` has."""
+    registry = LevelKeyValue(path)
+    await open_solo(registry, MemoryKeyValue())
+    registry.close()
+
+
+def test_a_registry_of_another_chain_is_noticed(parent: Path) -> None:
     invoke("init", parent / "m", "--base-port", free_port())
-    solo.directory.registry_db.rename(parent / "m" / "data" / "registry.ldb")
-    done = run_command("run", parent / "m")
-    assert done.returncode == 1
+    asyncio.run(make_registry(parent / "m" / "data" / "registry.ldb"))
+    done = invoke("run", parent / "m")
+    assert done.exit_code == 1
     assert "[chain-mismatch]" in done.stderr
 
 
 def test_commands_of_the_operator_reach_the_node(solo: Solo) -> None:
     solo.start()
-    registered = run_command(
+    registered = invoke(
         "device", "register", solo.directory.root, "--type", "thermometer",
         "--lat", "34.1", "--lon", "-118.3", "--json",
     )  # fmt: skip
-    assert registered.returncode == 0, registered.stderr
+    assert registered.exit_code == 0, registered.stderr
     answer = json.loads(registered.stdout)
     assert (answer["added"], answer["tentative"]) == (1, 0)
     assert len(answer["handle"]) == 22

@@ -169,7 +169,7 @@ _json = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(st.binary(max_size=100) | _json.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_give_a_genesis_or_a_config_error(data: bytes) -> None:
     with pytest.raises(ConfigError, match=r"^g: "):

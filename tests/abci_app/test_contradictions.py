@@ -43,7 +43,7 @@ def test_bad_rows_pass_and_describe_nothing() -> None:
 
 
 def test_every_contradiction_of_a_long_file_is_found_in_little_memory() -> None:
-    count = 20_000
+    count = 10_000
 
     def rows() -> Iterator[DeviceRow]:
         plain = row(0)

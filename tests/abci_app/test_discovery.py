@@ -119,7 +119,7 @@ COVERS = st.lists(
 # --- search ------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(RECORDS, COVERS, st.none() | TYPES)
 def test_a_search_finds_what_a_walk_over_all_records_finds(
     records: Records, cover: Cover, type_name: str | None
@@ -132,7 +132,7 @@ def test_a_search_finds_what_a_walk_over_all_records_finds(
     assert page.next is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(RECORDS, st.lists(st.dictionaries(KEYS, st.none() | SERVICES, max_size=12), max_size=5))
 def test_an_index_that_followed_changes_equals_one_built_anew(
     records: Records, blocks: list[dict[RecordKey, StoredService | None]]
@@ -158,7 +158,7 @@ def test_an_index_that_followed_changes_equals_one_built_anew(
         assert all(found.profile == Profile.of(records[found.key]) for found in page.items)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(RECORDS, COVERS, st.none() | TYPES, st.integers(1, 4))
 def test_pages_joined_are_the_whole_answer_without_hidden_records(
     records: Records, cover: Cover, type_name: str | None, limit: int
@@ -170,7 +170,7 @@ def test_pages_joined_are_the_whole_answer_without_hidden_records(
     assert len(pages) == 1 or pages[-1].items
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(RECORDS, COVERS, st.integers(1, 4), RECORDS)
 def test_a_cursor_goes_on_behind_its_position_while_records_come_and_go(
     records: Records, cover: Cover, limit: int, later: Records

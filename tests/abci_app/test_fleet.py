@@ -188,7 +188,7 @@ def test_overlong_line_is_one_bad_row_and_is_not_kept_in_memory() -> None:
     assert peak < 2_000_000
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(
     data=st.one_of(
         st.binary(max_size=400),
@@ -213,7 +213,7 @@ def test_any_bytes_give_rows_or_a_refusal(data: bytes, default_type: str | None)
             assert row.reason
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(
     data=st.binary(max_size=200).map(lambda tail: tail + b"\nlast"),
     cuts=st.lists(st.integers(0, 200), max_size=8),
@@ -234,7 +234,7 @@ words = st.text(
 )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(
     devices=st.lists(
         st.tuples(words, st.floats(-90, 90), st.floats(-180, 180), words | st.just("")),
@@ -254,7 +254,7 @@ def test_what_the_csv_module_writes_is_read_back(
     ] == devices
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(
     row=st.builds(
         DeviceRow,

@@ -65,7 +65,7 @@ def node_url() -> Iterator[str]:
 @SCHEMA.parametrize()
 @settings(
     deadline=None,
-    max_examples=25,
+    max_examples=20,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
@@ -88,7 +88,7 @@ parameter_names = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=180)
 @given(st.dictionaries(parameter_names, words | st.text(max_size=20), max_size=5))
 async def test_any_parameters_get_a_documented_status(query: dict[str, str]) -> None:
     response = await answer(Request(method="GET", path="/v1/discover", query=query))
@@ -102,7 +102,7 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=180)
 @given(
     st.binary(max_size=60)
     | json_values.map(encode_json)
@@ -113,7 +113,7 @@ async def test_any_body_gets_a_documented_status(body: bytes) -> None:
     assert response.status in DISCOVER_STATUSES
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=120)
 @given(
     method=st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "", "get", "\x00"]),
     path=st.sampled_from([each.path for each in OPERATIONS]) | st.text(max_size=30),

@@ -76,13 +76,13 @@ def test_the_empty_map_has_the_root_of_4096_empty_buckets() -> None:
     assert MerkleMap().root == rfc6962.two_level_root({})
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(items=ITEMS)
 def test_the_root_is_that_of_the_rfc_whatever_the_records(items: dict[bytes, bytes]) -> None:
     assert merkle_map(items).root == rfc6962.two_level_root(items)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(
     items=ITEMS,
     steps=st.lists(
@@ -106,7 +106,7 @@ def test_changing_a_map_gives_the_root_of_building_it(
         assert len(tree) == len(now)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(items=ITEMS, changes=st.dictionaries(KEYS, st.none() | st.binary(max_size=4), max_size=12))
 def test_an_update_that_is_thrown_away_changes_nothing(
     items: dict[bytes, bytes], changes: dict[bytes, bytes | None]
@@ -126,7 +126,7 @@ def test_one_update_may_change_a_key_twice_and_the_last_one_counts() -> None:
     assert settled(update).root == merkle_map({b"a": b"2"}).root
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(items=ITEMS, wrong=st.binary(max_size=40))
 def test_every_record_has_a_proof_that_holds_for_its_value_only(
     items: dict[bytes, bytes], wrong: bytes
@@ -167,7 +167,7 @@ def absence_holds(proof: AbsenceProof, items: dict[bytes, bytes], root: bytes) -
     return follow(rfc6962.map_leaf(proof.bucket_key, bucket_root), proof.outer) == root
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(items=ITEMS, key=KEYS)
 def test_a_missing_key_has_a_proof_of_absence(items: dict[bytes, bytes], key: bytes) -> None:
     items.pop(key, None)
@@ -177,7 +177,7 @@ def test_a_missing_key_has_a_proof_of_absence(items: dict[bytes, bytes], key: by
     assert absence_holds(proof, items, tree.root)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(items=ITEMS, changes=st.dictionaries(KEYS, st.none() | st.binary(max_size=4), max_size=12))
 def test_the_version_before_the_last_change_can_still_be_proven(
     items: dict[bytes, bytes], changes: dict[bytes, bytes | None]

@@ -30,13 +30,13 @@ def nested(levels: int) -> bytes:
     return b"\x91" * levels + b"\x00"
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(value=VALUES)
 def test_shallow_messagepack_of_any_kind_passes(value: object) -> None:
     check_nesting(msgpack.packb(value))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(data=st.binary(max_size=60))
 def test_any_bytes_pass_or_are_malformed(data: bytes) -> None:
     try:
@@ -70,7 +70,7 @@ def test_a_huge_announced_count_is_found_out_at_once() -> None:
 
 @given(st.lists(st.sampled_from([b"\x91", b"\x81\x01", b"\xdc\x00\x01", b"\xde\x00\x01\x01"]),
                 min_size=MAX_NESTING - 3, max_size=MAX_NESTING + 3))  # fmt: skip
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=20)
 def test_what_is_surely_shallow_passes_the_exact_check(opening: list[bytes]) -> None:
     data = b"".join(opening) + b"\x00"
     assert is_surely_shallow(data) == (len(opening) <= MAX_NESTING)

@@ -590,4 +590,4 @@ class OutboxUnderFire(RuleBasedStateMachine):
 
 
 TestOutboxUnderFire = OutboxUnderFire.TestCase
-TestOutboxUnderFire.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+TestOutboxUnderFire.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

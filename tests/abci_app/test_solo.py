@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import abci_app.solo as solo_module
 from abci_app.application import RegistryApplication
 from abci_app.solo import MAX_WAITING, SoloEngine
 from edgistry.adapters.leveldb import LevelKeyValue
@@ -122,11 +123,14 @@ async def test_an_idle_chain_beats_without_changing_the_hash() -> None:
     assert solo.app.reader.head.app_hash == before.app_hash
 
 
-async def test_what_does_not_fit_into_one_block_comes_in_the_next() -> None:
+async def test_what_does_not_fit_into_one_block_comes_in_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(solo_module, "MAX_BLOCK_BYTES", 200_000)
     solo = Solo(MemoryKeyValue())
     await solo.engine.start()
     per_batch = MAX_BATCH_RECORDS
-    count = 60
+    count = 6
     for number in range(count):
         names = range(number * per_batch, (number + 1) * per_batch)
         await solo.engine.submit(ANN.sign(number + 1, put(*names)))

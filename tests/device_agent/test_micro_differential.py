@@ -207,13 +207,13 @@ def answer_to(refusal: micro.Refusal) -> bytes:
     return micro.reply(refusal.request, refusal.status)
 
 
-@settings(max_examples=1500)
+@settings(max_examples=750)
 @given(CASES)
 def test_both_come_to_the_same_verdict_and_the_same_reply(case: Case) -> None:
     compare(case)
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(CASES, st.data())
 def test_both_refuse_the_same_of_a_mangled_request(case: Case, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(case.message) - 1))
@@ -229,7 +229,7 @@ def test_both_refuse_the_same_of_a_mangled_request(case: Case, data: st.DataObje
         assert answer_to(other) == reply_to(one)
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(st.binary(max_size=200), st.booleans())
 def test_both_refuse_arbitrary_bytes(data: bytes, as_chain: bool) -> None:
     message = envelope([Token(public=data, state=bytes(32))]) if as_chain else data
@@ -293,7 +293,7 @@ ARRIVALS = st.builds(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.lists(ARRIVALS, max_size=90), st.booleans())
 def test_both_windows_accept_the_same_once(arrivals: list[Arrival], filled: bool) -> None:
     ours, theirs = Window(), micro.Window()

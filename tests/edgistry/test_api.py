@@ -70,7 +70,7 @@ def queries(area: st.SearchStrategy[Any]) -> st.SearchStrategy[DiscoverQuery]:
     )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(queries(areas))
 def test_query_survives_the_way_through_parameters(query: DiscoverQuery) -> None:
     parameters = discover_parameters(query)
@@ -78,7 +78,7 @@ def test_query_survives_the_way_through_parameters(query: DiscoverQuery) -> None
     assert parse_discover_parameters(parameters) == query
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(queries(areas | polygons))
 def test_query_survives_the_way_through_a_body(query: DiscoverQuery) -> None:
     assert parse_discover_body(discover_body(query)) == query
@@ -88,7 +88,7 @@ def test_polygon_does_not_fit_into_parameters() -> None:
     assert discover_parameters(DiscoverQuery(area=PolygonArea(geojson={}))) is None
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 @given(
     st.dictionaries(
         st.sampled_from([each.name for each in DISCOVER_PARAMETERS]),
@@ -111,7 +111,7 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 @given(
     st.binary(max_size=80)
     | st.dictionaries(

@@ -35,7 +35,7 @@ def allowed(question: Question, capability: Capability, now_us: int) -> bool:
     return True
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.data(), chains(), st.lists(questions(), min_size=1, max_size=8), st.integers(-3, 3))
 def test_derivation_only_shrinks(
     data: st.DataObject, capability: Capability, asked: list[Question], drift: int
@@ -51,7 +51,7 @@ def test_derivation_only_shrinks(
             assert allowed(question, capability, NOW + drift)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(chains(), questions())
 def test_what_a_holder_expects_is_what_the_issuer_says(
     capability: Capability, question: Question
@@ -68,7 +68,7 @@ def test_what_a_holder_expects_is_what_the_issuer_says(
     assert accepted == allowed(question, capability, NOW)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(chains())
 def test_capability_goes_through_its_bytes_blocks_and_text(capability: Capability) -> None:
     assert Capability.from_bytes(capability.danger_bytes()) == capability
@@ -84,7 +84,7 @@ def test_capability_goes_through_its_bytes_blocks_and_text(capability: Capabilit
     assert root_block(first.entries, first.caveats) == first.data
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(chains())
 def test_capability_is_shown_without_its_secret(capability: Capability) -> None:
     shown = "\n".join(tree(capability.chain)) + repr(view(capability.chain)) + repr(capability)
@@ -92,7 +92,7 @@ def test_capability_is_shown_without_its_secret(capability: Capability) -> None:
     assert capability.id.hex() in shown
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_chain_or_malformed(data: bytes) -> None:
     for candidate in (data, b"ED\x01" + data, ROOT.public[:11] + b"\x02" + ROOT.public[12:] + data):
@@ -105,7 +105,7 @@ def test_any_bytes_are_a_chain_or_malformed(data: bytes) -> None:
         tree(chain)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data(), chains())
 def test_mutated_public_bytes_are_a_chain_or_malformed(
     data: st.DataObject, capability: Capability
@@ -128,7 +128,7 @@ def test_mutated_public_bytes_are_a_chain_or_malformed(
             assert covers(above.entries[parent].object, entry.object)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.one_of(st.binary(max_size=400), st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.binary(max_size=40),
               st.text(max_size=20)),
@@ -142,7 +142,7 @@ def test_any_bytes_are_an_envelope_or_malformed(data: bytes) -> None:
         assert encode(value) == data
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.text(max_size=100))
 def test_any_text_is_a_capability_or_malformed(text: str) -> None:
     for candidate in (text, "edgcap1:" + text):
@@ -180,7 +180,7 @@ def test_any_one_bit_change_of_an_accepted_envelope_is_refused(name: str) -> Non
                 each.check(bytes(changed), now_us=NOW)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(chains(max_blocks=3), st.data())
 def test_any_changed_byte_of_an_accepted_envelope_is_refused(
     capability: Capability, data: st.DataObject
@@ -193,7 +193,7 @@ def test_any_changed_byte_of_an_accepted_envelope_is_refused(
         VERIFIER.check(good[:at] + bytes([value]) + good[at + 1 :], now_us=NOW)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.binary(min_size=32, max_size=32), st.binary(min_size=16, max_size=16))
 def test_no_other_secret_and_no_guess_verifies(secret: bytes, guess: bytes) -> None:
     request = bind(ROOT)
@@ -204,7 +204,7 @@ def test_no_other_secret_and_no_guess_verifies(secret: bytes, guess: bytes) -> N
         check(request, other)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 31), st.integers(0, 0x7FF), st.sampled_from(["", "x", "x/y"]))
 def test_blocks_are_read_as_they_were_written(parent: int, rights: int, narrow: str) -> None:
     block = child_block([ChildEntry(parent, rights, narrow)])

@@ -95,7 +95,7 @@ def test_plain_values_are_written_in_the_shortest_form(value: Any) -> None:
     assert encode(value) == msgpack.packb(value)
 
 
-@settings(max_examples=400)
+@settings(max_examples=160)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_the_encoding_of_their_value_or_malformed(data: bytes) -> None:
     try:
@@ -105,7 +105,7 @@ def test_any_bytes_are_the_encoding_of_their_value_or_malformed(data: bytes) -> 
     assert encode(value) == data
 
 
-@settings(max_examples=400)
+@settings(max_examples=160)
 @given(OUTERS, st.data())
 def test_damaged_bytes_are_the_encoding_of_their_value_or_malformed(
     value: Outer, data: st.DataObject
@@ -211,7 +211,7 @@ def test_a_document_reads_back_also_when_spread_over_lines(page: Page) -> None:
     assert to_builtins(page) == {"title": page.title, "size": page.size}
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 @example(b'{"title": "a", "size": 1e999}')
 @example(b'{"title": "\xed\xa0\x80"}')

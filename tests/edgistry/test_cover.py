@@ -43,7 +43,7 @@ def published_near(chosen: list[int]) -> set[int]:
     return near
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(cell_sets())
 def test_a_cover_holds_exactly_the_cells_whose_centre_the_set_holds(chosen: list[int]) -> None:
     cover = cover_of(chosen)
@@ -51,13 +51,13 @@ def test_a_cover_holds_exactly_the_cells_whose_centre_the_set_holds(chosen: list
         assert (published in cover) == holds_centre_of(chosen, published)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(cell_sets(), cells(coarsest=5, finest=7))
 def test_a_cover_does_not_hold_strangers(chosen: list[int], stranger: int) -> None:
     assert (stranger in cover_of(chosen)) == holds_centre_of(chosen, stranger)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(cell_sets())
 def test_ranges_ascend_and_have_a_published_cell_between_them(chosen: list[int]) -> None:
     ranges = list(cover_of(chosen))
@@ -69,7 +69,7 @@ def test_ranges_ascend_and_have_a_published_cell_between_them(chosen: list[int])
             assert low - high > 1 << 3 * (15 - resolution)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(cell_sets(), st.randoms(use_true_random=False))
 def test_neither_order_nor_repetition_of_cells_matters(chosen: list[int], random: object) -> None:
     shuffled = chosen + chosen[::2]
@@ -77,7 +77,7 @@ def test_neither_order_nor_repetition_of_cells_matters(chosen: list[int], random
     assert cover_of(shuffled) == cover_of(chosen)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(cell_sets())
 def test_compacting_changes_no_cover(chosen: list[int]) -> None:
     disjoint = [
@@ -92,7 +92,7 @@ def test_compacting_changes_no_cover(chosen: list[int]) -> None:
     assert len(compact) <= len(disjoint)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(cells(coarsest=3, finest=6))
 def test_all_descendants_compact_to_their_ancestor(cell: int) -> None:
     assert compacted(h3.cell_to_children(cell, 7)) == [cell]

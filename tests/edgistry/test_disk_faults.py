@@ -32,10 +32,10 @@ def newest(directory: Path, pattern: str) -> Path:
     return max(directory.glob(pattern))
 
 
-def write_until_refused(store: LevelKeyValue) -> StorageError:
+def write_until_refused(store: LevelKeyValue, *, portion: int = 3000) -> StorageError:
     while True:
         try:
-            store.write([(b"filler", bytes(3000))], sync=True)
+            store.write([(b"filler", bytes(portion))], sync=True)
         except StorageError as error:
             return error
 
@@ -124,7 +124,7 @@ def test_directory_that_vanishes_refuses_writes(tmp_path: Path) -> None:
     store = LevelKeyValue(tmp_path / "db")
     shutil.rmtree(tmp_path / "db")
     # The log is open and takes what it is given, until a new one is due.
-    assert isinstance(write_until_refused(store), StorageError)
+    assert isinstance(write_until_refused(store, portion=100_000), StorageError)
     store.close()
 
 

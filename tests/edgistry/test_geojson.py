@@ -273,7 +273,7 @@ GEOMETRIES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(JSON | GEOMETRIES)
 def test_any_json_value_is_polygons_or_refused(value: Any) -> None:
     try:
@@ -296,7 +296,7 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(damaged())
 def test_damaged_documents_are_polygons_or_refused(data: bytes) -> None:
     try:

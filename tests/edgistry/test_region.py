@@ -145,7 +145,7 @@ def test_integers_that_are_no_cells_cover_nothing(number: int) -> None:
 # --- circles -----------------------------------------------------------------------------------
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(PLACES, st.floats(0.1, 12.0))
 @example((90.0, 0.0), 12.0)
 @example((-90.0, 17.0), 3.0)
@@ -161,7 +161,7 @@ def test_a_small_circle_covers_exactly_the_cells_centred_in_it(
                 assert (cell in cover) == (distance < radius_km)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     PLACES,
     st.floats(1.0, 500.0) | st.sampled_from([28.0, 28.001, 70.0, 70.001, 225.0, 225.001, 500.0]),
@@ -221,7 +221,7 @@ def count(cover: Cover, resolution: int) -> int:
     return found
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(PLACES)
 @example((0.0, 0.0))
 def test_the_largest_circle_stays_within_the_ranges_of_a_query(
@@ -247,7 +247,7 @@ def test_radii_above_the_limit_are_refused_with_the_limit(radius_km: float) -> N
         cover_near(10, 10, radius_km)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cells(finest=6), st.lists(st.integers(0, 6), min_size=7, max_size=7))
 def test_no_descendant_is_farther_from_its_ancestor_than_assumed(
     cell: int, path: list[int]
@@ -296,7 +296,7 @@ def h3_fill(polygon: Polygon) -> set[int]:
     return set(h3.polygon_to_cells(h3.LatLngPoly(outer, *holes), 7))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(stars())
 def test_a_polygon_holds_the_cells_that_h3_fills_it_with(star: list[tuple[float, float]]) -> None:
     polygon = geojson(star)
@@ -307,7 +307,7 @@ def test_a_polygon_holds_the_cells_that_h3_fills_it_with(star: list[tuple[float,
     assert sorted(h3.compact_cells(expected)) == compact
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(stars(), st.booleans())
 def test_a_hole_is_left_out_whichever_way_it_turns(
     star: list[tuple[float, float]], turn: bool
@@ -374,7 +374,7 @@ def test_a_band_around_the_earth_needs_corners_along_it_and_then_works() -> None
         assert h3.latlng_to_cell(85.3, x, 7) not in cover
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(stars())
 def test_a_query_polygon_covers_what_the_region_of_it_would(
     star: list[tuple[float, float]],

@@ -65,7 +65,7 @@ def is_simple(ring: Ring) -> bool:
     return True
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(rings())
 @example([(0.0, 0.0), (2.0, 0.0), (1.0, 0.0)])
 @example([(0.0, 0.0), (2.0, 0.0), (2.0, 2.0), (1.0, 0.0), (0.0, 2.0)])
@@ -73,7 +73,7 @@ def test_a_ring_is_accepted_exactly_when_it_is_simple(ring: list[Point]) -> None
     assert (find_crossing([ring]) is None) == is_simple(ring)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(rings())
 def test_the_edges_named_do_meet(ring: list[Point]) -> None:
     crossing = find_crossing([ring])
@@ -83,7 +83,7 @@ def test_the_edges_named_do_meet(ring: list[Point]) -> None:
     assert common(*one, *two) != set()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(TRIANGLES, TRIANGLES)
 def test_two_rings_that_cross_inside_their_edges_are_noticed(
     outer: list[Point], hole: list[Point]

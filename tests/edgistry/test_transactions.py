@@ -131,7 +131,7 @@ def test_a_node_id_is_the_start_of_the_hash_of_its_key() -> None:
 # --- tampering ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(BODIES, st.data())
 def test_no_byte_can_be_changed_without_breaking_form_or_signature(
     body: Body, data: st.DataObject
@@ -159,14 +159,14 @@ def test_every_element_is_signed(change: dict[str, Any]) -> None:
 # --- hostile bytes -----------------------------------------------------------------------------
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_transaction_or_malformed(data: bytes) -> None:
     with pytest.raises(MalformedError):
         parse_body(parse_transaction(data))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(BODIES, st.data())
 def test_damaged_transactions_are_malformed_or_not_signed(body: Body, data: st.DataObject) -> None:
     original = signed(body)
@@ -190,7 +190,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.integers(0, 256), VALUES)
 def test_any_value_is_a_body_or_malformed(kind: int, value: Any) -> None:
     try:
