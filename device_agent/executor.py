@@ -81,6 +81,8 @@ class Executor:
         self._places = {_digest(each.envelope): at for at, each in self._taken_on.items()}
         self._told: set[Asker] = set()
         """Of those taken on: the node knows that they are."""
+        self._sent: set[Asker] = set()
+        """Results that were sent since the agent started."""
         self._gone: set[Asker] = set()
         """Results that their nodes have; removed from the disk with a later write."""
         self._ending: dict[asyncio.Task[None], list[Asker]] = {}
@@ -110,8 +112,7 @@ class Executor:
                 raise end
 
     async def _one(self, asker: Asker, envelope: bytes, now_us: int) -> None:
-        if asker in self._gone:
-            self._gone.discard(asker)
+        self._gone.discard(asker)
         if self._queues.has_result(asker):
             return
         reply = await self._admitted(asker, envelope, now_us)
@@ -271,15 +272,21 @@ class Executor:
         fits = fitting([len(each.reply) for each in found], count=len(found), limit=limit)
         return tuple(found[position] for position in fits)
 
-    def confirmed(self, home: bytes, told: Sequence[RequestResult], ids: Collection[bytes]) -> None:
-        """Node ``home`` has these of the results that it was ``told``, or does not need them."""
+    def answered(self, home: bytes, told: Sequence[RequestResult], ids: Collection[bytes]) -> None:
+        """Node ``home`` has answered what it was ``told``, and needs these no more."""
         for each in told:
-            if each.request_id in ids:
-                asker = Asker(home, each.request_id)
-                if each.kind != ResultKind.ACKNOWLEDGED:
+            asker = Asker(home, each.request_id)
+            if each.kind != ResultKind.ACKNOWLEDGED:
+                self._sent.add(asker)
+                if each.request_id in ids:
                     self._gone.add(asker)
-                elif asker in set(self._unfinished()):
-                    self._told.add(asker)
+            elif each.request_id in ids and asker in self._unfinished():
+                self._told.add(asker)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there are results that were never sent."""
+        return any(asker not in self._sent for asker in self._all_results())
 
     def has_results(self, home: bytes) -> bool:
         """Whether there are results that node ``home`` does not have, as far as is known."""
@@ -287,12 +294,15 @@ class Executor:
 
     def held(self) -> int:
         """How many requests are taken on, or have results that some node does not have."""
-        results = sum(
-            asker not in self._gone
+        return len(self._taken_on) + len(self._all_results())
+
+    def _all_results(self) -> list[Asker]:
+        return [
+            asker
             for home in self._queues.homes()
             for asker, _ in self._queues.results(home)
-        )
-        return len(self._taken_on) + results
+            if asker not in self._gone
+        ]
 
     async def drop_strangers(self, homes: Collection[bytes]) -> None:
         """Forget results for nodes that are not among ``homes`` any more."""
@@ -308,6 +318,7 @@ class Executor:
 
     def _clearing(self) -> list[Change]:
         changes = [self._queues.forget(asker) for asker in self._gone]
+        self._sent -= self._gone
         self._gone.clear()
         return changes
 

@@ -93,6 +93,16 @@ class Runtime:
         """When it will wake next if nothing is to be done any more."""
         return self.duty.next_wake_s(self.habits.cycle, now_s=now_s)
 
+    @property
+    def is_asleep(self) -> bool:
+        """Whether the radio is off."""
+        return self.duty.state is State.ASLEEP
+
+    @property
+    def any_answered(self) -> bool:
+        """Whether a node that was asked in this wake, or the last one, has answered."""
+        return any(self.reaches[each].failures == 0 for each in self._asked)
+
     def _asleep_until_s(self, now_s: float) -> float:
         until_s = max(self.duty.wake_at_s, self.radio.enough_at_s(now_s))
         if to_ask(self.reaches, asked=(), now_s=now_s) is None:
@@ -126,7 +136,8 @@ class Runtime:
         if self._other_node(now_s):
             return
         cycle = self.habits.cycle
-        lingers = at_work and cycle.linger_s > 0 and not more
+        # Who is always awake waits in the next exchange.
+        lingers = at_work and cycle.linger_s > 0 and not more and cycle.period_s > 0
         sends = is_ready and cycle.linger_s > 0 and not at_work
         goes_on = more or lingers or sends or not cycle.period_s
         if not goes_on:
@@ -148,7 +159,7 @@ class Runtime:
         )
         if self._other_node(now_s):
             return
-        if any(self.reaches[each].failures == 0 for each in self._asked):
+        if self.any_answered:
             self._sleep(Event.NOTHING_LEFT, now_s)
             return
         earliest_s = now_s + self.habits.cycle.shortest_sleep_s

@@ -53,6 +53,7 @@ PURE = (
     "abci_app.devices",
     "abci_app.pairing",
     "abci_app.handlers_api",
+    "abci_app.forwards_api",
     "abci_app.issuing_api",
     "abci_app.schema",
     "abci_app.merkle",
@@ -73,12 +74,14 @@ PURE = (
     "abci_app.health",
     "device_agent.micro.*",
     "device_agent.duty_cycle",
+    "device_agent.energy",
     "device_agent.homes",
     "device_agent.node_time",
     "device_agent.queues",
     "device_agent.radio",
     "device_agent.reach",
     "device_agent.runtime",
+    "device_agent.talk",
 )
 
 CONSENSUS = (

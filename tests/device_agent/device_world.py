@@ -49,7 +49,7 @@ class Requests:
         payload: bytes = b"",
         *,
         handler: str = "",
-        deadline: int = NOW_US + MINUTE_US,
+        deadline: int = NOW_US + 60 * MINUTE_US,
         flags: int = 0,
     ) -> BoundRequest:
         self.sequence += 1

@@ -241,7 +241,7 @@ async def test_envelope_that_comes_again_after_its_end_gets_the_same_final_reply
         await device.execute(down(request, 1))
         await device.settled()
         first = device.report()[1]
-        device.executor.confirmed(HOME, [first], {first.request_id})
+        device.executor.answered(HOME, [first], {first.request_id})
         await device.executor.clear()
         assert device.report() == {}
         await device.execute(down(request, 2))
@@ -271,7 +271,7 @@ async def test_result_stays_until_its_node_has_it() -> None:
         await device.execute(down(request, 1))
         told = list(device.report().values())
         assert device.executor.has_results(HOME)
-        device.executor.confirmed(HOME, told, {request_id(1)})
+        device.executor.answered(HOME, told, {request_id(1)})
         assert not device.executor.has_results(HOME)
         assert device.executor.held() == 0
 
@@ -282,7 +282,7 @@ async def test_confirmed_acknowledgement_is_not_repeated_and_the_result_still_co
     async with inside(slow) as device:
         await device.execute(down(request, 1))
         told = list(device.report().values())
-        device.executor.confirmed(HOME, told, {request_id(1)})
+        device.executor.answered(HOME, told, {request_id(1)})
         assert device.report() == {}
         gate.open()
         await device.settled()
@@ -297,7 +297,7 @@ async def test_acknowledgement_confirmed_late_does_not_take_the_result_with_it()
         acknowledged = list(device.report().values())
         gate.open()
         await device.settled()
-        device.executor.confirmed(HOME, acknowledged, {request_id(1)})
+        device.executor.answered(HOME, acknowledged, {request_id(1)})
         assert device.report()[1].kind == ResultKind.RESPONDED
 
 
@@ -356,7 +356,7 @@ async def test_results_survive_a_restart_and_confirmed_ones_do_not() -> None:
     one, two = requests.bind(payload=b"1"), requests.bind(payload=b"2")
     async with inside(store=store) as device:
         await device.execute(down(one, 1), down(two, 2))
-        device.executor.confirmed(HOME, list(device.report().values()), {request_id(1)})
+        device.executor.answered(HOME, list(device.report().values()), {request_id(1)})
     async with inside(store=store) as device:
         assert list(device.report()) == [2]
 

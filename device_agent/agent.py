@@ -1,0 +1,318 @@
+"""The agent: does what the tables decide (paper §2.2).
+
+    wake → exchange: results up, requests down → execute → linger → sleep
+
+Rules kept here:
+
+* What came down is durable, and executed as far as it can be at once, before anything else is sent.
+* A deadline is judged by a time that a node has proven; before there is one nothing comes down.
+* An exchange that fails is over: the next one says again what the node may not know.
+* Every failure to reach a node, and every refusal of one, leads to a wait, never to an end. What
+  ends the agent: another one with the same identity, a store that takes no more writes, a bug.
+
+Not handled here: when to do what (``runtime.py``), what requests do (``executor.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from edgistry.adapters.log import get_logger
+from edgistry.capability import BoundRequest
+from edgistry.errors import (
+    CannotReachError,
+    CorruptDatabaseError,
+    Refused,
+    StorageError,
+    TwoAgentsError,
+)
+from edgistry.messages import (
+    HEAD_BYTES,
+    MAX_EXCHANGE_ITEMS_BYTES,
+    Account,
+    ExchangeDown,
+    RequestResult,
+)
+
+from .clock import Clock
+from .energy import Spending
+from .executor import Executor
+from .homes import Home
+from .link import Link
+from .node_time import NodeTime
+from .runtime import Ask, Habits, Linger, Runtime, Sleep
+from .talk import Again, Talk, Wish
+
+logger = get_logger("edgistry.agent")
+
+MAX_TRIES = 4
+"""Requests in one exchange: the first, one that asks for the time, two that set things right."""
+MAX_U32 = 0xFFFF_FFFF
+AWAKE_WAIT_S = 25
+"""How long a node may hold its answer for a device that is always awake."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """How much a device takes at once."""
+
+    count: int = 20
+    """Requests in one exchange."""
+    size: int = 256 * 1024
+    """Bytes of requests in one exchange."""
+    held: int = 100
+    """Requests that are taken on, or whose results no node has; no more are taken beyond these."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wake:
+    """What one wake came to."""
+
+    spending: Spending
+    exchanges: int
+    """That brought an answer."""
+    failures: int
+    """Exchanges that brought none."""
+    requests: int
+    """That came down."""
+    next_wake_s: float
+    """Seconds from the end of this wake to the next one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connected:
+    """One node, and how to reach it."""
+
+    home: Home
+    link: Link
+
+
+class Agent:
+    """One device, paired with ``nodes``, the primary first. Used in one event loop.
+
+    ``instance`` are 8 random bytes; ``spread`` draws a number from 0 to 1; ``on_wake`` hears of
+    each wake when it is over.
+    """
+
+    def __init__(
+        self,
+        device_id: str,
+        nodes: Sequence[Connected],
+        executor: Executor,
+        *,
+        habits: Habits,
+        batch: Batch,
+        clock: Clock,
+        instance: bytes,
+        spread: Callable[[], float],
+        on_wake: Callable[[Wake], None],
+    ) -> None:
+        self.time = NodeTime()
+        self._nodes = nodes
+        self._talks = [Talk(each.home, device_id, instance=instance) for each in nodes]
+        self._executor = executor
+        self._habits = habits
+        self._batch = batch
+        self._clock = clock
+        self._on_wake = on_wake
+        self._runtime = Runtime(habits, nodes=len(nodes), now_s=clock.now_s(), spread=spread)
+        self._unsaid = Account()
+        """Spent, and not yet told a node."""
+        self._wake = _Tally()
+
+    # --- running --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Follow the duty cycle until cancelled.
+
+        Raises:
+            TwoAgentsError: another agent has this device's identity, and took this one's place.
+            StorageError, CorruptDatabaseError: the store does not work.
+        """
+        while True:
+            await self._step()
+
+    async def run_once(self) -> bool:
+        """One wake, for devices that something else wakes; whether a node has answered.
+
+        Raises as ``run``.
+        """
+        answered = False
+        while True:
+            action = self._runtime.next(self._clock.now_s())
+            if isinstance(action, Sleep):
+                return answered
+            await self._do(action)
+            answered = answered or self._runtime.any_answered
+
+    async def _step(self) -> None:
+        await self._do(self._runtime.next(self._clock.now_s()))
+
+    async def _do(self, action: Sleep | Ask | Linger) -> None:
+        if isinstance(action, Sleep):
+            await self._clock.sleep_until(action.until_s)
+        elif isinstance(action, Linger):
+            await self._linger(action.until_s)
+        else:
+            await self._ask(action)
+        if self._runtime.is_asleep and self._wake.has_begun:
+            await self._fall_asleep()
+
+    async def _linger(self, until_s: float) -> None:
+        settled = asyncio.ensure_future(self._executor.settled())
+        over = asyncio.ensure_future(self._clock.sleep_until(until_s))
+        try:
+            await asyncio.wait({settled, over}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            settled.cancel()
+            over.cancel()
+            await asyncio.gather(settled, over, return_exceptions=True)
+        self._runtime.lingered(self._clock.now_s(), is_ready=self._executor.has_news)
+
+    async def _fall_asleep(self) -> None:
+        for each in self._nodes:
+            await each.link.close()
+        now_s = self._clock.now_s()
+        wake = self._wake.ended(now_s, next_wake_s=max(self._runtime.duty.wake_at_s - now_s, 0.0))
+        self._wake = _Tally()
+        awake_ms = min(round(wake.spending.awake_s * 1000), MAX_U32)
+        self._unsaid = _sum(self._unsaid, Account(awake_ms=awake_ms))
+        self._on_wake(wake)
+
+    # --- one exchange ---------------------------------------------------------------------------
+
+    async def _ask(self, action: Ask) -> None:
+        now_s = self._clock.now_s()
+        self._wake.begin(now_s)
+        node, talk = self._nodes[action.node], self._talks[action.node]
+        told = self._executor.report(node.home.id, limit=MAX_EXCHANGE_ITEMS_BYTES - HEAD_BYTES)
+        try:
+            async with asyncio.timeout(action.timeout_s):
+                down = await self._exchange(talk, node.link, told, action.timeout_s)
+        except (TwoAgentsError, StorageError, CorruptDatabaseError):
+            raise
+        except (Refused, TimeoutError) as error:
+            self._failed(node.home, error)
+            return
+        await self._take(node.home, told, down)
+
+    def _failed(self, home: Home, error: Exception) -> None:
+        self._wake.failures += 1
+        self._runtime.failed(self._clock.now_s())
+        code = error.code if isinstance(error, Refused) else "timed-out"
+        # A node that cannot be reached is an everyday matter; one that refuses is not.
+        tell = logger.info if isinstance(error, CannotReachError | TimeoutError) else logger.warning
+        tell("an exchange failed", node=home.url, code=code, why=str(error))
+
+    async def _exchange(
+        self, talk: Talk, link: Link, told: Sequence[RequestResult], timeout_s: float
+    ) -> ExchangeDown:
+        """What the node says to an exchange that it has executed."""
+        account, self._unsaid = self._unsaid, Account()
+        request = self._request(talk, told, account)
+        try:
+            for _ in range(MAX_TRIES):
+                sent_us = self._reading_us()
+                understood = talk.understood(request, await self._post(link, request, timeout_s))
+                if isinstance(understood, ExchangeDown):
+                    self.time.heard(understood.now_us, sent_us=sent_us)
+                    return understood
+                if understood.node_us is not None:
+                    self.time.heard(understood.node_us, sent_us=sent_us)
+                request = self._next_try(talk, understood, told, account)
+        except BaseException:
+            self._unsaid = _sum(account, self._unsaid)
+            raise
+        self._unsaid = _sum(account, self._unsaid)
+        raise CannotReachError(f"{talk.home.url} and this device do not agree on the time")
+
+    def _next_try(
+        self, talk: Talk, again: Again, told: Sequence[RequestResult], account: Account
+    ) -> BoundRequest:
+        return talk.probe() if again.probe else self._request(talk, told, account)
+
+    def _request(self, talk: Talk, told: Sequence[RequestResult], account: Account) -> BoundRequest:
+        now_us = self.time.at(self._reading_us())
+        room = max(self._batch.held - self._executor.held(), 0)
+        now_s = self._clock.now_s()
+        back_in_s = math.ceil(self._runtime.next_wake_s(now_s) - now_s)
+        wish = Wish(count=min(self._batch.count, room), size=self._batch.size, back_in_s=back_in_s)
+        # Before any node has proven the time the wall clock is a first guess, and no more.
+        guess_us = self._clock.wall_us() if now_us is None else now_us
+        return talk.request(wish, told, account, now_us=guess_us)
+
+    async def _post(self, link: Link, request: BoundRequest, timeout_s: float) -> bytes:
+        waits = not self._habits.cycle.period_s and not self._executor.is_at_work
+        wait_s = max(min(AWAKE_WAIT_S, int(timeout_s) - 2), 0) if waits else 0
+        answer = await link.post(request.encoded, wait_s=wait_s, timeout_s=timeout_s)
+        self._wake.sent += answer.sent
+        self._wake.received += answer.received
+        self._unsaid = _sum(self._unsaid, Account(sent=answer.sent, received=answer.received))
+        return answer.reply
+
+    async def _take(self, home: Home, told: Sequence[RequestResult], down: ExchangeDown) -> None:
+        """Make what came down durable, execute it, and say how things stand."""
+        executor = self._executor
+        executor.answered(home.id, told, frozenset(down.confirmed))
+        self._wake.exchanges += 1
+        if down.requests:
+            self._wake.requests += len(down.requests)
+            now_us = self.time.at(self._reading_us())
+            if now_us is not None:
+                await executor.execute(home.id, down.requests, now_us=now_us)
+        has_room = executor.held() < self._batch.held
+        self._runtime.answered(
+            self._clock.now_s(),
+            at_work=executor.is_at_work,
+            is_ready=executor.has_news,
+            more=down.more and has_room,
+            is_owed=bool(down.requests) or down.more or executor.has_results(home.id),
+            hint_s=float(down.next_wake_s),
+        )
+
+    def _reading_us(self) -> int:
+        return round(self._clock.now_s() * 1_000_000)
+
+
+class _Tally:
+    """What a wake that is not over has come to so far."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.received = 0
+        self.exchanges = 0
+        self.failures = 0
+        self.requests = 0
+        self._since_s: float | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        return self._since_s is not None
+
+    def begin(self, now_s: float) -> None:
+        if self._since_s is None:
+            self._since_s = now_s
+
+    def ended(self, now_s: float, *, next_wake_s: float) -> Wake:
+        since_s = now_s if self._since_s is None else self._since_s
+        spending = Spending(
+            wakes=1, awake_s=now_s - since_s, sent=self.sent, received=self.received
+        )
+        return Wake(
+            spending=spending,
+            exchanges=self.exchanges,
+            failures=self.failures,
+            requests=self.requests,
+            next_wake_s=next_wake_s,
+        )
+
+
+def _sum(one: Account, other: Account) -> Account:
+    return Account(
+        awake_ms=min(one.awake_ms + other.awake_ms, MAX_U32),
+        sent=min(one.sent + other.sent, MAX_U32),
+        received=min(one.received + other.received, MAX_U32),
+    )
