@@ -41,6 +41,7 @@ from .admin_api import (
     WithdrawRequest,
 )
 from .directory import NodeDirectory
+from .forwards_api import ForwardList, SettleRequest
 from .handlers_api import (
     MAX_LETTERS_NAMED,
     DeadLetterDetail,
@@ -183,6 +184,15 @@ class AdminClient:
     def purge_letters(self, names: Sequence[str], *, every: bool) -> LettersAnswer:
         """Forget these, all or none."""
         return self._letters("/admin/dead-letters/purge", names, every)
+
+    def forwards(self) -> ForwardList:
+        """What the node forwards."""
+        return self._get("/admin/forwards", ForwardList)
+
+    def settle_forward(self, woof: str, through: int) -> ForwardList:
+        """Elements in doubt of ``woof`` up to ``through`` are there, the others are not."""
+        body = SettleRequest(woof=woof, through=through)
+        return self._post("/admin/forwards/settle", body, ForwardList)
 
     def _letters(self, path: str, names: Sequence[str], every: bool) -> LettersAnswer:
         if len(names) > MAX_LETTERS_NAMED:

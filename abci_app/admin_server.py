@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from edgistry.adapters.http import Handler, HttpServer, Request, Response, Route, json_response
 from edgistry.codec import Document
-from edgistry.errors import PermissionRefusedError
+from edgistry.errors import NoRegistryError, PermissionRefusedError
 
 from .admin_api import (
     MAX_ADMIN_BODY_BYTES,
@@ -60,12 +60,13 @@ def admin_routes(
 ) -> list[Route]:
     """One route for each thing an operator can ask; ``own_uid`` defaults to this process's.
 
-    Without a ``service`` there is nothing to ask about devices and regions, without a ``desk``
-    nothing about handlers and dead letters. ``more`` are routes of other parts.
+    A host has no ``service``: what is about devices and regions is refused there. Without a
+    ``desk`` there is nothing to ask about handlers and dead letters. ``more`` are routes of other
+    parts.
     """
     allowed = {ROOT_UID, os.getuid() if own_uid is None else own_uid}
     routes = [
-        *(_registry_routes(service) if service is not None else ()),
+        *_registry_routes(service),
         *(handler_routes(desk) if desk is not None else ()),
         *more,
     ]
@@ -75,7 +76,7 @@ def admin_routes(
     ]
 
 
-def _registry_routes(service: NodeService) -> list[AdminRoute]:
+def _registry_routes(service: NodeService | None) -> list[AdminRoute]:
     admin = _Admin(service)
     return [
         ("POST", "/admin/devices", admin.register),
@@ -102,8 +103,14 @@ def _guarded(handler: Callable[[Request], Awaitable[Document]], allowed: set[int
 class _Admin:
     """From requests to use cases."""
 
-    def __init__(self, service: NodeService) -> None:
-        self._service = service
+    def __init__(self, service: NodeService | None) -> None:
+        self._registry = service
+
+    @property
+    def _service(self) -> NodeService:
+        if self._registry is None:
+            raise NoRegistryError("this is a host: it has neither devices nor regions")
+        return self._registry
 
     async def register(self, request: Request) -> Document:
         parameters_of(request)

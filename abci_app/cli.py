@@ -14,7 +14,9 @@ from .cli_cap import cap
 from .cli_cluster import cluster
 from .cli_dead_letters import dead_letters
 from .cli_engine import engine
+from .cli_forwards import forwards
 from .cli_handlers import handlers
+from .cli_host import host
 from .cli_node import abci, init, run, status
 from .cli_register import device, fleet, region
 from .cli_repair import repair
@@ -29,6 +31,7 @@ def program() -> None:
     \b
     A node on its own:   edgistry-node init DIR; edgistry-node run DIR
     Four that agree:     edgistry-node cluster init DIR; edgistry-node cluster up DIR
+    Without a registry:  edgistry-node init DIR --engine none; edgistry-node host DIR
 
     \b
     Exit codes: 0 ok, 1 refused, 2 usage, 3 cannot reach the node, 4 timed out.
@@ -36,8 +39,8 @@ def program() -> None:
 
 
 for _command in (
-    init, run, status, device, fleet, region, cap, handlers, dead_letters, cluster, engine, abci,
-    repair,
+    init, run, host, status, device, fleet, region, cap, handlers, dead_letters, forwards,
+    cluster, engine, abci, repair,
 ):  # fmt: skip
     program.add_command(_command)
 

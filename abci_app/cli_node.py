@@ -21,7 +21,7 @@ from .cluster import ClusterNode, ClusterStatus, node_remarks, node_status
 from .config import EngineKind, NodeConfig
 from .directory import NodeDirectory, hold, open_directory
 from .engine import find_engine
-from .initialize import init_node, new_chain_id
+from .initialize import init_host, init_node, new_chain_id
 
 logger = get_logger("edgistry.node")
 
@@ -40,10 +40,10 @@ class InitAnswer(Document):
 @option(
     "--engine",
     env="EDGISTRY_ENGINE_KIND",
-    type=click.Choice(["solo", "cometbft"]),
-    metavar="solo|cometbft",
+    type=click.Choice(["solo", "cometbft", "none"]),
+    metavar="solo|cometbft|none",
     default="solo",
-    help="What makes blocks; recorded in DIR, and there is no conversion.",
+    help="What makes blocks, none for a host; recorded in DIR, and there is no conversion.",
 )
 @option("--name", env="EDGISTRY_NAME", metavar="NAME", default="node0", help="Name of the node.")
 @chain_options(ports="Port of the HTTP API; cometbft takes the two after it as well.")
@@ -59,54 +59,75 @@ def init(
 ) -> None:
     """Make a single node in DIR, which must be empty or missing.
 
-    For several nodes that agree with each other see `edgistry-node cluster init`.
+    For several nodes that agree with each other see `edgistry-node cluster init`. With --engine
+    none it is a host: WooFs, handlers and forwards, for a server in the cloud or a laptop, without
+    a registry (--chain-id and --lease-s mean nothing there).
 
     Never run a copy of the directory beside the original, and never restore an old one of a
     cometbft node: two nodes with one key sign different blocks.
     """
-    chain_id = chain_id or new_chain_id()
-    made = init_node(
-        directory,
-        name=name,
-        engine=cast(EngineKind, engine),
-        base_port=base_port,
-        chain_id=chain_id,
-        lease_s=lease_s,
-    )
+    if engine == "none":
+        chain_id = ""
+        made = init_host(directory, name=name, base_port=base_port)
+    else:
+        chain_id = chain_id or new_chain_id()
+        made = init_node(
+            directory,
+            name=name,
+            engine=cast(EngineKind, engine),
+            base_port=base_port,
+            chain_id=chain_id,
+            lease_s=lease_s,
+        )
     if as_json:
         print_json(
             InitAnswer(directory=str(made.root), node=name, engine=engine, chain_id=chain_id)
         )
         return
-    click.echo(f"node {name} ({engine}) is in {directory.absolute()}")
-    click.echo(f"run it: edgistry-node run {directory}")
+    what = f"host {name}" if engine == "none" else f"node {name} ({engine})"
+    click.echo(f"{what} is in {directory.absolute()}")
+    click.echo(f"run it: edgistry-node {'host' if engine == 'none' else 'run'} {directory}")
 
 
-@click.command("run")
-@directory_argument
-@option(
+console_option = option(
     "--console/--no-console",
     env="EDGISTRY_CONSOLE",
     default=None,
     help="Also show on stderr what happens.  [default: when it is a terminal]",
 )
+
+
+@click.command("run")
+@directory_argument
+@console_option
 def run(directory: Path, console: bool | None) -> None:
     """Run the node in DIR until SIGTERM or Ctrl-C.
 
     One process that starts and watches its consensus engine, serves the HTTP API and takes the
     operator's commands on DIR/run/admin.sock. Logs are in DIR/logs.
     """
+    layout, config = open_directory(directory)
+    run_directory(layout, config, console=console)
+
+
+def run_directory(layout: NodeDirectory, config: NodeConfig, *, console: bool | None) -> None:
+    """Run what is in ``layout``, a node or a host, until SIGTERM or Ctrl-C.
+
+    ``console``: whether to show on stderr what happens; ``None``: if that is a terminal.
+    """
     # Loaded here: the other commands start in half the time without it.
+    from .host import run_host
     from .node import run_node
 
-    layout, config = open_directory(directory)
     shown = sys.stderr.isatty() if console is None else console
     with hold(layout), _logging(layout, config, shown):
         try:
-            binary = find_engine() if config.engine == "cometbft" else None
-            run_loop(
-                run_node(layout, config, engine_binary=binary, tell=tell if shown else _silent)
-            )
+            say = tell if shown else _silent
+            if config.engine == "none":
+                run_loop(run_host(layout, config, tell=say))
+            else:
+                binary = find_engine() if config.engine == "cometbft" else None
+                run_loop(run_node(layout, config, engine_binary=binary, tell=say))
         except Refused as refusal:
             logger.error("the node stops", code=refusal.code, reason=refusal.detail)
             raise

@@ -35,7 +35,7 @@ from edgistry.errors import (
     PermissionRefusedError,
 )
 
-from .config import NodeConfig
+from .config import EngineKind, NodeConfig
 
 KEY_BYTES = 32
 
@@ -218,8 +218,11 @@ def write_secret(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def create_layout(directory: NodeDirectory, *, registry_seed: bytes) -> None:
-    """Make the folders of a node and its own keys in the empty directory."""
+def create_layout(directory: NodeDirectory, *, registry_seed: bytes | None) -> None:
+    """Make the folders of a node and its own keys in the empty directory.
+
+    A host has no ``registry_seed``.
+    """
     for folder in (
         directory.registry_key_file.parent,
         directory.registry_db.parent,
@@ -227,7 +230,8 @@ def create_layout(directory: NodeDirectory, *, registry_seed: bytes) -> None:
         directory.logs_dir,
     ):
         folder.mkdir(mode=0o700)
-    _write_key(directory.registry_key_file, registry_seed)
+    if registry_seed is not None:
+        _write_key(directory.registry_key_file, registry_seed)
     _write_key(directory.issuer_key_file, secrets.token_bytes(KEY_BYTES))
 
 
@@ -253,13 +257,20 @@ def open_directory(root: Path) -> tuple[NodeDirectory, NodeConfig]:
         raise DirectoryError(f"{root} is not a node's directory (it has no node.toml); {advice}")
     config = toml.load(directory.config_file, NodeConfig)
     check_socket_paths(directory.root)
-    if (config.engine == "cometbft") != directory.engine_home.exists():
-        made_for = "solo" if config.engine == "cometbft" else "cometbft"
+    made_for = _made_for(directory)
+    if config.engine != made_for:
         raise ConfigError(
             f"{directory.config_file}: engine: this directory was made for {made_for!r}, and"
             " there is no conversion; put that back, or init a new directory"
         )
     return directory, config
+
+
+def _made_for(directory: NodeDirectory) -> EngineKind:
+    if directory.engine_home.exists():
+        return "cometbft"
+    has_chain = directory.genesis_file.exists() or directory.registry_key_file.exists()
+    return "solo" if has_chain else "none"
 
 
 def _refuse_other_users(directory: NodeDirectory) -> None:

@@ -38,6 +38,7 @@ from .config import (
     check_base_port,
     check_host,
     check_name,
+    check_port,
     is_loopback,
     url_host,
 )
@@ -109,6 +110,25 @@ def init_node(
     check_socket_paths(root)
     with fresh(root):
         return _write_node(root, config, seeds, genesis_document(genesis))
+
+
+def init_host(root: Path, *, name: str, base_port: int) -> NodeDirectory:
+    """Afterwards ``root`` is a host: WooFs and handlers, and no registry.
+
+    Raises:
+        DirectoryError: ``root`` is not empty, too long for sockets, or cannot be written.
+        InvalidValueError: a name or port out of range.
+    """
+    root = root.absolute()
+    check_name(name)
+    check_port(base_port)
+    config = NodeConfig(name=name, engine="none", api=ApiConfig(port=base_port))
+    check_socket_paths(root)
+    with fresh(root):
+        directory = NodeDirectory(root)
+        create_layout(directory, registry_seed=None)
+        write_config(directory, config)
+    return directory
 
 
 def init_cluster(

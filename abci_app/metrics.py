@@ -10,6 +10,7 @@ Not handled here: serving the text (``http_server``).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -54,6 +55,10 @@ class NodeMetrics:
         self._ready = self._gauge("ready", "1 when reads can be served.")
         self._writes = self._gauge("writes", "1 when writes get through.")
         self._series: dict[tuple[str, str, int], _Series] = {}
+
+    def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        """Show what ``read`` gives, whenever somebody looks, as ``edgistry_<name>``."""
+        self._gauge(name, help_text).set_function(read)
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request; ``route`` is its template, "" when none matched."""

@@ -27,6 +27,7 @@ from edgistry.errors import ChainMismatchError, ConfigError, UnavailableError
 from edgistry.transactions import node_id_of
 
 from .abci_server import ABCIServer
+from .admin_forwards import forward_routes
 from .admin_issuing import issuing_routes
 from .admin_server import admin_server
 from .application import RegistryApplication
@@ -37,6 +38,7 @@ from .directory import NodeDirectory, read_registry_seed
 from .handler_desk import HandlerDesk
 from .http_server import public_server
 from .issuing_desk import IssuingDesk
+from .metrics import NodeMetrics
 from .running import Running, stop_signal
 from .schema import genesis_members
 from .service import NodeService
@@ -79,7 +81,7 @@ async def run_node(
         handlers = load_node_handlers(directory, config)
         await check_port_free(config.api.host, config.api.port, "api")
         app = _open_application(parts, directory, config, genesis)
-        local = open_woof_parts(parts, directory, handlers)
+        local = open_woof_parts(parts, directory, config, handlers)
         consensus = _consensus(directory, config, app, genesis, engine_binary)
         parts.push_async_callback(consensus.stop)
         await consensus.start()
@@ -96,12 +98,15 @@ async def run_node(
         )
         tasks = Running(consensus.run(), service.run(), *local.running())
         async with tasks as running, AsyncExitStack() as doors:
-            http = public_server(service, local.door, version=__version__)
+            metrics = NodeMetrics()
+            local.forwards.watch(metrics)
+            http = public_server(service, local.door, version=__version__, metrics=metrics)
             doors.push_async_callback(http.stop)
             await http.listen_tcp(config.api.host, config.api.port)
             desk = HandlerDesk(local.runtime, module=config.handlers.module, outbox=service.outbox)
             issuing = IssuingDesk(local.authority, local.woofs.committer)
-            admin = admin_server(service, desk, more=issuing_routes(issuing))
+            more = [*forward_routes(local.forwards), *issuing_routes(issuing)]
+            admin = admin_server(service, desk, more=more)
             doors.push_async_callback(admin.stop)
             await admin.listen_unix(directory.admin_socket)
             logger.info("the node runs", name=config.name, api=config.api_url)

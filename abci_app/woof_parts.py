@@ -1,4 +1,4 @@
-"""The part of a node that works without a registry: WooFs, handlers, and the door to them.
+"""The part of a node that works without a registry: WooFs, handlers, forwards, and the door.
 
 Rules kept here: the same on a node and on a host; what cannot be had stops the start.
 
@@ -22,6 +22,7 @@ from edgistry.handlers import HandlerTable
 
 from .config import NodeConfig
 from .directory import NodeDirectory
+from .forward_desk import ForwardDesk
 from .issuing import open_authority
 
 HANDLERS_DIRECTORY = "handlers"
@@ -38,10 +39,11 @@ class WoofParts:
     runtime: HandlerRuntime
     authority: Authority
     door: WoofServer
+    forwards: ForwardDesk
 
     def running(self) -> list[Coroutine[Any, Any, None]]:
         """What is to run while the node does."""
-        return [self.runtime.run(), self.door.run()]
+        return [self.runtime.run(), self.door.run(), self.forwards.run()]
 
 
 def load_node_handlers(directory: NodeDirectory, config: NodeConfig) -> HandlerTable:
@@ -54,7 +56,7 @@ def load_node_handlers(directory: NodeDirectory, config: NodeConfig) -> HandlerT
 
 
 def open_woof_parts(
-    parts: AsyncExitStack, directory: NodeDirectory, handlers: HandlerTable
+    parts: AsyncExitStack, directory: NodeDirectory, config: NodeConfig, handlers: HandlerTable
 ) -> WoofParts:
     """Open the WooFs of ``directory``; ``parts`` closes them.
 
@@ -72,4 +74,5 @@ def open_woof_parts(
         runtime=HandlerRuntime(queues, woofs, handlers),
         authority=authority,
         door=WoofServer(woofs, authority, require_handler=handlers.require),
+        forwards=ForwardDesk(woofs, config.forward, root=directory.root),
     )

@@ -100,7 +100,7 @@ class StatusAnswer(Answer):
 
     node: Annotated[str, Meta(description="Name the operator gave it.")]
     version: Annotated[str, Meta(description="Version of the node program.")]
-    engine: Literal["cometbft", "solo"]
+    engine: Literal["cometbft", "solo", "none"]
     chain_id: str
     height: Height
     app_hash: Annotated[str, Meta(description="Hash of the whole registry at that height, hex.")]

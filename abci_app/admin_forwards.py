@@ -1,0 +1,35 @@
+"""The part of the operator's API that is about forwarding.
+
+Not handled here: who may ask (``admin_server``), and the use cases (``forward_desk``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from edgistry.adapters.http import Request
+from edgistry.codec import Document
+
+from .admin_requests import body_of, parameters_of
+from .forward_desk import ForwardDesk
+from .forwards_api import SettleRequest
+
+Answering = Callable[[Request], Awaitable[Document]]
+
+
+def forward_routes(desk: ForwardDesk) -> list[tuple[str, str, Answering]]:
+    """Method, path and what answers it."""
+
+    async def forwards(request: Request) -> Document:
+        parameters_of(request)
+        return desk.forwards()
+
+    async def settle(request: Request) -> Document:
+        parameters_of(request)
+        asked = body_of(request, SettleRequest)
+        return desk.settle(asked.woof, asked.through)
+
+    return [
+        ("GET", "/admin/forwards", forwards),
+        ("POST", "/admin/forwards/settle", settle),
+    ]
