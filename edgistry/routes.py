@@ -122,6 +122,7 @@ _DISCOVER_REFUSALS = (
     InvalidValueError,
     LimitExceededError,
     NotYetError,
+    BusyError,
 )
 
 COMMON_REFUSALS = (
