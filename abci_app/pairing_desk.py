@@ -90,6 +90,7 @@ class PairingDesk:
         followers: Followers,
         node_name: str,
         node_key: bytes,
+        link_port: int,
         writing: asyncio.Lock,
         clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         draw: Callable[[int], bytes] = secrets.token_bytes,
@@ -100,14 +101,15 @@ class PairingDesk:
         self._followers = followers
         self._node_name = node_name
         self._node_key = node_key
+        self._link_port = link_port
         self._clock_us = clock_us
         self._draw = draw
         self._writing = writing
 
     # --- codes ----------------------------------------------------------------------------------
 
-    async def new_code(self, *, port: int, ttl_s: float, replace_key: bool = False) -> PairingCode:
-        """A code for one device, good for ``ttl_s``; ``port`` is where the link listens.
+    async def new_code(self, *, ttl_s: float, replace_key: bool = False) -> tuple[PairingCode, int]:
+        """A code for one device, and until when it is good (µs since 1970).
 
         With ``replace_key`` it also lets in a device whose id is known with another key.
 
@@ -128,7 +130,8 @@ class PairingDesk:
             for digest in old:
                 changes += self.table.delete_code(digest)
             await self._write(changes)
-        return PairingCode(node_key=self._node_key, port=port, secret=secret)
+        made = PairingCode(node_key=self._node_key, port=self._link_port, secret=secret)
+        return made, code.expires_us
 
     # --- pairing --------------------------------------------------------------------------------
 
@@ -212,6 +215,7 @@ class PairingDesk:
             epoch=paired.epoch,
             node_name=self._node_name,
             node_key=self._node_key,
+            link_port=self._link_port,
             capability=node_capability(self._authority.issuer, paired).danger_bytes(),
             now_us=self._clock_us(),
         )

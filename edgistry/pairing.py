@@ -130,6 +130,8 @@ class PairingAnswer(Wire):
     node_name: Annotated[str, Meta(min_length=1, max_length=64)]
     node_key: Bytes32
     """The node's registry key: what its certificates are signed with."""
+    link_port: Annotated[int, Meta(ge=1, le=65535)]
+    """Where its link listens."""
     capability: Annotated[bytes, Meta(min_length=33, max_length=2048 + 32)]
     """In the delegable form: PUT, GET, LATEST, POLL on ``devices/<device id>``."""
     now_us: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
@@ -154,6 +156,8 @@ class PairingRequest(Wire):
 
 
 MAX_REQUEST_BYTES: Final = MAX_OFFER_BYTES + 64
+PAIR_PATH: Final = "/pair/v1/pair"
+UNPAIR_PATH: Final = "/pair/v1/unpair"
 UNPAIR: Final = b"edgistry unpair 1"
 """What a device puts into its own object, over the link, to leave its node."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from abci_app.device_setup import DeviceSetup
 from abci_app.pairing_desk import PairingDesk
+from edgistry.adapters.crypto import public_key_of
 from edgistry.authority import Authority
 from edgistry.capability import Capability
 from edgistry.codec import replace
@@ -131,7 +132,7 @@ class PairingWorld:
         return self.node.clock.now_us
 
     async def pair(self, device: FakeDevice, **changes: object) -> PairingAnswer:
-        code = await self.desk.new_code(port=27003, ttl_s=600)
+        code, _ = await self.desk.new_code(ttl_s=600)
         return await self.desk.pair(
             PairingRequest(secret=code.secret, offer=device.offer(**changes))
         )
@@ -190,7 +191,8 @@ async def open_world(store: MemoryKeyValue | None = None) -> PairingWorld:
         authority=authority,
         followers=setup,
         node_name="solo",
-        node_key=SEED,
+        node_key=public_key_of(SEED),
+        link_port=27003,
         writing=writing,
         clock_us=node.clock.wall_us,
         draw=draw,

@@ -42,7 +42,7 @@ async def test_a_code_that_was_never_made_is_refused() -> None:
 
 async def test_a_code_is_good_for_one_device_only() -> None:
     world, first, second = await open_world(), FakeDevice(1), FakeDevice(2)
-    code = await world.desk.new_code(port=1, ttl_s=60)
+    code, _ = await world.desk.new_code(ttl_s=60)
     await world.desk.pair(PairingRequest(secret=code.secret, offer=first.offer()))
     with pytest.raises(PairingCodeError):
         await world.desk.pair(PairingRequest(secret=code.secret, offer=second.offer()))
@@ -51,7 +51,7 @@ async def test_a_code_is_good_for_one_device_only() -> None:
 
 async def test_a_device_that_lost_the_answer_gets_the_same_one_again() -> None:
     world, device = await open_world(), FakeDevice()
-    code = await world.desk.new_code(port=1, ttl_s=60)
+    code, _ = await world.desk.new_code(ttl_s=60)
     request = PairingRequest(secret=code.secret, offer=device.offer())
     first = await world.desk.pair(request)
     assert await world.desk.pair(request) == first
@@ -59,17 +59,17 @@ async def test_a_device_that_lost_the_answer_gets_the_same_one_again() -> None:
 
 async def test_a_code_that_is_too_old_is_refused_and_forgotten() -> None:
     world, device = await open_world(), FakeDevice()
-    code = await world.desk.new_code(port=1, ttl_s=60)
+    code, _ = await world.desk.new_code(ttl_s=60)
     world.node.clock.advance(61)
     with pytest.raises(PairingCodeError):
         await world.desk.pair(PairingRequest(secret=code.secret, offer=device.offer()))
-    await world.desk.new_code(port=1, ttl_s=60)
+    await world.desk.new_code(ttl_s=60)
     assert len(list(world.desk.table.codes())) == 1
 
 
 async def test_a_code_works_after_the_node_has_been_restarted() -> None:
     world, device = await open_world(), FakeDevice()
-    code = await world.desk.new_code(port=1, ttl_s=60)
+    code, _ = await world.desk.new_code(ttl_s=60)
     restarted = await open_world(world.store)
     await restarted.desk.pair(PairingRequest(secret=code.secret, offer=device.offer()))
     assert restarted.desk.table.by_device(device.id) is not None
@@ -77,7 +77,7 @@ async def test_a_code_works_after_the_node_has_been_restarted() -> None:
 
 async def test_the_secret_of_a_code_is_not_in_the_store() -> None:
     world = await open_world()
-    code = await world.desk.new_code(port=1, ttl_s=60)
+    code, _ = await world.desk.new_code(ttl_s=60)
     assert not any(code.secret in key + value for key, value in world.store.scan(b"", None))
 
 
@@ -85,12 +85,12 @@ async def test_codes_are_bounded_in_number_and_in_time(monkeypatch: pytest.Monke
     monkeypatch.setattr("abci_app.pairing_desk.MAX_OPEN_CODES", 2)
     world = await open_world()
     for _ in range(2):
-        await world.desk.new_code(port=1, ttl_s=60)
+        await world.desk.new_code(ttl_s=60)
     with pytest.raises(LimitExceededError):
-        await world.desk.new_code(port=1, ttl_s=60)
+        await world.desk.new_code(ttl_s=60)
     for ttl_s in (0, -1, 8 * 86400):
         with pytest.raises(LimitExceededError):
-            await world.desk.new_code(port=1, ttl_s=ttl_s)
+            await world.desk.new_code(ttl_s=ttl_s)
 
 
 async def test_a_known_id_with_another_key_is_refused_unless_the_operator_says_so() -> None:
@@ -110,7 +110,7 @@ async def test_a_replaced_key_makes_the_earlier_capability_void() -> None:
     world = await open_world()
     old, new = FakeDevice(1), FakeDevice(1, epoch=2)
     first = Capability.from_bytes((await world.pair(old)).capability)
-    code = await world.desk.new_code(port=1, ttl_s=60, replace_key=True)
+    code, _ = await world.desk.new_code(ttl_s=60, replace_key=True)
     answer = await world.desk.pair(PairingRequest(secret=code.secret, offer=new.offer()))
     assert Capability.from_bytes(answer.capability).serial != first.serial
     assert world.queue.forgotten == [old.id]

@@ -52,6 +52,7 @@ ANSWER = PairingAnswer(
     epoch=1,
     node_name="node0",
     node_key=b"N" * 32,
+    link_port=27003,
     capability=b"c" * 80,
     now_us=5,
 )
