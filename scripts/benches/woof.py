@@ -24,6 +24,7 @@ from measure import ROOT, Rounds, alternate, report
 sys.path.insert(0, str(ROOT))
 
 from _faas import trigger_latency
+from _woof_http import http_puts
 
 from edgistry.adapters.durable_woofs import DurableWoofs
 from edgistry.adapters.http import run
@@ -380,6 +381,11 @@ def resident_bytes() -> float:
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+async def http(bench: Bench) -> None:
+    """Puts over HTTP; the servers are processes of their own."""
+    await asyncio.to_thread(http_puts, bench.directory)
+
+
 PARTS = {
     "puts": puts,
     "rivals": rivals,
@@ -387,6 +393,7 @@ PARTS = {
     "gets": gets,
     "opening": opening,
     "growth": growth,
+    "http": http,
 }
 
 
