@@ -9,7 +9,7 @@ Rules kept here:
   Creating what is there already changes nothing.
 * A row whose device is paired no longer, or offers that service no longer, is withdrawn.
 
-Not handled here: who may pair (``pairing_desk``), the queue (``mailbox_desk``).
+Not handled here: who may pair (``pairing_desk``), the queue (``request_desk``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgistry.adapters.log import get_logger
 from edgistry.capability_chain import Entry
 from edgistry.codec import replace
 from edgistry.envelope import MAX_DEADLINE_AHEAD_US, Operation, Status, decode_reply
-from edgistry.errors import Refused
+from edgistry.errors import NotFoundError, Refused
 from edgistry.kv import KeyValue
 from edgistry.operations import encode_woof_shape
 from edgistry.pairing import PairingOffer, woofs_of
@@ -32,6 +32,7 @@ from edgistry.rights import EVERYTHING, Right
 from edgistry.transactions import NodeId
 
 from .devices import DeviceTable, handle_of, identity_of
+from .mailbox_states import OUTSTANDING, State
 from .pairing import ROW_PREFIX, Paired, PairingTable, StoredPairing
 from .pairing_desk import rows_of
 from .registration import Registrar
@@ -50,10 +51,14 @@ class RequestQueue(Protocol):
     async def submit_own(self, device: str, envelope: bytes, *, idempotency_key: bytes) -> bytes:
         """Queue a request of the node itself; its id, once it is durable."""
 
-    def outcome_of(self, request_id: bytes) -> tuple[bool, bytes | None]:
-        """Whether the request may still be answered, and the device's reply if it has one."""
+    def outcome_of(self, request: bytes) -> tuple[State, bytes | None]:
+        """State of a request of the node, and the reply once there is one.
 
-    async def forget_device(self, device: str) -> None:
+        Raises:
+            NotFoundError: there is no such request, or no longer.
+        """
+
+    async def forget_device(self, device: str) -> object:
         """End all requests to the device; whoever asked learns it."""
 
 
@@ -183,20 +188,27 @@ class DeviceSetup:
 
     async def _look(self, paired: Paired) -> None:
         open_requests: list[bytes] = []
-        for request_id in paired.stored.requests:
-            is_open, reply = self._queue.outcome_of(request_id)
-            if reply is not None and decode_reply(reply).status in _DONE:
+        for request in paired.stored.requests:
+            state, status = self._outcome_of(request)
+            if status in _DONE:
                 continue
-            if not is_open:
+            if state not in OUTSTANDING:
                 logger.warning("a device could not be set up; it is asked again")
                 await self._store_stage(paired, stage="new", requests=())
                 self._wait_before_retry(paired.device)
                 return
-            open_requests.append(request_id)
+            open_requests.append(request)
         if not open_requests:
             await self._list(paired)
         elif len(open_requests) < len(paired.stored.requests):
             await self._store_stage(paired, stage="asked", requests=tuple(open_requests))
+
+    def _outcome_of(self, request: bytes) -> tuple[State, int | None]:
+        try:
+            state, reply = self._queue.outcome_of(request)
+        except NotFoundError:
+            return State.DELIVERED, None
+        return state, None if reply is None else decode_reply(reply).status
 
     async def _list(self, paired: Paired) -> None:
         rows = rows_of(paired.offer)

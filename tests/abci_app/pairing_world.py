@@ -7,13 +7,14 @@ import asyncio
 from dataclasses import dataclass, field
 
 from abci_app.device_setup import DeviceSetup
+from abci_app.mailbox_states import State
 from abci_app.pairing_desk import PairingDesk
 from edgistry.adapters.crypto import public_key_of
 from edgistry.authority import Authority
 from edgistry.capability import Capability
 from edgistry.codec import replace
 from edgistry.envelope import Operation, Status
-from edgistry.errors import InvalidValueError
+from edgistry.errors import InvalidValueError, NotFoundError
 from edgistry.issuer import Issuer
 from edgistry.kv import MemoryKeyValue
 from edgistry.pairing import (
@@ -102,8 +103,12 @@ class FakeQueue:
         self.waiting[idempotency_key] = (device, envelope)
         return idempotency_key
 
-    def outcome_of(self, request_id: bytes) -> tuple[bool, bytes | None]:
-        return request_id in self.waiting, self.replies.get(request_id)
+    def outcome_of(self, request: bytes) -> tuple[State, bytes | None]:
+        if request in self.waiting:
+            return State.QUEUED, None
+        if request in self.replies:
+            return State.RESPONDED, self.replies[request]
+        raise NotFoundError("no such request")
 
     async def forget_device(self, device: str) -> None:
         self.forgotten.append(device)
