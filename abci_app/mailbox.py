@@ -132,6 +132,7 @@ class Mailbox:
         if record.outcome not in OUTSTANDING or record.recalled:
             return record
         if record.may_be_held:
+            decision.queued_for.add(record.device)
             return decision.change(record, recalled=True)
         return self._end(decision, record, State.CANCELLED, now_us)
 

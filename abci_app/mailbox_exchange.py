@@ -94,9 +94,8 @@ class Exchange:
             return True
         state, reason = _end_of(record, result)
         keep = now_us + seconds(self._limits.keep_s)
-        decision.end(
-            record, state, now_us=now_us, keep_until_us=keep, reply=result.reply, reason=reason
-        )
+        reply = b"" if reason == UNREADABLE else result.reply
+        decision.end(record, state, now_us=now_us, keep_until_us=keep, reply=reply, reason=reason)
         return True
 
     def _give_up_lost(
@@ -141,6 +140,12 @@ class Exchange:
             for record in self._boxes.box(device).requests.values()
         )
 
+    def begins_s(self, device: str, *, now_us: int) -> int:
+        """Seconds until something begins that waits for its time; 0 when nothing does."""
+        waiting = self._boxes.box(device).requests.values()
+        begins = [each.not_before_us for each in waiting if each.not_before_us > now_us]
+        return min(-(-(min(begins) - now_us) // seconds(1)), 0xFFFFFFFF) if begins else 0
+
     def hand_down(
         self,
         decision: Decision,
@@ -171,7 +176,7 @@ class Exchange:
         return ExchangeDown(
             version=1,
             now_us=now_us,
-            next_wake_s=_next_wake_s(waiting, now_us),
+            next_wake_s=self.begins_s(device, now_us=now_us),
             more=choice.more,
             requests=tuple(requests),
             confirmed=confirmed,
@@ -253,9 +258,3 @@ def _end_of(record: RequestRecord, result: RequestResult) -> tuple[State, str]:
     if status == Status.CANCELLED and record.recalled:
         return State.CANCELLED, ""
     return State.REJECTED, ""
-
-
-def _next_wake_s(waiting: list[RequestRecord], now_us: int) -> int:
-    """Seconds until something begins that waits for its time; 0 when nothing does."""
-    begins = [each.not_before_us for each in waiting if each.not_before_us > now_us]
-    return min(-(-(min(begins) - now_us) // seconds(1)), 0xFFFFFFFF) if begins else 0

@@ -1,0 +1,266 @@
+"""What a device does at its home node when it wakes: one exchange.
+
+Rules kept here:
+
+* Only the device that is paired here now is heard: its envelope verifies under this node's key, and
+  its capability has the serial of the pairing.
+* What the device says is durable before it is answered, and clients are told before the exchange
+  waits. What it gets is leased in the same write as the strike of its envelope.
+* An exchange that waits ends when there is work, when its time is over, or when the device says
+  that it has given it up: nothing is handed down to who does not listen.
+* The same envelope gets the same reply, but without its requests where they are large: those come
+  with the next exchange, since the device does not mention them.
+
+Not handled here: HTTP, and what becomes of requests (``mailbox_exchange.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from dataclasses import dataclass
+from typing import Final
+
+from edgistry.adapters.log import get_logger
+from edgistry.authority import Authority
+from edgistry.codec import replace
+from edgistry.envelope import Operation, Status, reply_to
+from edgistry.errors import (
+    BadRequestError,
+    MalformedError,
+    NotPairedError,
+    Refused,
+    TooLargeError,
+    TwoAgentsError,
+    UnavailableError,
+)
+from edgistry.messages import ExchangeDown, ExchangeUp, decode_up, encode_down
+from edgistry.pairing import device_object
+from edgistry.replay import Remembered, Running, Ticket
+from edgistry.verifier import Checked
+
+from .mailbox_boxes import Decision
+from .mailbox_exchange import Heard
+from .mailbox_writer import MailboxWriter
+from .pairing import Paired
+from .request_desk import Pairings
+
+logger = get_logger("edgistry.node.exchange")
+
+MAX_REMEMBERED_BYTES: Final = 4096
+"""Replies up to this size are remembered as they are; 64 of them for each device."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the device gets, and what it gets if it sends the same envelope again."""
+
+    reply: bytes
+    remembered: bytes
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """An exchange that waits for work."""
+
+    up: ExchangeUp
+    is_given_up: bool = False
+
+
+class ExchangeDesk:
+    """Answers the exchanges of the devices in ``pairings``; ``authority`` is this node's."""
+
+    def __init__(self, writer: MailboxWriter, pairings: Pairings, authority: Authority) -> None:
+        self._writer = writer
+        self._pairings = pairings
+        self._authority = authority
+        self._waiting: dict[str, list[_Waiting]] = {}
+        self.exchanges = 0
+        """Since the start, like the others."""
+        self.ignored = 0
+        """Results that were of no use."""
+        self.refused = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many exchanges wait for work."""
+        return sum(len(each) for each in self._waiting.values())
+
+    async def answer(self, data: bytes, *, wait_s: float = 0) -> bytes:
+        """The reply to the exchange in ``data``, whatever these bytes are.
+
+        What it raises is a bug; the exchange did not happen then.
+        """
+        now_us = self._writer.clock_us()
+        try:
+            checked = self._authority.verifier.check(data, now_us=now_us)
+            paired, up = self._asked(checked)
+            admission = self._authority.guard.admit(checked, now_us=now_us)
+        except Refused as error:
+            self.refused += 1
+            return reply_to(error)
+        if isinstance(admission, Remembered):
+            return admission.reply
+        if isinstance(admission, Running):
+            return await _reply_of(checked, admission)
+        return await self._exchange(admission, paired.device, up, wait_s)
+
+    def _asked(self, checked: Checked) -> tuple[Paired, ExchangeUp]:
+        envelope = checked.envelope
+        try:
+            if envelope.op != Operation.EXCHANGE:
+                raise BadRequestError("only exchanges are answered here")
+            device = envelope.target.rpartition("/")[2]
+            paired = self._pairings.by_device(device)
+            if (
+                paired is None
+                or envelope.target != device_object(device)
+                or checked.chain.serial != paired.serial
+            ):
+                raise NotPairedError("the device is not paired with this node")
+            return paired, _decode(envelope.payload)
+        except Refused as error:
+            error.reply = checked.refusal(error)  # type: ignore[attr-defined]
+            raise
+
+    # --- one exchange ---------------------------------------------------------------------------
+
+    async def _exchange(self, ticket: Ticket, device: str, up: ExchangeUp, wait_s: float) -> bytes:
+        self.exchanges += 1
+        waiting = _Waiting(up)
+        try:
+            heard, answer, future = self._listen(ticket, device, waiting, wait=wait_s > 0)
+            if answer is None:
+                await asyncio.shield(future)
+                await self._wait_for_work(device, waiting, wait_s)
+                answer, future = self._hand_down(ticket, device, waiting, heard)
+        except Refused as error:
+            ticket.abandon()
+            self._tell_refusal(error)
+            return ticket.checked.refusal(error)
+        except BaseException:
+            ticket.abandon()
+            raise
+        # Not after the await: whoever waits may be cancelled while the write goes on.
+        future.add_done_callback(functools.partial(_end, ticket, answer.remembered))
+        try:
+            await asyncio.shield(future)
+        except Refused as error:
+            return ticket.checked.refusal(error)
+        return answer.reply
+
+    def _listen(
+        self, ticket: Ticket, device: str, waiting: _Waiting, *, wait: bool
+    ) -> tuple[Heard, _Answer | None, asyncio.Future[None]]:
+        """Take in what the device says; answer it in the same write, unless there is to wait."""
+        writer, up = self._writer, waiting.up
+        now_us = writer.clock_us()
+
+        def decide(decision: Decision) -> tuple[Heard, _Answer | None]:
+            heard = writer.exchange.listen(decision, device, up, now_us=now_us)
+            if wait and not writer.exchange.has_work(device, up, now_us=now_us):
+                return heard, None
+            return heard, self._answer(decision, ticket, device, waiting, heard)
+
+        with writer.lock:
+            decision, (heard, answer) = writer.decide(decide)
+            future = writer.hand_over(decision)
+        self._give_up_older(device, up)
+        self.ignored += heard.ignored
+        return heard, answer, future
+
+    def _hand_down(
+        self, ticket: Ticket, device: str, waiting: _Waiting, heard: Heard
+    ) -> tuple[_Answer, asyncio.Future[None]]:
+        writer = self._writer
+        with writer.lock:
+            decision, answer = writer.decide(
+                lambda decision: self._answer(decision, ticket, device, waiting, heard)
+            )
+            return answer, writer.hand_over(decision)
+
+    def _answer(
+        self, decision: Decision, ticket: Ticket, device: str, waiting: _Waiting, heard: Heard
+    ) -> _Answer:
+        """Lease what the device asks for, and put the strike of its envelope beside it."""
+        up = replace(waiting.up, want_count=0) if waiting.is_given_up else waiting.up
+        down = self._writer.exchange.hand_down(
+            decision, device, up, confirmed=heard.confirmed, now_us=self._writer.clock_us()
+        )
+        reply = remembered = _reply(ticket.checked, down)
+        if len(reply) > MAX_REMEMBERED_BYTES:
+            remembered = _reply(ticket.checked, replace(down, requests=(), more=True))
+        decision.changes += ticket.changes(remembered)
+        decision.size += len(remembered)
+        return _Answer(reply, remembered)
+
+    # --- waiting --------------------------------------------------------------------------------
+
+    async def _wait_for_work(self, device: str, waiting: _Waiting, wait_s: float) -> None:
+        others = self._waiting.setdefault(device, [])
+        others.append(waiting)
+        try:
+            with self._writer.news_of(device) as news:
+                async with asyncio.timeout(wait_s):
+                    while not waiting.is_given_up and not self._has_work(device, waiting.up):
+                        await self._news(device, news)
+        except TimeoutError:
+            return
+        finally:
+            others.remove(waiting)
+            if not others:
+                del self._waiting[device]
+
+    async def _news(self, device: str, news: asyncio.Event) -> None:
+        """Return when something may have changed: by a decision, or because its time has come."""
+        begins_s = self._writer.exchange.begins_s(device, now_us=self._writer.clock_us())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(begins_s or None):
+                await news.wait()
+        news.clear()
+
+    def _has_work(self, device: str, up: ExchangeUp) -> bool:
+        writer = self._writer
+        with writer.lock:
+            return writer.exchange.has_work(device, up, now_us=writer.clock_us())
+
+    def _give_up_older(self, device: str, up: ExchangeUp) -> None:
+        """The device does not listen any more to what it has settled, nor does another agent."""
+        given_up = False
+        for each in self._waiting.get(device, ()):
+            if each.up.instance != up.instance or each.up.counter <= up.settled:
+                each.is_given_up = given_up = True
+        if given_up:
+            self._writer.ring([device])
+
+    def _tell_refusal(self, error: Refused) -> None:
+        self.refused += 1
+        if isinstance(error, TwoAgentsError):
+            logger.warning("two agents use one identity", detail=error.detail)
+
+
+def _decode(payload: bytes) -> ExchangeUp:
+    try:
+        return decode_up(payload)
+    except (MalformedError, TooLargeError) as error:
+        raise BadRequestError(f"an exchange: {error.detail}") from None
+
+
+def _reply(checked: Checked, down: ExchangeDown) -> bytes:
+    return checked.reply(Status.OK, payload=encode_down(down))
+
+
+async def _reply_of(checked: Checked, running: Running) -> bytes:
+    try:
+        # Shielded: cancelling would reach through to the future that others wait for.
+        return await asyncio.shield(asyncio.wrap_future(running.reply))
+    except UnavailableError as error:
+        return checked.refusal(error)
+
+
+def _end(ticket: Ticket, remembered: bytes, future: asyncio.Future[None]) -> None:
+    if future.cancelled() or future.exception() is not None:
+        ticket.abandon()
+    else:
+        ticket.done(remembered)

@@ -1,0 +1,345 @@
+"""What a client can do with requests to the services of this node's own devices.
+
+Rules kept here:
+
+* A request is looked at before it is queued as the device would: tag, capabilities, rights and
+  deadline, with the device's own key. So an attacker without a capability costs the device
+  nothing. Replay is left to the device.
+* A request is seen by who has its fetch key; to everybody else it does not exist.
+* Only what is durable is told.
+* An end that the device did not tell gets a reply of this node in its name, with the tag that the
+  client can check, and the bit that says so.
+
+Not handled here: transport, the device's side (``exchange_desk``), requests to other nodes'
+devices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, cast
+
+from edgistry.api import WakeBucket
+from edgistry.envelope import BY_NODE, Operation, Status
+from edgistry.errors import (
+    AuthorityError,
+    BadRequestError,
+    FutureError,
+    MalformedError,
+    NotFoundError,
+    NotPairedError,
+    UnknownRequestError,
+)
+from edgistry.messages import MAX_QUEUED_ENVELOPE_BYTES, request_id
+from edgistry.pairing import ServiceOffer
+from edgistry.replay_window import MAX_AHEAD_US
+from edgistry.requests_api import MAX_FETCH_KEY_BYTES, RequestAnswer, StateName, to_text
+from edgistry.transactions import WAKE_BUCKETS
+from edgistry.verifier import Checked, Verifier
+
+from .mailbox import Mailbox, Submission
+from .mailbox_boxes import Decision
+from .mailbox_records import RECORDS, REPLIES, RequestRecord, read_request
+from .mailbox_states import OUTSTANDING, State
+from .mailbox_writer import MailboxWriter
+from .pairing import Paired
+
+MAX_VERIFIERS: Final = 1024
+"""Devices whose verifiers, with what they remember, are kept."""
+
+WAKE_LIMITS_S: Final = (60, 15 * 60, 3600, 4 * 3600)
+"""When to come back to a full queue, by wake bucket: the device has been there by then."""
+
+OWN_PARTY: Final = bytes(12)
+OWN_CLIENT: Final = bytes(8)
+NO_FETCH_KEY: Final = bytes(32)
+"""Nothing hashes to it, as far as anyone knows: the node's own requests are nobody else's."""
+
+_NODE_ANSWERS: Final = {
+    State.REJECTED: Status.REJECTED,
+    State.FAILED: Status.HANDLER_FAILED,
+    State.EXPIRED: Status.EXPIRED,
+    State.CANCELLED: Status.CANCELLED,
+    State.DEAD: Status.DEAD,
+}
+
+
+class Pairings(Protocol):
+    """The devices whose home is here. ``PairingTable`` is one."""
+
+    def by_device(self, device: str) -> Paired | None:
+        """The pairing of that device."""
+
+    def by_record(self, key: bytes) -> tuple[Paired, ServiceOffer] | None:
+        """The device and service behind that registry record."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request as a client sends it."""
+
+    service: bytes
+    """The record key in its handle."""
+    envelope: bytes
+    idempotency_key: bytes
+    fetch_hash: bytes
+    priority: int = 0
+    not_before_us: int = 0
+    max_age_s: int = 0
+
+
+class RequestDesk:
+    """Use cases of clients, and of this node as a client of its devices."""
+
+    def __init__(self, writer: MailboxWriter, pairings: Pairings) -> None:
+        self._writer = writer
+        self._pairings = pairings
+        self._verifiers: dict[str, Verifier] = {}
+
+    # --- clients --------------------------------------------------------------------------------
+
+    async def submit(self, asked: Asked) -> tuple[RequestAnswer, bool]:
+        """Queue what is ``asked``; how it is doing, and whether it is new.
+
+        Raises:
+            NotFoundError: no service of this node has that record key.
+            AuthorityError, MalformedError: the device would refuse it.
+            KeyReusedError, InvalidValueError, MailboxFullError: as ``Mailbox.submit``.
+        """
+        found = self._pairings.by_record(asked.service)
+        if found is None:
+            raise NotFoundError("there is no service with this handle here")
+        paired, _ = found
+        now_us = self._writer.clock_us()
+        submission = self._checked(asked, paired, now_us)
+        submission = replace(
+            submission,
+            service=asked.service,
+            id=request_id(
+                record_key=asked.service,
+                client=submission.client,
+                idempotency_key=asked.idempotency_key,
+            ),
+            fetch_hash=asked.fetch_hash,
+        )
+        retry_after_s = WAKE_LIMITS_S[paired.wake]
+
+        def decide(decision: Decision) -> tuple[RequestRecord, bool]:
+            record = self._mailbox.submit(
+                decision, submission, now_us=now_us, retry_after_s=retry_after_s
+            )
+            return record, bool(decision.decided)
+
+        record, is_new = await self._writer.commit(decide)
+        return self._answer(record, paired), is_new
+
+    async def fetch(
+        self, request: bytes, fetch_key: bytes, *, wait_s: float = 0, known: str | None = None
+    ) -> RequestAnswer:
+        """How a request is doing: at once if it has ended, or is not in the state ``known``.
+
+        Otherwise, with ``wait_s``, as soon as that is so, or after so many seconds.
+
+        Raises:
+            UnknownRequestError: there is none that is seen with this key.
+        """
+        record = self._seen(request, fetch_key)
+        if wait_s > 0 and record.outcome in OUTSTANDING:
+            record = await self._wait(record, wait_s, known)
+        return self._answer(record, self._pairings.by_device(record.device))
+
+    async def _wait(self, record: RequestRecord, wait_s: float, known: str | None) -> RequestRecord:
+        with self._writer.news_of(record.id) as news:
+            try:
+                async with asyncio.timeout(wait_s):
+                    while True:
+                        found = self._durable(record.id)
+                        if found is None:
+                            return record
+                        record = found
+                        differs = known is not None and record.outcome.name != known
+                        if differs or record.outcome not in OUTSTANDING:
+                            return record
+                        await news.wait()
+                        news.clear()
+            except TimeoutError:
+                return record
+
+    async def acknowledge(self, request: bytes, fetch_key: bytes) -> RequestAnswer:
+        """The client has the outcome: it need not be kept.
+
+        Raises:
+            UnknownRequestError: there is none that is seen with this key.
+            NotEndedError: there is no outcome yet.
+        """
+        self._seen(request, fetch_key)
+        now_us = self._writer.clock_us()
+        record = await self._writer.commit(
+            lambda decision: self._mailbox.acknowledge(decision, request, now_us=now_us)
+        )
+        return self._answer(record, self._pairings.by_device(record.device))
+
+    async def cancel(self, request: bytes, fetch_key: bytes) -> RequestAnswer:
+        """Take a request back, or ask the device to; how it is doing.
+
+        Raises:
+            UnknownRequestError: there is none that is seen with this key.
+        """
+        self._seen(request, fetch_key)
+        now_us = self._writer.clock_us()
+        record = await self._writer.commit(
+            lambda decision: self._mailbox.cancel(decision, request, now_us=now_us)
+        )
+        return self._answer(record, self._pairings.by_device(record.device))
+
+    # --- the node itself ------------------------------------------------------------------------
+
+    async def submit_own(self, device: str, envelope: bytes, *, idempotency_key: bytes) -> bytes:
+        """Queue a request of this node to one of its devices, durably; its id.
+
+        Raises:
+            NotPairedError: it is none of this node's.
+            AuthorityError, MalformedError, MailboxFullError: as ``submit``.
+        """
+        paired = self._pairings.by_device(device)
+        if paired is None:
+            raise NotPairedError(f"device {device} is not paired with this node")
+        now_us = self._writer.clock_us()
+        asked = Asked(
+            service=b"",
+            envelope=envelope,
+            idempotency_key=idempotency_key,
+            fetch_hash=NO_FETCH_KEY,
+            priority=9,
+        )
+        submission = replace(
+            self._checked(asked, paired, now_us),
+            # The device stands in for the service: an own request is to no service of it.
+            id=request_id(
+                record_key=hashlib.sha256(device.encode()).digest()[:16],
+                client=OWN_CLIENT,
+                idempotency_key=idempotency_key,
+            ),
+            party=OWN_PARTY,
+            client=OWN_CLIENT,
+        )
+        retry_after_s = WAKE_LIMITS_S[paired.wake]
+        record = await self._writer.commit(
+            lambda decision: self._mailbox.submit(
+                decision, submission, now_us=now_us, retry_after_s=retry_after_s
+            )
+        )
+        return record.id
+
+    def outcome_of(self, request: bytes) -> tuple[State, bytes | None]:
+        """State of a request of this node, and the device's reply once there is one.
+
+        Raises:
+            UnknownRequestError: there is no such request, or no longer.
+        """
+        record = self._durable(request)
+        if record is None:
+            raise UnknownRequestError("there is no request with this id")
+        return record.outcome, self._writer.store.get(REPLIES + request)
+
+    async def forget_device(self, device: str) -> int:
+        """End all requests to a device that is no longer paired; how many it were."""
+        now_us = self._writer.clock_us()
+        return await self._writer.commit(
+            lambda decision: self._mailbox.forget_device(decision, device, now_us=now_us)
+        )
+
+    # --- looking --------------------------------------------------------------------------------
+
+    @property
+    def _mailbox(self) -> Mailbox:
+        return self._writer.mailbox
+
+    def _checked(self, asked: Asked, paired: Paired, now_us: int) -> Submission:
+        """What is ``asked``, as the mailbox takes it, if the device would execute it now.
+
+        Raises:
+            AuthorityError, MalformedError: it would not.
+        """
+        if len(asked.envelope) > MAX_QUEUED_ENVELOPE_BYTES:
+            raise MalformedError(f"a request has at most {MAX_QUEUED_ENVELOPE_BYTES} bytes")
+        checked = self._verifier(paired).check(asked.envelope, now_us=now_us)
+        envelope = checked.envelope
+        if envelope.op == Operation.EXCHANGE:
+            raise BadRequestError("an exchange goes to /v1/exchange")
+        if envelope.sequence > now_us + MAX_AHEAD_US:
+            raise FutureError(
+                "the sequence is too far ahead of this node's clock",
+                sequence_epoch=envelope.sequence_epoch,
+                sequence_floor=now_us,
+            )
+        return Submission(
+            id=b"",
+            device=paired.device,
+            service=b"",
+            party=_party_of(checked),
+            client=envelope.client,
+            fetch_hash=asked.fetch_hash,
+            envelope=asked.envelope,
+            sequence=envelope.sequence,
+            deadline_us=envelope.deadline,
+            priority=asked.priority,
+            not_before_us=asked.not_before_us,
+        )
+
+    def _verifier(self, paired: Paired) -> Verifier:
+        known = self._verifiers.get(paired.device)
+        if known is None or known.issuer != paired.issuer:
+            known = Verifier(paired.issuer, label=paired.device.encode(), memo=16)
+            while len(self._verifiers) >= MAX_VERIFIERS:
+                del self._verifiers[next(iter(self._verifiers))]
+            self._verifiers[paired.device] = known
+        return known
+
+    def _durable(self, request: bytes) -> RequestRecord | None:
+        value = self._writer.store.get(RECORDS + request)
+        return None if value is None else read_request(value)
+
+    def _seen(self, request: bytes, fetch_key: bytes) -> RequestRecord:
+        record = self._durable(request)
+        fits = 0 < len(fetch_key) <= MAX_FETCH_KEY_BYTES
+        if record is None or not fits or hashlib.sha256(fetch_key).digest() != record.fetch_hash:
+            raise UnknownRequestError("there is no request with this id and fetch key")
+        return record
+
+    def _answer(self, record: RequestRecord, paired: Paired | None) -> RequestAnswer:
+        state = record.outcome
+        reply = None
+        if state not in OUTSTANDING and state != State.DELIVERED:
+            reply = self._writer.store.get(REPLIES + record.id) or self._own_reply(record, paired)
+        return RequestAnswer(
+            id=to_text(record.id),
+            state=cast(StateName, state.name),
+            final=state not in OUTSTANDING,
+            wake=cast(WakeBucket, WAKE_BUCKETS[paired.wake if paired else -1]),
+            attempts=record.attempts,
+            submitted_us=record.submitted_us,
+            deadline_us=record.deadline_us,
+            recalled=record.recalled,
+            reply=None if reply is None else to_text(reply),
+            reason=record.reason,
+        )
+
+    def _own_reply(self, record: RequestRecord, paired: Paired | None) -> bytes | None:
+        """This node's reply for a request that ended without one; ``None`` when it has no key."""
+        envelope = self._writer.boxes.envelope(record.id)
+        if envelope is None or paired is None:
+            return None
+        try:
+            checked = self._verifier(paired).reopen(envelope)
+        except (AuthorityError, MalformedError):
+            return None  # paired again since, with another key
+        return checked.reply(_NODE_ANSWERS[record.outcome] | BY_NODE)
+
+
+def _party_of(checked: Checked) -> bytes:
+    chain = checked.chain
+    client = chain.clients[0] if chain.clients else OWN_CLIENT
+    return chain.serial.to_bytes(4, "big") + client

@@ -1,0 +1,224 @@
+"""A device's exchange with its home node: who is heard, what waits, what is said twice."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from abci_app.exchange_desk import ExchangeDesk
+from abci_app.pairing import node_capability
+from edgistry.envelope import GENERIC_REFUSAL, Operation, Status, decode_reply
+from edgistry.messages import RequestResult, decode_down
+from edgistry.pairing import device_object
+
+from .desk_world import DEVICE, FETCH_KEY, NODE, PAIRED, SECOND, RealDevice, desks
+
+
+async def until_waiting(exchanges: ExchangeDesk) -> None:
+    async with asyncio.timeout(10):
+        while not exchanges.waiting:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+async def test_exchange_without_work_tells_the_time() -> None:
+    async with desks() as world:
+        down = await world.device.exchange()
+        assert (down.now_us, down.requests, down.more) == (world.now_us, (), False)
+
+
+async def test_exchange_that_waits_is_answered_when_a_request_comes() -> None:
+    async with desks() as world:
+        waiting = asyncio.create_task(world.device.exchange(wait_s=30))
+        await until_waiting(world.exchanges)
+        number = await world.submit(world.bind())
+        assert [each.request_id for each in (await waiting).requests] == [number]
+        assert world.exchanges.waiting == 0
+
+
+async def test_exchange_that_waits_tells_its_results_first() -> None:
+    async with desks() as world:
+        number = await world.submit(world.bind())
+        world.device.execute(await world.device.exchange())
+        waiting = asyncio.create_task(world.device.exchange(wait_s=30))
+        answer = await world.requests.fetch(number, FETCH_KEY, wait_s=30)
+        assert answer.state == "RESPONDED"
+        assert not waiting.done()
+        other = await world.submit(world.bind())
+        down = await waiting
+        assert [each.request_id for each in down.requests] == [other]
+        assert down.confirmed == (number,)
+
+
+async def test_exchange_that_waits_ends_when_its_time_is_over() -> None:
+    async with desks() as world:
+        assert (await world.device.exchange(wait_s=0.01)).requests == ()
+        assert world.writer._waiting == {}
+
+
+async def test_exchange_that_waits_hears_of_a_cancelled_request() -> None:
+    async with desks() as world:
+        number = await world.submit(world.bind())
+        await world.device.exchange()
+        world.device.results = [RequestResult(request_id=number, kind=0)]
+        waiting = asyncio.create_task(world.device.exchange(wait_s=30))
+        await until_waiting(world.exchanges)
+        await world.requests.cancel(number, FETCH_KEY)
+        assert (await waiting).cancelled == (number,)
+
+
+async def test_exchange_that_the_device_gave_up_gets_nothing() -> None:
+    async with desks() as world:
+        lost = asyncio.create_task(world.device.exchange(wait_s=30))
+        await until_waiting(world.exchanges)
+        waiting = asyncio.create_task(world.device.exchange(wait_s=30))
+        assert (await lost).requests == ()
+        number = await world.submit(world.bind())
+        assert [each.request_id for each in (await waiting).requests] == [number]
+
+
+async def test_two_exchanges_may_be_under_way_at_once() -> None:
+    async with desks() as world:
+        waiting = asyncio.create_task(world.device.exchange(wait_s=30))
+        await until_waiting(world.exchanges)
+        await world.device.exchange(settled=0)
+        assert world.exchanges.waiting == 1
+        number = await world.submit(world.bind())
+        assert [each.request_id for each in (await waiting).requests] == [number]
+
+
+async def test_exchange_that_waits_gets_a_request_whose_time_has_come() -> None:
+    async with desks() as world:
+        await world.submit(world.bind(), not_before_us=world.now_us + 1)
+        waiting = asyncio.create_task(world.device.exchange(wait_s=30))
+        await until_waiting(world.exchanges)
+        world.now_us += SECOND
+        world.writer.ring([DEVICE])
+        assert len((await waiting).requests) == 1
+
+
+async def test_same_envelope_gets_the_same_reply() -> None:
+    async with desks() as world:
+        await world.submit(world.bind())
+        request = world.device.request()
+        first = await world.exchanges.answer(request.encoded)
+        again = await world.exchanges.answer(request.encoded)
+        assert again == first
+        assert len(decode_down(decode_reply(first).payload).requests) == 1
+        assert world.exchanges.exchanges == 1
+
+
+async def test_large_requests_are_not_remembered_but_handed_down_again() -> None:
+    async with desks() as world:
+        number = await world.submit(world.bind(payload=bytes(10_000)))
+        request = world.device.request()
+        first = await world.exchanges.answer(request.encoded)
+        again = request.open_reply(await world.exchanges.answer(request.encoded))
+        assert len(first) > 10_000
+        assert len(again.payload) < 100
+        assert decode_down(again.payload).more
+        down = await world.device.exchange()
+        assert [each.request_id for each in down.requests] == [number]
+
+
+async def test_same_envelope_at_the_same_time_is_one_exchange() -> None:
+    async with desks() as world:
+        await world.submit(world.bind())
+        request = world.device.request()
+        replies = await asyncio.gather(*(world.exchanges.answer(request.encoded) for _ in range(3)))
+        assert len(set(replies)) == 1
+        assert world.exchanges.exchanges == 1
+
+
+async def refused(device: RealDevice, data: bytes) -> int:
+    return decode_reply(await device.desks.exchanges.answer(data)).status
+
+
+async def test_device_that_is_not_paired_is_refused_with_proof() -> None:
+    async with desks() as world:
+        request = world.device.request()
+        world.pairings.paired = None
+        reply = request.open_reply(await world.exchanges.answer(request.encoded))
+        assert reply.status == Status.REJECTED
+
+
+async def test_capability_of_an_earlier_pairing_is_void() -> None:
+    async with desks() as world:
+        world.device.capability = node_capability(NODE, replace(PAIRED, serial=4))
+        assert await refused(world.device, world.device.request().encoded) == Status.REJECTED
+
+
+async def test_agent_that_was_replaced_is_told() -> None:
+    async with desks() as world:
+        first, second = world.device, RealDevice(world, instance=b"agent..2")
+        await first.exchange()
+        second.counter = 10
+        await second.exchange()
+        request = first.request()
+        reply = request.open_reply(await world.exchanges.answer(request.encoded))
+        assert reply.status == Status.BUSY
+        assert world.exchanges.refused == 1
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"\xc0", b"\x99", bytes(100)], ids=["empty", "nil", "cut", "zeros"]
+)
+async def test_exchange_that_makes_no_sense_is_refused_and_changes_nothing(payload: bytes) -> None:
+    async with desks() as world:
+        await world.submit(world.bind())
+        assert await refused(world.device, world.device.request(payload=payload).encoded) == (
+            Status.MALFORMED
+        )
+        assert len((await world.device.exchange()).requests) == 1
+
+
+async def test_other_operation_is_not_answered_here() -> None:
+    async with desks() as world:
+        request = world.device.capability.bind(
+            Operation.GET, device_object(DEVICE), client=bytes(8),
+            sequence=world.now_us, deadline=world.now_us + SECOND,
+        )  # fmt: skip
+        assert await refused(world.device, request.encoded) == Status.MALFORMED
+
+
+async def test_cut_exchange_gets_the_generic_refusal() -> None:
+    async with desks() as world:
+        encoded = world.device.request().encoded
+        for cut in range(len(encoded)):
+            assert await world.exchanges.answer(encoded[:cut]) == GENERIC_REFUSAL
+        assert world.exchanges.exchanges == 0
+
+
+async def test_recorded_exchange_is_of_no_use_after_its_deadline() -> None:
+    async with desks() as world:
+        request = world.device.request()
+        world.now_us += 61 * SECOND
+        assert await refused(world.device, request.encoded) == Status.EXPIRED
+
+
+@settings(max_examples=50)
+@given(st.binary(max_size=300))
+def test_any_bytes_get_a_reply(data: bytes) -> None:
+    async def answer() -> bytes:
+        async with desks() as world:
+            return await world.exchanges.answer(data)
+
+    assert asyncio.run(answer()) == GENERIC_REFUSAL
+
+
+async def test_twenty_requests_and_twenty_answers_travel_in_one_exchange() -> None:
+    async with desks(share=100) as world:
+        requests = [world.bind() for _ in range(40)]
+        for position, request in enumerate(requests[:20]):
+            await world.submit(request, idempotency_key=b"%d" % position)
+        world.device.execute(await world.device.exchange(want_count=20))
+        numbers = [
+            await world.submit(request, idempotency_key=b"%d" % position)
+            for position, request in enumerate(requests[20:], 20)
+        ]
+        down = await world.device.exchange(want_count=20)
+        assert [each.request_id for each in down.requests] == numbers
+        assert len(down.confirmed) == 20

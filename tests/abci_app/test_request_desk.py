@@ -1,0 +1,282 @@
+"""Clients and their requests to this node's devices: what is queued, seen, awaited and told."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from abci_app.mailbox_states import State
+from edgistry.envelope import BY_NODE, Operation, Status
+from edgistry.errors import (
+    BadReplyError,
+    BadRequestError,
+    BadTagError,
+    DiskFullError,
+    ExpiredError,
+    FutureError,
+    MalformedError,
+    NoRightError,
+    NotFoundError,
+    NotPairedError,
+    UnknownRequestError,
+    WrongEpochError,
+)
+from edgistry.kv import MemoryKeyValue
+
+from .desk_world import CLIENT, DEVICE, FETCH_KEY, GRANT, HOUR, SECOND, Desks, desks, text_bytes
+
+
+async def test_call_to_a_sleeping_device_is_answered_end_to_end() -> None:
+    async with desks() as world:
+        request = world.bind()
+        answer, is_new = await world.requests.submit(world.asked(request))
+        assert (answer.state, answer.final, answer.reply, is_new) == ("QUEUED", False, None, True)
+        assert answer.wake == "15m"
+        await world.device.wake()
+        reply = await world.outcome(request, text_bytes(answer.id))
+        assert (reply.status, reply.payload) == (Status.OK, b"21.5")
+        done = await world.requests.acknowledge(text_bytes(answer.id), FETCH_KEY)
+        assert (done.state, done.reply) == ("DELIVERED", None)
+
+
+async def test_request_sent_again_is_the_same_one_and_runs_once() -> None:
+    async with desks() as world:
+        request = world.bind()
+        first, _ = await world.requests.submit(world.asked(request))
+        await world.device.wake()
+        again, is_new = await world.requests.submit(world.asked(request))
+        assert (again.id, again.state, is_new) == (first.id, "RESPONDED", False)
+        assert world.device.executed == [b"please"]
+
+
+async def test_same_request_from_two_connections_is_queued_once() -> None:
+    async with desks() as world:
+        asked = world.asked(world.bind())
+        answers = await asyncio.gather(*(world.requests.submit(asked) for _ in range(5)))
+        assert len({answer.id for answer, _ in answers}) == 1
+        assert [is_new for _, is_new in answers].count(True) == 1
+
+
+async def test_fetch_waits_for_the_outcome() -> None:
+    async with desks() as world:
+        number = await world.submit(world.bind())
+        waiting = asyncio.create_task(world.requests.fetch(number, FETCH_KEY, wait_s=30))
+        await world.device.wake()
+        assert (await waiting).state == "RESPONDED"
+
+
+async def test_fetch_waits_for_any_other_state_than_the_known_one() -> None:
+    async with desks() as world:
+        number = await world.submit(world.bind())
+        waiting = asyncio.create_task(
+            world.requests.fetch(number, FETCH_KEY, wait_s=30, known="QUEUED")
+        )
+        await asyncio.sleep(0)
+        await world.device.exchange()
+        assert (await waiting).state == "LEASED"
+        answer = await world.requests.fetch(number, FETCH_KEY, wait_s=30, known="QUEUED")
+        assert answer.state == "LEASED"
+
+
+async def test_fetch_says_how_it_is_when_the_time_is_over() -> None:
+    async with desks() as world:
+        number = await world.submit(world.bind())
+        assert (await world.requests.fetch(number, FETCH_KEY, wait_s=0.01)).state == "QUEUED"
+        assert world.writer._waiting == {}
+
+
+async def test_request_is_seen_only_with_its_key() -> None:
+    async with desks() as world:
+        number = await world.submit(world.bind())
+        errors = []
+        for request, key in (
+            (number, b"another key"), (number, b""), (number, bytes(65)), (b"?" * 16, FETCH_KEY),
+        ):  # fmt: skip
+            for use in (
+                world.requests.fetch, world.requests.acknowledge, world.requests.cancel,
+            ):  # fmt: skip
+                with pytest.raises(UnknownRequestError) as caught:
+                    await use(request, key)
+                errors.append(str(caught.value))
+        assert len(set(errors)) == 1, "one cannot tell a wrong key from a wrong id"
+
+
+def tampered(world: Desks) -> bytes:
+    data = bytearray(world.bind().encoded)
+    data[-20] ^= 1
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("envelope", "error"),
+    [
+        (tampered, BadTagError),
+        (lambda world: world.bind().encoded[:-1], MalformedError),
+        (lambda world: bytes(80_000), MalformedError),
+        (lambda world: world.bind(deadline=world.now_us).encoded, ExpiredError),
+        (
+            lambda world: world.bind(
+                sequence=world.now_us + 301 * SECOND, deadline=world.now_us + HOUR
+            ).encoded,
+            FutureError,
+        ),
+        (
+            lambda world: GRANT.bind(
+                Operation.DELETE, "thermometer/read", client=CLIENT,
+                sequence=world.now_us, deadline=world.now_us + HOUR,
+            ).encoded,
+            NoRightError,
+        ),
+        (lambda world: world.device.request().encoded, WrongEpochError),
+    ],
+)  # fmt: skip
+async def test_request_that_the_device_would_refuse_is_not_queued(
+    envelope: Callable[[Desks], bytes], error: type[Exception]
+) -> None:
+    async with desks() as world:
+        with pytest.raises(error):
+            await world.requests.submit(world.asked(world.bind(), envelope=envelope(world)))
+        assert world.writer.boxes.live == {}
+        assert (await world.device.exchange()).requests == ()
+
+
+async def test_exchange_is_not_passed_on_to_a_device() -> None:
+    async with desks() as world:
+        root = world.pairings.paired.issuer.mint(serial=1)  # type: ignore[union-attr]
+        request = root.bind(
+            Operation.EXCHANGE, "", client=CLIENT, sequence=world.now_us,
+            deadline=world.now_us + HOUR,
+        )  # fmt: skip
+        with pytest.raises(BadRequestError):
+            await world.requests.submit(world.asked(request))
+
+
+async def test_handle_of_nothing_here_is_not_found() -> None:
+    async with desks() as world:
+        with pytest.raises(NotFoundError):
+            await world.requests.submit(world.asked(world.bind(), service=bytes(16)))
+
+
+async def test_tampering_node_on_the_way_back_is_noticed_by_the_client() -> None:
+    async with desks() as world:
+        request = world.bind()
+        number = await world.submit(request)
+        await world.device.wake()
+        answer = await world.requests.fetch(number, FETCH_KEY)
+        assert answer.reply is not None
+        changed = text_bytes(answer.reply).replace(b"21.5", b"91.5")
+        with pytest.raises(BadReplyError):
+            request.open_reply(changed)
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [("expires", Status.EXPIRED), ("cancelled", Status.CANCELLED), ("dead", Status.DEAD)],
+)
+async def test_end_that_the_device_does_not_tell_is_proven_by_its_home_node(
+    end: str, status: Status
+) -> None:
+    async with desks(attempts=1) as world:
+        request = world.bind()
+        number = await world.submit(request)
+        if end == "expires":
+            world.now_us += HOUR
+            await world.writer.sweep()
+        elif end == "cancelled":
+            await world.requests.cancel(number, FETCH_KEY)
+        else:
+            await world.device.exchange()
+            await world.device.exchange()
+        reply = await world.outcome(request, number)
+        assert reply.status == status | BY_NODE
+
+
+async def test_end_is_told_without_a_reply_when_the_node_has_no_key_any_more() -> None:
+    async with desks() as world:
+        number = await world.submit(world.bind())
+        assert await world.requests.forget_device(DEVICE) == 1
+        world.pairings.paired = None
+        answer = await world.requests.fetch(number, FETCH_KEY)
+        assert (answer.state, answer.reply) == ("CANCELLED", None)
+        assert "not paired" in answer.reason
+
+
+async def test_waiting_client_hears_of_an_expiry() -> None:
+    async with desks() as world:
+        number = await world.submit(world.bind())
+        waiting = asyncio.create_task(world.requests.fetch(number, FETCH_KEY, wait_s=30))
+        await asyncio.sleep(0)
+        world.now_us += HOUR
+        await world.writer.sweep()
+        assert (await waiting).state == "EXPIRED"
+
+
+async def test_outcome_survives_a_restart() -> None:
+    store = MemoryKeyValue()
+    async with desks(store) as world:
+        request = world.bind()
+        number = await world.submit(request)
+        await world.device.wake()
+    async with desks(store) as world:
+        assert (await world.outcome(request, number)).payload == b"21.5"
+
+
+class Disk(MemoryKeyValue):
+    """Takes no more writes once it is ``full``."""
+
+    full = False
+
+    def write(self, changes: Any, *, sync: bool) -> None:
+        if self.full:
+            raise DiskFullError("no space")
+        super().write(changes, sync=sync)
+
+
+async def test_request_that_could_not_be_written_is_not_there() -> None:
+    disk = Disk()
+    async with desks(disk) as world:
+        kept = await world.submit(world.bind())
+        disk.full = True
+        lost = world.asked(world.bind())
+        with pytest.raises(DiskFullError):
+            await world.requests.submit(lost)
+        with pytest.raises(DiskFullError):
+            await world.requests.cancel(kept, FETCH_KEY)
+        assert list(world.writer.boxes.live) == [kept]
+        assert (await world.requests.fetch(kept, FETCH_KEY)).state == "QUEUED"
+        disk.full = False
+
+
+async def test_request_of_the_node_itself_is_answered_to_the_node() -> None:
+    async with desks() as world:
+        envelope = world.bind().encoded
+        number = await world.requests.submit_own(DEVICE, envelope, idempotency_key=b"setup 1")
+        again = await world.requests.submit_own(DEVICE, envelope, idempotency_key=b"setup 1")
+        assert number == again
+        assert world.requests.outcome_of(number) == (State.QUEUED, None)
+        await world.device.wake()
+        state, reply = world.requests.outcome_of(number)
+        assert (state, reply is not None) == (State.RESPONDED, True)
+        with pytest.raises(UnknownRequestError):
+            await world.requests.fetch(number, bytes(32))
+        with pytest.raises(UnknownRequestError):
+            world.requests.outcome_of(b"?" * 16)
+        with pytest.raises(NotPairedError):
+            await world.requests.submit_own("b" * 26, envelope, idempotency_key=b"setup 1")
+
+
+async def test_nobody_sees_the_request_of_another_client_by_its_idempotency_key() -> None:
+    async with desks() as world:
+        asked = world.asked(world.bind())
+        await world.requests.submit(asked)
+        other = world.asked(
+            world.bind(client=b"client-2"),
+            idempotency_key=asked.idempotency_key,
+            fetch_hash=hashlib.sha256(b"other").digest(),
+        )
+        _, is_new = await world.requests.submit(other)
+        assert is_new
