@@ -207,7 +207,7 @@ def test_at_least_forty_vectors_are_refused_and_every_reason_occurs() -> None:
     assert len({vector["name"] for vector in refused}) == len(refused)
     # What only carrying out an operation, or reading a reply, refuses is no request's fault.
     elsewhere = {"authority", "resynchronise", "cannot-flatten", "deny-set-full", "bad-reply"}
-    elsewhere |= {"unproven-refusal"}
+    elsewhere |= {"unproven-refusal", "outcome-unknown"}
     verdicts = [kind for kind in every_refusal() if issubclass(kind, AuthorityError)]
     formats = [kind for kind in every_refusal() if issubclass(kind, MalformedError)]
     expected = {kind.code for kind in (*verdicts, *formats) if kind.__module__ == "edgistry.errors"}
