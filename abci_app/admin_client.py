@@ -51,6 +51,14 @@ from .handlers_api import (
     LettersRequest,
 )
 from .issuing_api import MintAnswer, MintRequest, RevokeAnswer, RevokeRequest
+from .pairing_api import (
+    CodeAnswer,
+    CodeRequest,
+    ForgetRequest,
+    ImportAnswer,
+    ImportRequest,
+    PairedList,
+)
 
 T = TypeVar("T", bound=Document)
 
@@ -164,6 +172,25 @@ class AdminClient:
     def revoke(self, public_id: str) -> RevokeAnswer:
         """Revoke the capability with this id (32 hexadecimal digits)."""
         return self._post("/admin/capabilities/revoke", RevokeRequest(id=public_id), RevokeAnswer)
+
+    def pair_code(self, *, ttl_s: float, replace: bool) -> CodeAnswer:
+        """A code with which one device can pair."""
+        return self._post(
+            "/admin/pairing/codes", CodeRequest(ttl_s=ttl_s, replace=replace), CodeAnswer
+        )
+
+    def import_device(self, offer: bytes, *, replace: bool) -> ImportAnswer:
+        """Pair the device that made ``offer``."""
+        body = ImportRequest(offer=offer, replace=replace)
+        return self._post("/admin/pairing/devices", body, ImportAnswer)
+
+    def paired(self, limit: int) -> PairedList:
+        """Up to ``limit`` paired devices."""
+        return self._get("/admin/pairing/devices", PairedList, {"limit": str(limit)})
+
+    def revoke_device(self, device: str) -> ForgetRequest:
+        """Forget a paired device."""
+        return self._post("/admin/pairing/revoke", ForgetRequest(device=device), ForgetRequest)
 
     def handlers(self) -> HandlerList:
         """The handlers of the node."""

@@ -18,6 +18,7 @@ from .cli_forwards import forwards
 from .cli_handlers import handlers
 from .cli_host import host
 from .cli_node import abci, init, run, status
+from .cli_pairing import device_import, device_paired, device_revoke, pair_code
 from .cli_register import device, fleet, region
 from .cli_repair import repair
 from .cli_shared import CONTEXT_SETTINGS, Program
@@ -39,10 +40,13 @@ def program() -> None:
 
 
 for _command in (
-    init, run, host, status, device, fleet, region, cap, handlers, dead_letters, forwards,
-    cluster, engine, abci, repair,
+    init, run, host, status, pair_code, device, fleet, region, cap, handlers, dead_letters,
+    forwards, cluster, engine, abci, repair,
 ):  # fmt: skip
     program.add_command(_command)
+
+for _command in (device_import, device_paired, device_revoke):
+    device.add_command(_command)
 
 
 def main() -> None:

@@ -52,6 +52,7 @@ PURE = (
     "abci_app.admin_api",
     "abci_app.devices",
     "abci_app.pairing",
+    "abci_app.pairing_api",
     "abci_app.handlers_api",
     "abci_app.forwards_api",
     "abci_app.issuing_api",

@@ -1,0 +1,87 @@
+"""The part of the operator's API that is about pairing devices.
+
+Not handled here: who may ask (``admin_server``), and the use cases (``pairing_desk``).
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from edgistry.adapters.http import Request
+from edgistry.api import block_time_text
+from edgistry.codec import Document, encode
+from edgistry.pairing import decode_offer
+
+from .admin_api import MAX_LIST
+from .admin_requests import body_of, integer, parameters_of
+from .admin_server import AdminRoute
+from .pairing import Paired
+from .pairing_api import (
+    CodeAnswer,
+    CodeRequest,
+    ForgetRequest,
+    ImportAnswer,
+    ImportRequest,
+    PairedEntry,
+    PairedList,
+)
+from .pairing_desk import PairingDesk
+
+
+def pairing_admin_routes(desk: PairingDesk) -> list[AdminRoute]:
+    """Method, path and what answers it."""
+    admin = _AdminPairing(desk)
+    return [
+        ("POST", "/admin/pairing/codes", admin.code),
+        ("POST", "/admin/pairing/devices", admin.import_offer),
+        ("GET", "/admin/pairing/devices", admin.devices),
+        ("POST", "/admin/pairing/revoke", admin.revoke),
+    ]
+
+
+class _AdminPairing:
+    """From requests to use cases."""
+
+    def __init__(self, desk: PairingDesk) -> None:
+        self._desk = desk
+
+    async def code(self, request: Request) -> Document:
+        parameters_of(request)
+        asked = body_of(request, CodeRequest)
+        made, expires_us = await self._desk.new_code(ttl_s=asked.ttl_s, replace_key=asked.replace)
+        return CodeAnswer(code=made.text(), expires=block_time_text(expires_us))
+
+    async def import_offer(self, request: Request) -> Document:
+        parameters_of(request)
+        asked = body_of(request, ImportRequest)
+        offer = decode_offer(asked.offer)
+        answer = await self._desk.import_offer(offer, replace_key=asked.replace)
+        return ImportAnswer(device=offer.device, answer=encode(answer))
+
+    async def devices(self, request: Request) -> Document:
+        given = parameters_of(request, "limit")
+        limit = integer(given, "limit", default=100, low=1, high=MAX_LIST)
+        found = list(islice(self._desk.table.scan(), limit + 1))
+        entries = tuple(map(_entry, found[:limit]))
+        return PairedList(devices=entries, more=len(found) > limit)
+
+    async def revoke(self, request: Request) -> Document:
+        parameters_of(request)
+        asked = body_of(request, ForgetRequest)
+        await self._desk.revoke(asked.device)
+        return asked
+
+
+def _entry(paired: Paired) -> PairedEntry:
+    offer, stored = paired.offer, paired.stored
+    return PairedEntry(
+        device=paired.device,
+        name=offer.name,
+        role=offer.role,
+        epoch=paired.epoch,
+        period_s=offer.period_s,
+        types=tuple(service.type for service in offer.services),
+        stage=stored.stage,
+        waiting=len(stored.requests),
+        paired=block_time_text(stored.paired_us),
+    )

@@ -1,0 +1,99 @@
+"""The part of a node that is about devices: pairing them, preparing them, and the link.
+
+Rules kept here: the link has the node's registry key behind its certificate, and knows members of
+the chain by theirs.
+
+Not handled here: mailboxes (``request_desk``), and in which order parts start and stop (``node``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgistry.adapters.crypto import public_key_of
+from edgistry.adapters.http import HttpServer, Route
+from edgistry.adapters.tls import server_context
+from edgistry.authority import Authority
+from edgistry.kv import KeyValue
+from edgistry.transactions import node_id_of
+
+from .admin_pairing import pairing_admin_routes
+from .admin_server import AdminRoute
+from .config import NodeConfig
+from .device_setup import DeviceSetup, RequestQueue
+from .link_server import link_server, pairing_routes
+from .pairing_desk import PairingDesk
+from .registration import Registrar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceParts:
+    """What pairs and prepares devices; ``running`` has to run."""
+
+    desk: PairingDesk
+    setup: DeviceSetup
+
+    def running(self) -> list[Coroutine[Any, Any, None]]:
+        """What is to run while the node does."""
+        return [self.setup.run()]
+
+    def admin_routes(self) -> list[AdminRoute]:
+        """What the operator asks about pairing."""
+        return pairing_admin_routes(self.desk)
+
+
+def open_device_parts(
+    config: NodeConfig,
+    *,
+    seed: bytes,
+    store: KeyValue,
+    authority: Authority,
+    registrar: Registrar,
+    queue: RequestQueue,
+) -> DeviceParts:
+    """Pairing over ``store``, for the node with registry key ``seed``."""
+    node_key = public_key_of(seed)
+    writing = asyncio.Lock()
+    setup = DeviceSetup(
+        store,
+        queue=queue,
+        registrar=registrar,
+        node_id=node_id_of(node_key),
+        writing=writing,
+    )
+    desk = PairingDesk(
+        store,
+        authority=authority,
+        followers=setup,
+        node_name=config.name,
+        node_key=node_key,
+        link_port=config.link_port,
+        writing=writing,
+    )
+    return DeviceParts(desk=desk, setup=setup)
+
+
+async def listen_on_link(
+    config: NodeConfig,
+    devices: DeviceParts,
+    *,
+    seed: bytes,
+    members: Iterable[bytes],
+    more: Sequence[Route] = (),
+) -> HttpServer:
+    """The link, listening; ``members`` are registry keys, ``more`` the routes of other parts.
+
+    Raises:
+        PortInUseError, ConfigError: it cannot listen where the configuration says.
+    """
+    server = link_server([*pairing_routes(devices.desk), *more])
+    try:
+        context = server_context(seed, members=members)
+        await server.listen_tcp(config.link_host, config.link_port, tls=context)
+    except BaseException:
+        await server.stop()
+        raise
+    return server

@@ -1,0 +1,81 @@
+"""What the command line and the node say to each other about paired devices.
+
+Rules kept here: pure; JSON documents, strict both ways (both sides are one installation).
+
+Codes, offers and answers are secrets, and device ids are the owner's: these travel only over the
+operator's own socket. Not handled here: the routes (``admin_pairing``), the use cases
+(``pairing_desk``).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from edgistry.codec import Document, Meta
+from edgistry.pairing import MAX_OFFER_BYTES
+
+
+class CodeRequest(Document):
+    """Make a one-time code."""
+
+    ttl_s: float
+    replace: bool
+    """It also lets in a device whose id is known with another key."""
+
+
+class CodeAnswer(Document):
+    code: str
+    expires: str
+    """RFC 3339."""
+
+    def __repr__(self) -> str:
+        return f"<CodeAnswer until {self.expires}>"
+
+
+class ImportRequest(Document):
+    """Pair the device whose offer (a pairing file) this is."""
+
+    offer: Annotated[bytes, Meta(max_length=MAX_OFFER_BYTES)]
+    replace: bool
+
+    def __repr__(self) -> str:
+        return f"<ImportRequest of {len(self.offer)} bytes>"
+
+
+class ImportAnswer(Document):
+    device: str
+    answer: bytes
+    """For the device: a pairing answer."""
+
+    def __repr__(self) -> str:
+        return f"<ImportAnswer for {self.device}>"
+
+
+class ForgetRequest(Document):
+    device: str
+
+
+class PairedEntry(Document):
+    """One paired device."""
+
+    device: str
+    name: str
+    role: Literal["primary", "fallback"]
+    epoch: int
+    period_s: int
+    types: tuple[str, ...]
+    stage: Literal["new", "asked", "ready"]
+    """``new``: its WooFs are to be created. ``asked``: the device has been asked to, and has not
+    answered everything. ``ready``: its services are listed."""
+    waiting: int
+    """Requests of its set-up that it has not answered."""
+    paired: str
+    """RFC 3339."""
+
+
+class PairedList(Document):
+    """Paired devices in order of their ids."""
+
+    devices: tuple[PairedEntry, ...]
+    more: bool
+    """Whether there are more than were asked for."""

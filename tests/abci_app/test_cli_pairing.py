@@ -1,0 +1,123 @@
+"""``edgistry-node pair-code``, ``device import | paired | revoke``."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from abci_app.admin_server import AdminRoute
+from abci_app.cli import program
+from abci_app.config import NodeConfig
+from abci_app.device_parts import DeviceParts, open_device_parts
+from abci_app.issuing import open_authority
+from edgistry.adapters.crypto import public_key_of
+from edgistry.kv import KeyValue
+from edgistry.pairing import decode_answer, encode_offer, parse_code
+
+from .node_thread import NodeThread
+from .pairing_world import FakeDevice, FakeQueue
+from .solo_node import SEED
+
+
+class PairingNode(NodeThread):
+    """A node with which devices can pair."""
+
+    devices: DeviceParts
+
+    async def furnish_more(self, parts: AsyncExitStack, queues: KeyValue) -> list[AdminRoute]:
+        self.devices = open_device_parts(
+            NodeConfig(name="solo"),
+            seed=SEED,
+            store=queues,
+            authority=open_authority(self.layout, queues),
+            registrar=self.node.service.registrar,
+            queue=FakeQueue(),
+        )
+        return self.devices.admin_routes()
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[PairingNode]:
+    with PairingNode.started() as started:
+        yield started
+
+
+@pytest.fixture
+def offer(tmp_path: Path) -> Path:
+    path = tmp_path / "offer"
+    path.write_bytes(encode_offer(FakeDevice(1).offer()))
+    return path
+
+
+def pair_code(node: PairingNode, *words: str) -> Result:
+    arguments = ["pair-code", str(node.layout.root), *words]
+    return CliRunner().invoke(program, arguments, catch_exceptions=False)
+
+
+def test_a_code_names_the_key_and_the_link_of_the_node(node: PairingNode) -> None:
+    done = pair_code(node)
+    assert done.exit_code == 0
+    code = parse_code(done.stdout)
+    assert (code.node_key, code.port) == (public_key_of(SEED), 27003)
+    assert "good for one device until" in done.stderr
+
+
+def test_a_code_comes_as_json_with_its_end(node: PairingNode) -> None:
+    answer = json.loads(pair_code(node, "--json", "--ttl", "1h").stdout)
+    assert parse_code(answer["code"]).port == 27003
+    assert answer["expires"].endswith("Z")
+
+
+def test_a_code_that_lives_too_long_is_refused(node: PairingNode) -> None:
+    done = pair_code(node, "--ttl", "30d")
+    assert (done.exit_code, "7 days" in done.stderr) == (1, True)
+
+
+def test_a_device_is_imported_listed_and_revoked(
+    node: PairingNode, offer: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "answer"
+    done = node.invoke("device", "import", str(offer), "--out", str(out))
+    assert done.exit_code == 0, done.stderr
+    device = FakeDevice(1).id
+    assert decode_answer(out.read_bytes()).device == device
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    listed = node.invoke("device", "paired").stdout.splitlines()
+    assert listed[1].split()[:4] == [device, "hut", "new", "every"]
+    (entry,) = json.loads(node.invoke("device", "paired", "--json").stdout)["devices"]
+    assert (entry["types"], entry["stage"]) == (["thermometer", "valve"], "new")
+    assert node.invoke("device", "revoke", device).stdout == f"revoked {device}\n"
+    assert "no device is paired" in node.invoke("device", "paired").stderr
+    again = node.invoke("device", "revoke", device)
+    assert (again.exit_code, "no device with that id" in again.stderr) == (1, True)
+
+
+def test_an_answer_is_never_written_over_another_file(
+    node: PairingNode, offer: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "answer"
+    out.write_text("mine")
+    done = node.invoke("device", "import", str(offer), "--out", str(out))
+    assert (done.exit_code, out.read_text()) == (1, "mine")
+    assert node.devices.desk.table.by_device(FakeDevice(1).id) is None
+
+
+@pytest.mark.parametrize("data", [b"", b"?", b"x" * 70_000])
+def test_a_file_that_is_no_offer_is_refused(node: PairingNode, tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "offer"
+    path.write_bytes(data)
+    done = node.invoke("device", "import", str(path), "--out", str(tmp_path / "answer"))
+    assert done.exit_code == 1
+    assert not (tmp_path / "answer").exists()
+
+
+def test_a_missing_file_is_named(node: PairingNode, tmp_path: Path) -> None:
+    done = node.invoke("device", "import", str(tmp_path / "none"), "--out", str(tmp_path / "a"))
+    assert done.exit_code == 1
+    assert "none: No such file" in done.stderr
