@@ -136,6 +136,9 @@ class TriggerStaging(Batch):
             TriggerSettledError: it has ended before.
         """
         self._require_pending(trigger)
+        # Known from now on: with the newest trigger gone its arrival would be given again, and
+        # whoever has seen that arrival in this program would take the new trigger for the old one.
+        self._last_arrival(check_handler(trigger.handler))
         self._set(trigger.key, None)
         if self._state.peek(trigger.attempts_key) is not None:
             self._set(trigger.attempts_key, None)
@@ -196,18 +199,23 @@ class TriggerStaging(Batch):
                 "has ended"
             )
 
+    def _last_arrival(self, name: bytes) -> int:
+        """The last arrival that was given to a trigger of the handler called ``name``."""
+        arrivals = self._state.arrivals
+        last = arrivals.get(name)
+        if last is None:
+            last = arrivals[name] = last_arrival(self._state.store, name)
+        return last
+
     def _fire(
         self, handler: str, woof: str, woof_id: WoofId, number: int, element: bytes
     ) -> Trigger:
         name = check_handler(handler)
-        arrivals = self._state.arrivals
-        last = arrivals.get(name)
-        if last is None:
-            last = last_arrival(self._state.store, name)
-        arrivals[name] = last + 1
+        arrival = self._last_arrival(name) + 1
+        self._state.arrivals[name] = arrival
         trigger = Trigger(
             handler=handler,
-            arrival=last + 1,
+            arrival=arrival,
             woof=woof,
             woof_id=woof_id,
             number=number,

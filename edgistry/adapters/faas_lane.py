@@ -150,7 +150,9 @@ class Lane:
             self._timer.cancel()
             self._timer = None
         due_s = self._queue.next_due_s
-        if due_s is not None and due_s > self._now_s() and self._open:
+        # What was due when the queue was asked has come. What has become due since, however long
+        # ago, needs the timer as well; without a slot, whatever frees one pumps.
+        if due_s is not None and self._open and self._has_slot():
             self._timer = asyncio.get_running_loop().call_at(due_s, self.pump)
 
     def _now_s(self) -> float:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from edgistry.adapters.faas_lane import Lane
 from edgistry.errors import (
     NotFoundError,
     UnknownHandlerError,
@@ -79,6 +80,28 @@ async def test_failing_element_does_not_hold_up_those_after_it() -> None:
             await world.put(element, handler="picky")
         await until(lambda: world.elements() == [b"1", b"2"])
         assert world.status("picky").waiting == 2
+
+
+async def test_wait_that_ends_while_the_lane_looks_for_work_is_not_missed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow_s = 0.0
+
+    def now_s(_lane: Lane) -> float:
+        """On a machine so slow that 30 ms pass before the next look at the clock."""
+        nonlocal slow_s
+        slow_s += 0.03
+        return asyncio.get_running_loop().time() + slow_s
+
+    monkeypatch.setattr(Lane, "_now_s", now_s)
+
+    @handler(attempts=2, first_wait_s=0.05)
+    async def fails(context: Context, woof: str, seq: int, element: bytes) -> None:
+        raise ValueError
+
+    async with faas(fails) as world:
+        await world.handle(b"x", handler="fails")
+        assert world.status("fails").counts.failed == 2
 
 
 async def test_value_that_is_no_answer_is_the_handlers_bug() -> None:

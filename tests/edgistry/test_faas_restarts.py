@@ -146,6 +146,28 @@ async def test_suspects_are_tried_one_at_a_time_and_others_beside_them() -> None
         assert gate.entered == 3
 
 
+async def test_trigger_that_comes_after_the_newest_from_before_has_ended_is_run() -> None:
+    store = MemoryKeyValue()
+    gate = Gate()
+
+    @handler
+    async def waits(context: Context, woof: str, seq: int, element: bytes) -> None:
+        if element == b"older":
+            await gate.wait_async()
+        await context.put("a/out", element)
+
+    async with faas(store=store) as world:
+        await world.put(b"older", handler="waits")
+        await world.put(b"newer", handler="waits")
+    async with faas(waits, store=store) as world:
+        await until(lambda: world.status("waits").counts.done == 1)
+        await world.put(b"new", handler="waits")
+        gate.open()
+        await world.idle()
+        assert sorted(world.elements()) == [b"new", b"newer", b"older"]
+        assert world.status("waits").waiting == 0
+
+
 async def test_wait_between_tries_survives_a_restart() -> None:
     store = MemoryKeyValue()
     now_us = START_US

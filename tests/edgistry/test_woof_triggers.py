@@ -32,6 +32,16 @@ def due(world: World, handler: str = "h") -> list[Trigger]:
     return list(world.woofs.triggers(handler))
 
 
+def test_arrival_is_not_given_again_after_the_newest_trigger_has_ended(world: World) -> None:
+    for number in range(3):
+        world.put("a/in", b"%d" % number, handler="h")
+    world.restart()
+    newest = due(world)[-1]
+    world.decide(lambda staging: staging.finish(newest))
+    world.put("a/in", b"next", handler="h")
+    assert due(world)[-1].arrival == newest.arrival + 1
+
+
 def put_by(world: World, trigger: Trigger, key: bytes, element: bytes = b"effect") -> int:
     return world.decide(
         lambda staging: staging.put("a/out", element, idempotency_key=key, by=trigger)
