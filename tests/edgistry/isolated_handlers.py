@@ -80,6 +80,12 @@ def hangs(context: BlockingContext, woof: str, seq: int, element: bytes) -> None
         time.sleep(60)
 
 
+@handler(isolation="process", attempts=1, timeout_s=3600)
+def waits(context: BlockingContext, woof: str, seq: int, element: bytes) -> None:
+    context.put("a/out", b"%d" % os.getpid())
+    time.sleep(3600)
+
+
 @handler(isolation="process", attempts=1, timeout_s=0.3)
 async def hangs_async(context: Context, woof: str, seq: int, element: bytes) -> None:
     await context.put("a/out", b"%d" % os.getpid())

@@ -71,9 +71,17 @@ class Nursery:
     ) -> list[bytes]:
         """Run ``program`` as round ``number``, kill -9 it at a random moment; what it told."""
         enough = seeded.choice([0, 1, seeded.randint(2, 15), seeded.randint(2, 60)])
+        return self.kill_after(
+            program, directory, number, messages=enough, and_s=seeded.random() * 0.004
+        )
+
+    def kill_after(
+        self, program: Program, directory: Path, number: int, *, messages: int, and_s: float = 0.0
+    ) -> list[bytes]:
+        """Run ``program``, kill -9 it ``and_s`` after it has told so much; what it told in all."""
         with self._child(program, directory, number) as (pid, pipe):
-            told = list(_messages(pipe, enough))
-            time.sleep(seeded.random() * 0.004)
+            told = list(_messages(pipe, messages))
+            time.sleep(and_s)
             os.kill(pid, signal.SIGKILL)
             return told + list(_messages(pipe, None))
 

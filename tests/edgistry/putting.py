@@ -19,6 +19,8 @@ from edgistry.adapters.leveldb import LevelKeyValue
 from edgistry.adapters.log import setup_logging
 from edgistry.handlers import BlockingContext, Context, HandlerTable, handler
 
+from . import isolated_handlers as isolated
+from .faas_world import faas, until
 from .killing import Told
 
 WRITERS = 8
@@ -86,3 +88,16 @@ async def _write(woofs: DurableWoofs, told: Told, number: int, writer: int) -> N
         told(b"%d %s" % (at, element))
         await woofs.put(SHORT, element)
         turn += 1
+
+
+def isolate_until_killed(_directory: Path, told: Told, _number: int) -> None:
+    """Run an isolated handler that never ends; tell the number of its process."""
+
+    async def main() -> None:
+        async with faas(isolated.waits) as world:
+            await world.put(b"x", handler="waits")
+            await until(world.elements)
+            told(world.elements()[0])
+            await asyncio.Event().wait()
+
+    asyncio.run(main())

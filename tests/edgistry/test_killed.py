@@ -13,8 +13,19 @@ from edgistry.kv import prefix_end
 from edgistry.woof_keys import ATTEMPTS, EFFECTS
 from edgistry.woof_store import WoofStore
 
+from .faas_world import until
 from .killing import Nursery, memory_directory
-from .putting import END, HANDLER, LAST_ROUND, LOG, MIDDLE, OUT, SHORT, SHORT_HISTORY
+from .putting import (
+    END,
+    HANDLER,
+    LAST_ROUND,
+    LOG,
+    MIDDLE,
+    OUT,
+    SHORT,
+    SHORT_HISTORY,
+    isolate_until_killed,
+)
 from .putting import put_until_killed as program
 
 
@@ -68,3 +79,17 @@ def test_kills_lose_no_acknowledged_put_repeat_nothing_and_complete_every_trigge
         nursery.run_to_the_end(program, directory, LAST_ROUND)
         check(directory, acknowledged, ended=True)
     assert len(acknowledged) > kills
+
+
+async def test_process_of_an_isolated_handler_ends_with_the_program_that_is_killed() -> None:
+    with memory_directory() as directory, Nursery() as nursery:
+        (told,) = nursery.kill_after(isolate_until_killed, directory, 0, messages=1)
+
+        def is_gone() -> bool:
+            # A process that has ended and that nobody waited for yet has no command line.
+            try:
+                return not Path(f"/proc/{int(told)}/cmdline").read_bytes()
+            except OSError:
+                return True
+
+        await until(is_gone)
