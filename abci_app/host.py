@@ -55,7 +55,7 @@ async def run_host(directory: NodeDirectory, config: NodeConfig, *, tell: Tell) 
         local = open_woof_parts(parts, directory, config, handlers)
         async with Running(*local.running()) as running, AsyncExitStack() as doors:
             metrics = NodeMetrics()
-            local.forwards.watch(metrics)
+            local.watch(metrics)
             host = Host(config.name, local.runtime)
             http = public_server(host, local.door, version=__version__, metrics=metrics)
             doors.push_async_callback(http.stop)

@@ -23,7 +23,9 @@ from edgistry.handlers import HandlerTable
 from .config import NodeConfig
 from .directory import NodeDirectory
 from .forward_desk import ForwardDesk
+from .handler_metrics import watch_handlers
 from .issuing import open_authority
+from .metrics import NodeMetrics
 
 HANDLERS_DIRECTORY = "handlers"
 """Of a node's directory: where its operator's own module is looked for."""
@@ -44,6 +46,11 @@ class WoofParts:
     def running(self) -> list[Coroutine[Any, Any, None]]:
         """What is to run while the node does."""
         return [self.runtime.run(), self.door.run(), self.forwards.run()]
+
+    def watch(self, metrics: NodeMetrics) -> None:
+        """Show in ``metrics`` how handlers and forwards are doing."""
+        watch_handlers(metrics.watch, self.runtime)
+        self.forwards.watch(metrics)
 
 
 def load_node_handlers(directory: NodeDirectory, config: NodeConfig) -> HandlerTable:
