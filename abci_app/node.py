@@ -99,7 +99,7 @@ async def run_node(
         tasks = Running(consensus.run(), service.run(), *local.running())
         async with tasks as running, AsyncExitStack() as doors:
             metrics = NodeMetrics()
-            local.forwards.watch(metrics)
+            local.watch(metrics)
             http = public_server(service, local.door, version=__version__, metrics=metrics)
             doors.push_async_callback(http.stop)
             await http.listen_tcp(config.api.host, config.api.port)
