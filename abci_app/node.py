@@ -3,7 +3,7 @@
 Rules kept here:
 
 * Start: handlers' module, databases, application, ABCI socket, engine, use cases and handlers,
-  HTTP, operator's socket. A node that cannot have one of them says why and starts nothing further.
+  HTTP, link, operator's socket. A node that cannot have one of them says why and starts nothing further.
 * Stop, in the reverse order, on SIGTERM or Ctrl-C: nobody is answered by half a node, and the
   engine ends while the application still answers it.
 * What only a bug or damaged data can cause stops the node: halting is safe, diverging is not.
@@ -34,11 +34,15 @@ from .application import RegistryApplication
 from .comet_config import Genesis, read_genesis
 from .config import NodeConfig, peer_id_of
 from .consensus import CometConsensus, Consensus, SoloConsensus, check_port_free
+from .device_parts import listen_on_link, open_device_parts
 from .directory import NodeDirectory, read_registry_seed
 from .handler_desk import HandlerDesk
 from .http_server import public_server
 from .issuing_desk import IssuingDesk
+from .mailbox_writer import MailboxWriter
 from .metrics import NodeMetrics
+from .pairing import PairingTable
+from .request_desk import RequestDesk
 from .running import Running, stop_signal
 from .schema import genesis_members
 from .service import NodeService
@@ -80,6 +84,7 @@ async def run_node(
             )
         handlers = load_node_handlers(directory, config)
         await check_port_free(config.api.host, config.api.port, "api")
+        await check_port_free(config.link_host, config.link_port, "link")
         app = _open_application(parts, directory, config, genesis)
         local = open_woof_parts(parts, directory, config, handlers)
         consensus = _consensus(directory, config, app, genesis, engine_binary)
@@ -96,16 +101,43 @@ async def run_node(
             sink=consensus.sink,
             view=lambda: consensus.view,
         )
-        tasks = Running(consensus.run(), service.run(), *local.running())
+        mailboxes = MailboxWriter(local.queues, local.woofs.committer)
+        requests = RequestDesk(mailboxes, PairingTable(local.queues))
+        devices = open_device_parts(
+            config,
+            seed=seed,
+            store=local.queues,
+            authority=local.authority,
+            registrar=service.registrar,
+            queue=requests,
+        )
+        tasks = Running(
+            consensus.run(),
+            service.run(),
+            mailboxes.run(),
+            *local.running(),
+            *devices.running(),
+        )
         async with tasks as running, AsyncExitStack() as doors:
             metrics = NodeMetrics()
             local.watch(metrics)
             http = public_server(service, local.door, version=__version__, metrics=metrics)
             doors.push_async_callback(http.stop)
             await http.listen_tcp(config.api.host, config.api.port)
+            link = await listen_on_link(
+                config,
+                devices,
+                seed=seed,
+                members=[each.public_key for each in genesis_members(genesis.state).values()],
+            )
+            doors.push_async_callback(link.stop)
             desk = HandlerDesk(local.runtime, module=config.handlers.module, outbox=service.outbox)
             issuing = IssuingDesk(local.authority, local.woofs.committer)
-            more = [*forward_routes(local.forwards), *issuing_routes(issuing)]
+            more = [
+                *forward_routes(local.forwards),
+                *issuing_routes(issuing),
+                *devices.admin_routes(),
+            ]
             admin = admin_server(service, desk, more=more)
             doors.push_async_callback(admin.stop)
             await admin.listen_unix(directory.admin_socket)
