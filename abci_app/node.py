@@ -3,7 +3,8 @@
 Rules kept here:
 
 * Start: handlers' module, databases, application, ABCI socket, engine, use cases and handlers,
-  HTTP, link, operator's socket. A node that cannot have one of them says why and starts nothing further.
+  HTTP, the link, the operator's socket. A node that cannot have one of them says why and starts
+  nothing further.
 * Stop, in the reverse order, on SIGTERM or Ctrl-C: nobody is answered by half a node, and the
   engine ends while the application still answers it.
 * What only a bug or damaged data can cause stops the node: halting is safe, diverging is not.
