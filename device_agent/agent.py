@@ -51,6 +51,8 @@ logger = get_logger("edgistry.agent")
 MAX_TRIES = 4
 """Requests in one exchange: the first, one that asks for the time, two that set things right."""
 MAX_U32 = 0xFFFF_FFFF
+ACCOUNT_EVERY_S = 60.0
+"""How often a device that is always awake accounts for itself."""
 AWAKE_WAIT_S = 25
 """How long a node may hold its answer for a device that is always awake."""
 
@@ -122,6 +124,8 @@ class Agent:
         self._unsaid = Account()
         """Spent, and not yet told a node."""
         self._wake = _Tally()
+        self._rested_at_s = clock.now_s()
+        """When the last wake ended."""
 
     # --- running --------------------------------------------------------------------------------
 
@@ -154,12 +158,18 @@ class Agent:
     async def _do(self, action: Sleep | Ask | Linger) -> None:
         if isinstance(action, Sleep):
             await self._clock.sleep_until(action.until_s)
-        elif isinstance(action, Linger):
+            return
+        if isinstance(action, Linger):
             await self._linger(action.until_s)
         else:
             await self._ask(action)
+        now_s = self._clock.now_s()
         if self._runtime.is_asleep and self._wake.has_begun:
-            await self._fall_asleep()
+            for each in self._nodes:
+                await each.link.close()
+            self._account()
+        elif not self._habits.cycle.period_s and self._wake.lasts_s(now_s) >= ACCOUNT_EVERY_S:
+            self._account()
 
     async def _linger(self, until_s: float) -> None:
         settled = asyncio.ensure_future(self._executor.settled())
@@ -172,12 +182,13 @@ class Agent:
             await asyncio.gather(settled, over, return_exceptions=True)
         self._runtime.lingered(self._clock.now_s(), is_ready=self._executor.has_news)
 
-    async def _fall_asleep(self) -> None:
-        for each in self._nodes:
-            await each.link.close()
+    def _account(self) -> None:
+        """Tell what this wake, or this part of a wake that does not end, came to."""
         now_s = self._clock.now_s()
-        wake = self._wake.ended(now_s, next_wake_s=max(self._runtime.duty.wake_at_s - now_s, 0.0))
+        next_wake_s = max(self._runtime.duty.wake_at_s - now_s, 0.0)
+        wake = self._wake.ended(now_s, rested_at_s=self._rested_at_s, next_wake_s=next_wake_s)
         self._wake = _Tally()
+        self._rested_at_s = now_s
         awake_ms = min(round(wake.spending.awake_s * 1000), MAX_U32)
         self._unsaid = _sum(self._unsaid, Account(awake_ms=awake_ms))
         self._on_wake(wake)
@@ -296,10 +307,17 @@ class _Tally:
         if self._since_s is None:
             self._since_s = now_s
 
-    def ended(self, now_s: float, *, next_wake_s: float) -> Wake:
-        since_s = now_s if self._since_s is None else self._since_s
+    def lasts_s(self, now_s: float) -> float:
+        return 0.0 if self._since_s is None else now_s - self._since_s
+
+    def ended(self, now_s: float, *, rested_at_s: float, next_wake_s: float) -> Wake:
+        awake_s = self.lasts_s(now_s)
         spending = Spending(
-            wakes=1, awake_s=now_s - since_s, sent=self.sent, received=self.received
+            wakes=1,
+            awake_s=awake_s,
+            asleep_s=max(now_s - awake_s - rested_at_s, 0.0),
+            sent=self.sent,
+            received=self.received,
         )
         return Wake(
             spending=spending,

@@ -45,10 +45,11 @@ BOARDS: Final[dict[str, Board]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spending:
-    """What was spent, in one wake or in many."""
+    """What was spent, in one cycle or in many."""
 
     wakes: int = 0
     awake_s: float = 0.0
+    asleep_s: float = 0.0
     sent: int = 0
     """Bytes above TCP."""
     received: int = 0
@@ -57,20 +58,15 @@ class Spending:
         return Spending(
             wakes=self.wakes + other.wakes,
             awake_s=self.awake_s + other.awake_s,
+            asleep_s=self.asleep_s + other.asleep_s,
             sent=self.sent + other.sent,
             received=self.received + other.received,
         )
 
 
-def awake_mj(spending: Spending, board: Board) -> float:
-    """Estimated mJ for ``spending``, without the time asleep."""
-    return (
-        spending.wakes * board.wake_mj
-        + spending.awake_s * board.awake_mw
-        + (spending.sent * board.sent_uj + spending.received * board.received_uj) / 1000.0
-    )
-
-
-def asleep_mj(seconds: float, board: Board) -> float:
-    """Estimated mJ for being asleep so long."""
-    return seconds * board.asleep_uw / 1000.0
+def estimated_mj(spending: Spending, board: Board) -> float:
+    """What that took on such a board, in mJ: an estimate."""
+    awake_mj = spending.wakes * board.wake_mj + spending.awake_s * board.awake_mw
+    bytes_uj = spending.sent * board.sent_uj + spending.received * board.received_uj
+    asleep_uj = spending.asleep_s * board.asleep_uw
+    return awake_mj + (bytes_uj + asleep_uj) / 1000.0

@@ -98,7 +98,7 @@ def test_wheel_installs_no_common_top_level_name(wheel: Path) -> None:
 
 def test_every_entry_point_leads_to_a_function(installed: Path) -> None:
     found = entry_points(installed)
-    assert {"edgistry", "edgistry-node"} <= set(found)
+    assert {"edgistry", "edgistry-agent", "edgistry-node"} <= set(found)
     code = ["import pkgutil"]
     code += [f"assert callable(pkgutil.resolve_name({target!r}))" for target in found.values()]
     result = run_installed(installed, "; ".join(code))
@@ -109,7 +109,7 @@ def test_installed_programs_know_their_version(installed: Path) -> None:
     (metadata,) = installed.glob("*.dist-info/METADATA")
     lines = metadata.read_text("utf-8").splitlines()
     (version,) = (line.split()[1] for line in lines if line.startswith("Version: "))
-    for program in ("edgistry", "edgistry-node"):
+    for program in ("edgistry", "edgistry-agent", "edgistry-node"):
         module = entry_points(installed)[program].partition(":")[0]
         result = run_installed(installed, f"from {module} import main; main()", "--version")
         assert result.returncode == 0, result.stderr

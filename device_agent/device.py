@@ -1,0 +1,169 @@
+"""One running device: its parts, in the order in which they start and stop.
+
+Rules kept here:
+
+* Start: handlers' module, database, the agent. A device that cannot have one of them says why.
+* Stop on SIGTERM or Ctrl-C, in the reverse order: handlers that run may end, what is durable stays.
+* Handlers run on between wakes, also while the radio is off.
+
+Not handled here: what the parts do; the lock on the directory, which the caller keeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import secrets
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from edgistry.adapters.durable_woofs import DurableWoofs
+from edgistry.adapters.faas_module import load_handlers
+from edgistry.adapters.faas_runtime import HandlerRuntime
+from edgistry.adapters.leveldb import LevelKeyValue
+from edgistry.adapters.log import get_logger
+from edgistry.authority import Authority
+from edgistry.errors import CannotReachError, ConfigError
+from edgistry.handlers import HandlerTable
+from edgistry.issuer import Issuer
+
+from .account import AccountBook
+from .agent import Agent, Connected
+from .clock import Clock, SystemClock
+from .config import AgentConfig
+from .directory import (
+    AgentDirectory,
+    read_device_id,
+    read_device_secret,
+    read_epoch,
+    read_manifest,
+)
+from .executor import Executor
+from .homes import Home
+from .link import HttpLink
+from .queues import DeviceQueues
+
+logger = get_logger("edgistry.agent")
+
+Tell = Callable[[str], None]
+
+
+async def run_device(
+    directory: AgentDirectory, config: AgentConfig, homes: Sequence[Home], *, once: bool, tell: Tell
+) -> None:
+    """Run the device of ``directory`` until SIGTERM or Ctrl-C, or for one wake.
+
+    Raises:
+        CannotReachError: ``once``, and no node has answered.
+        Refused: the device cannot run as it is, or not any more; the detail says what to do.
+        Exception: a bug; the device has stopped.
+    """
+    stop = _stop_signal()
+    async with _device(directory, config, homes) as running:
+        agent = running.agent
+        if not once:
+            tell(f"device {running.id} runs, with {homes[0].url}; Ctrl-C stops it")
+        work = asyncio.create_task(agent.run_once() if once else _for_ever(agent))
+        stopped = asyncio.create_task(stop.wait())
+        tasks: set[asyncio.Task[object]] = {work, stopped, running.handlers}
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopped}:
+                answered = task.result()  # or what it has raised
+                if task is work and answered is False:
+                    raise CannotReachError("no node has answered; requests wait there")
+        finally:
+            stopped.cancel()
+            work.cancel()
+            await asyncio.gather(stopped, work, return_exceptions=True)
+    logger.info("the device has stopped")
+
+
+async def _for_ever(agent: Agent) -> bool:
+    await agent.run()
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    id: str
+    agent: Agent
+    handlers: asyncio.Task[None]
+
+
+@contextlib.asynccontextmanager
+async def _device(
+    directory: AgentDirectory, config: AgentConfig, homes: Sequence[Home]
+) -> AsyncIterator[_Running]:
+    device_id = read_device_id(directory)
+    issuer = Issuer.from_secret(read_device_secret(directory), epoch=read_epoch(directory))
+    table = load_handlers(config.handlers.module, directory.handlers_dir)
+    check_handlers(directory, table)
+    async with AsyncExitStack() as parts:
+        store = LevelKeyValue(directory.database)
+        parts.callback(store.close)
+        woofs = DurableWoofs(store)
+        parts.push_async_callback(woofs.close)
+        authority = Authority(store, issuer)
+        executor = Executor(woofs, authority, DeviceQueues(store), require_handler=table.require)
+        runtime = HandlerRuntime(store, woofs, table, on_end=executor.handler_ended)
+        await executor.drop_strangers({home.id for home in homes})
+        parts.push_async_callback(executor.clear)
+        handlers = asyncio.create_task(runtime.run())
+        parts.push_async_callback(_ended, handlers)
+        links = [Connected(home=home, link=HttpLink(home.url)) for home in homes]
+        for each in links:
+            parts.push_async_callback(each.link.close)
+        clock = SystemClock()
+        book = AccountBook(
+            directory.account_file, board=config.energy.board, now_us=clock.wall_us()
+        )
+        agent = Agent(
+            device_id,
+            links,
+            executor,
+            habits=config.habits,
+            batch=config.batch_size,
+            clock=clock,
+            instance=secrets.token_bytes(8),
+            spread=random.SystemRandom().random,
+            on_wake=lambda wake: book.note(wake, now_us=_time_us(agent, clock)),
+        )
+        logger.info("the device runs", device=device_id, nodes=[home.url for home in homes])
+        yield _Running(id=device_id, agent=agent, handlers=handlers)
+
+
+def check_handlers(directory: AgentDirectory, table: HandlerTable) -> None:
+    """Return if every handler that the manifest names is there.
+
+    Raises:
+        ConfigError: one is not, or the manifest is wrong.
+    """
+    missing = sorted(name for name in read_manifest(directory).handlers if name not in table)
+    if missing:
+        raise ConfigError(
+            f"{directory.manifest_file}: there is no handler {missing[0]!r} in the handlers module"
+            f" that {directory.config_file.name} names"
+        )
+
+
+def _time_us(agent: Agent, clock: Clock) -> int:
+    known = agent.time.at(round(clock.now_s() * 1_000_000))
+    return clock.wall_us() if known is None else known
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _stop_signal() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
