@@ -115,7 +115,11 @@ OWNERS = {
     "h3": ("edgistry/region.py",),
     "plyvel": ("edgistry/adapters/leveldb.py",),
     "plyvel_next": ("edgistry/adapters/leveldb.py",),
-    "aiohttp": ("edgistry/adapters/http.py",),
+    "aiohttp": (
+        "edgistry/adapters/http_client.py",
+        "edgistry/adapters/http_connection.py",
+        "edgistry/adapters/http_server.py",
+    ),
     "uvloop": ("edgistry/adapters/http.py",),
     "cryptography": ("edgistry/adapters/crypto.py",),
     "nacl": ("edgistry/adapters/sodium.py",),
