@@ -43,7 +43,7 @@ MAX_BEGUN: Final = 32
 MAX_BEGUN_BYTES: Final = 256 * 1024
 
 FIRST_REST_US: Final = 100_000
-LONGEST_REST_US: Final = 30_000_000
+LONGEST_REST_US: Final = 10_000_000
 """After failures in a row rests double, from the first to the longest; chance shortens each by up
 to a half, so that many who wait for one destination do not come back together."""
 
