@@ -186,9 +186,7 @@ class BlockingNodeClient(BlockingWoofs):
         self._client = NodeClient(
             node, capability, beside=beside, client=client, timeout_s=timeout_s
         )
-        self._runner = asyncio.Runner()
-        self._closed = False
-        super().__init__(self._client, self._runner)
+        super().__init__(self._client, asyncio.Runner())
 
     def discover(self, **what: Unpack[DiscoverArguments]) -> DiscoverAnswer:
         """See ``NodeClient.discover``."""

@@ -18,6 +18,7 @@ class BlockingWoofs:
     def __init__(self, client: WoofClient, runner: asyncio.Runner) -> None:
         self._woofs = client
         self._runner = runner
+        self._closed = False
 
     def create_namespace(self, name: str) -> None:
         """See ``WoofClient.create_namespace``."""
@@ -85,4 +86,6 @@ class BlockingWoofs:
             while (found := self._runner.run(advance())) is not None:
                 yield found
         finally:
-            self._runner.run(elements.aclose())
+            # Closing the client first has closed the loop, and with it whatever was open there.
+            if not self._closed:
+                self._runner.run(elements.aclose())

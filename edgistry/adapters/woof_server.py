@@ -25,7 +25,8 @@ from .clock import wall_us
 from .durable_woofs import DurableWoofs
 from .woof_stream import KEEP_ALIVE_S, WoofStreams
 
-SWEEP_EVERY_S = 60.0
+SWEEP_EVERY_S = 300.0
+"""Looking at thousands of windows takes a second; a grant that is short of them looks at once."""
 MAX_STREAMS = 512
 """Half of the connections that a node takes."""
 

@@ -298,8 +298,11 @@ async def test_blocking_client_does_the_same() -> None:
                 assert list(node.scan("b/w", 2)) == [(2, b"2"), (3, b"3")]
                 following = node.follow("b/w", 3)
                 assert next(following) == (3, b"3")
-                del following
+                following.close()
+                left_open = node.follow("b/w", 3)
+                assert next(left_open) == (3, b"3")
                 node.delete("b/w")
                 node.delete_namespace("b")
+            left_open.close()
 
         await asyncio.to_thread(use)
