@@ -69,9 +69,6 @@ class ActionOffer(Wire):
     """How long an answer may be reused for other callers; 0: never."""
     place: Literal["device", "node"] = "device"
     """Where its handler runs."""
-    mirror: bool = False
-    """The home node keeps a copy of its WooF and answers for it."""
-    forward: Uri = ""
 
 
 class WoofOffer(Wire):
@@ -81,6 +78,7 @@ class WoofOffer(Wire):
     history: History
     element_size: ElementSize = 0
     mirror: bool = False
+    """The home node keeps a copy and answers for it."""
     forward: Uri = ""
 
 
