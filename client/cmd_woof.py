@@ -27,7 +27,14 @@ from .element_view import (
     element_row,
     print_element,
 )
-from .output import print_json, print_json_line, print_row, print_table, remark
+from .output import (
+    print_json,
+    print_json_line,
+    print_row,
+    print_table,
+    remark,
+    while_somebody_reads,
+)
 from .params import json_option, option
 from .woof_options import Access, access_options, woof_argument
 
@@ -328,7 +335,7 @@ def follow(
                         return
 
     try:
-        run(ask())
+        run(while_somebody_reads(ask()))
     except KeyboardInterrupt:
         click.get_current_context().exit(0)  # how a person ends it
 

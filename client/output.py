@@ -10,9 +10,14 @@ Rules kept here:
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
 import re
+import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 import click
 from rich.console import Console
@@ -24,6 +29,8 @@ from edgistry.wording import in_one_line, visible
 
 _STEERING = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Control characters that JSON does not escape, and those that turn the direction of writing."""
+
+_LOOK_EVERY_S = 0.5
 
 
 def print_json(value: object) -> None:
@@ -73,3 +80,32 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
 def remark(text: str) -> None:
     """A line for people beside the result."""
     click.echo(visible(text), err=True)
+
+
+async def while_somebody_reads(work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work``, which may wait for long, to its end.
+
+    Raises:
+        BrokenPipeError: nobody reads standard output any longer; ``work`` was cancelled.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            if not _somebody_reads():
+                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+            await asyncio.wait({task}, timeout=_LOOK_EVERY_S)
+        await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _somebody_reads() -> bool:
+    try:
+        descriptor = sys.stdout.fileno()
+    except OSError:  # there is no file behind it
+        return True
+    poll = select.poll()
+    # What is asked for is nothing; that the other end is closed is told unasked.
+    poll.register(descriptor, 0)
+    return not poll.poll(0)

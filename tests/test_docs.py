@@ -52,7 +52,15 @@ def test_no_command_is_documented_that_does_not_exist() -> None:
     assert sorted(DOCUMENTED) == sorted(COMMANDS)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/operations.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "docs/operations.md",
+        "CONTRIBUTING.md",
+        "examples/temperature_monitor/README.md",
+    ],
+)
 def test_every_command_line_in_the_docs_names_a_command_and_its_options(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
     lines = re.findall(r"^(?:    |\$ )((?:edgistry|edgistry-node) .*)$", text, re.MULTILINE)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -29,7 +31,13 @@ from .capabilities import granted
 from .woof_node import WoofNode, woof_node
 
 ROOT_FOLDER = Path(__file__).parents[2]
-PROGRAM = [sys.executable, "-c", "from client.cli import main; main()"]
+PROGRAM = [
+    sys.executable,
+    "-c",
+    # Whoever starts the tests may ignore interrupts, and children inherit that.
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "from client.cli import main; main()",
+]
 FRESH = itertools.count()
 NOT_TEXT = b"\xff\x00\x1b[31m\n"
 
@@ -297,28 +305,45 @@ def test_follow_shows_what_is_there_and_then_ends_after_so_many(node: WoofNode, 
     assert [json.loads(line)["number"] for line in lines] == [3, 4]
 
 
-def test_follow_writes_each_element_as_it_is_put(node: WoofNode, woof: str) -> None:
-    put(node, woof, b"before")
-    environment = {**os.environ, "EDGISTRY_NODE": node.at}
+@contextlib.contextmanager
+def following(node: WoofNode, woof: str) -> Iterator[subprocess.Popen[str]]:
+    """The program follows ``woof`` from its newest element on."""
     with subprocess.Popen(
         [*PROGRAM, "woof", "follow", woof, "--tail", "1"],
         cwd=ROOT_FOLDER,
-        env=environment,
+        env={**os.environ, "EDGISTRY_NODE": node.at},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    ) as following:
-        assert following.stdout is not None
-        assert following.stderr is not None
+    ) as process:
         try:
-            assert following.stdout.readline() == "1\tbefore\n"
-            put(node, woof, b"now")
-            assert following.stdout.readline() == "2\tnow\n"
-            following.send_signal(2)
-            assert following.wait(60) == 0
-            assert (following.stdout.read(), following.stderr.read()) == ("", "")
+            yield process
         finally:
-            following.kill()
+            process.kill()
+
+
+def test_follow_writes_each_element_as_it_is_put(node: WoofNode, woof: str) -> None:
+    put(node, woof, b"before")
+    with following(node, woof) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "1\tbefore\n"
+        put(node, woof, b"now")
+        assert process.stdout.readline() == "2\tnow\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert (process.stdout.read(), process.stderr.read()) == ("", "")
+
+
+def test_follow_ends_when_its_reader_does(node: WoofNode, woof: str) -> None:
+    put(node, woof, b"only")
+    with following(node, woof) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "1\tonly\n"
+        process.stdout.close()
+        assert process.wait(60) == 1
+        assert process.stderr.read() == ""
 
 
 def test_follow_says_where_the_woof_begins_when_the_history_has_moved_on(
