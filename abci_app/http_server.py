@@ -28,7 +28,8 @@ from edgistry.api import (
 )
 from edgistry.codec import encode_json
 from edgistry.discover_query import parse_discover_body, parse_discover_parameters
-from edgistry.errors import MalformedError
+from edgistry.envelope import MAX_ENVELOPE_BYTES
+from edgistry.errors import MalformedError, NoRegistryError
 from edgistry.event_stream import EVENT_CONTENT_TYPE
 from edgistry.openapi import openapi_document
 from edgistry.routes import OPERATIONS
@@ -73,27 +74,56 @@ class PublicWoofs(Protocol):
 
 
 def public_server(
-    node: PublicNode, woofs: PublicWoofs, *, version: str, metrics: NodeMetrics | None = None
+    node: PublicNode,
+    woofs: PublicWoofs,
+    *,
+    version: str,
+    metrics: NodeMetrics | None = None,
+    devices: Mapping[str, Handler] | None = None,
 ) -> HttpServer:
-    """A server of the public API of ``node``, counting into ``metrics``; not yet listening."""
+    """A server of the public API of ``node``, counting into ``metrics``; not yet listening.
+
+    ``devices`` are the operations on requests to devices; without them there are no devices here.
+    """
     counted = metrics or NodeMetrics()
-    return HttpServer(
-        public_routes(node, woofs, version=version, metrics=counted), observe=counted.observe
-    )
+    routes = public_routes(node, woofs, version=version, metrics=counted, devices=devices)
+    return HttpServer(routes, observe=counted.observe, body_limit=MAX_ENVELOPE_BYTES)
 
 
 def public_routes(
-    node: PublicNode, woofs: PublicWoofs, *, version: str, metrics: NodeMetrics
+    node: PublicNode,
+    woofs: PublicWoofs,
+    *,
+    version: str,
+    metrics: NodeMetrics,
+    devices: Mapping[str, Handler] | None = None,
 ) -> list[Route]:
     """One route for each operation of the API."""
     handlers = {
         **_handlers(node, version=version, metrics=metrics),
         **woof_handlers(woofs),
+        **(_NO_DEVICES if devices is None else devices),
     }
     return [
         Route(method=each.method, template=each.path, handler=handlers[each.name])
         for each in OPERATIONS
     ]
+
+
+async def _no_devices(request: Request) -> Response:
+    raise NoRegistryError("no devices are at home here")
+
+
+_NO_DEVICES: Mapping[str, Handler] = dict.fromkeys(
+    (
+        "exchange",
+        "request_submit",
+        "request_fetch",
+        "request_cancel",
+        "request_acknowledge",
+    ),
+    _no_devices,
+)
 
 
 def woof_handlers(woofs: PublicWoofs) -> Mapping[str, Handler]:

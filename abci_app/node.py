@@ -40,10 +40,9 @@ from .directory import NodeDirectory, read_registry_seed
 from .handler_desk import HandlerDesk
 from .http_server import public_server
 from .issuing_desk import IssuingDesk
-from .mailbox_writer import MailboxWriter
+from .mailbox_parts import open_mailbox_parts
 from .metrics import NodeMetrics
 from .pairing import PairingTable
-from .request_desk import RequestDesk
 from .running import Running, stop_signal
 from .schema import genesis_members
 from .service import NodeService
@@ -102,27 +101,34 @@ async def run_node(
             sink=consensus.sink,
             view=lambda: consensus.view,
         )
-        mailboxes = MailboxWriter(local.queues, local.woofs.committer)
-        requests = RequestDesk(mailboxes, PairingTable(local.queues))
+        pairings = PairingTable(local.queues)
+        mail = open_mailbox_parts(local.queues, local.woofs, pairings, local.authority)
         devices = open_device_parts(
             config,
             seed=seed,
             store=local.queues,
             authority=local.authority,
             registrar=service.registrar,
-            queue=requests,
+            queue=mail.requests,
         )
         tasks = Running(
             consensus.run(),
             service.run(),
-            mailboxes.run(),
             *local.running(),
+            *mail.running(),
             *devices.running(),
         )
         async with tasks as running, AsyncExitStack() as doors:
             metrics = NodeMetrics()
             local.watch(metrics)
-            http = public_server(service, local.door, version=__version__, metrics=metrics)
+            mail.watch(metrics)
+            http = public_server(
+                service,
+                local.door,
+                version=__version__,
+                metrics=metrics,
+                devices=mail.handlers(),
+            )
             doors.push_async_callback(http.stop)
             await http.listen_tcp(config.api.host, config.api.port)
             link = await listen_on_link(

@@ -69,8 +69,8 @@ def _operation(operation: Operation) -> dict[str, Any]:
 def _parameter(parameter: Parameter) -> dict[str, Any]:
     return {
         "name": parameter.name,
-        "in": "query",
-        "required": False,
+        "in": parameter.where,
+        "required": parameter.where != "query",
         "description": parameter.description,
         "schema": parameter.schema,
     }
@@ -115,7 +115,7 @@ def _problem(status: int, codes: Sequence[str]) -> dict[str, Any]:
         "description": f"{HTTPStatus(status).phrase}; code {names}.",
         "content": {PROBLEM_CONTENT_TYPE: {"schema": _reference(Problem)}},
     }
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
         seconds = {"type": "integer"}
         described["headers"] = {
             "Retry-After": {"description": "Seconds to wait, where known.", "schema": seconds}

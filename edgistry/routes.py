@@ -9,7 +9,7 @@ Not handled here: the documents themselves (``edgistry.api``).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from .api import (
     DEFAULT_RESULTS,
@@ -28,27 +28,38 @@ from .api import (
 )
 from .codec import Answer, Document
 from .errors import (
+    AuthorityError,
     BusyError,
     InvalidValueError,
+    KeyReusedError,
     LimitExceededError,
+    MailboxFullError,
     MalformedError,
+    NoRegistryError,
+    NotEndedError,
+    NotFoundError,
     NotYetError,
     Refused,
     RequestTooSlowError,
+    ResynchroniseError,
     TooLargeError,
     UnavailableError,
     UnknownRegionError,
+    UnknownRequestError,
 )
 from .event_stream import EVENT_CONTENT_TYPE
+from .requests_api import FETCH_KEY_HEADER, MAX_WAIT_S, RequestAnswer, SubmitBody
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """A query parameter. ``schema`` is its JSON Schema."""
+    """A parameter. ``schema`` is its JSON Schema."""
 
     name: str
     description: str
     schema: dict[str, Any]
+    where: Literal["query", "path", "header"] = "query"
+    """Those in the path and the header are required, those in the query never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +144,30 @@ COMMON_REFUSALS = (
 )
 """What any operation may answer: broken HTTP, a body that is slow or large, too busy."""
 
+_REQUEST_PARAMETERS = (
+    Parameter(
+        name="id",
+        description="Id of the request.",
+        schema={"type": "string", "pattern": "^[A-Za-z0-9_-]{22}$"},
+        where="path",
+    ),
+    Parameter(
+        name=FETCH_KEY_HEADER,
+        description="The key whose hash was sent with the request, base64url.",
+        schema={"type": "string"},
+        where="header",
+    ),
+)
+
+
+def _wait(what: str) -> Parameter:
+    return Parameter(
+        name="wait",
+        description=f"{what}.",
+        schema={"type": "number", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0},
+    )
+
+
 OPERATIONS = (
     Operation(
         name="discover",
@@ -175,6 +210,70 @@ OPERATIONS = (
         answer=(EVENT_CONTENT_TYPE, ENVELOPE_CONTENT_TYPE),
         body=ENVELOPE_CONTENT_TYPE,
         refusals=(BusyError,),
+    ),
+    Operation(
+        name="exchange",
+        method="POST",
+        path="/v1/exchange",
+        summary="A device's exchange with its home node (docs/protocol.md).",
+        answer=ENVELOPE_CONTENT_TYPE,
+        parameters=(
+            _wait("Hold the answer back until there is work for the device, up to so many seconds"),
+        ),
+        body=ENVELOPE_CONTENT_TYPE,
+        refusals=(NoRegistryError, InvalidValueError),
+    ),
+    Operation(
+        name="request_submit",
+        method="POST",
+        path="/v1/requests",
+        summary="Ask a service; 202 when it is queued, 200 when this request was known.",
+        answer=RequestAnswer,
+        body=SubmitBody,
+        refusals=(
+            NotFoundError,
+            AuthorityError,
+            ResynchroniseError,
+            KeyReusedError,
+            InvalidValueError,
+            MailboxFullError,
+        ),
+        other_answers=((202, RequestAnswer),),
+    ),
+    Operation(
+        name="request_fetch",
+        method="GET",
+        path="/v1/requests/{id}",
+        summary="How a request is doing, and the reply once it has ended.",
+        answer=RequestAnswer,
+        parameters=(
+            *_REQUEST_PARAMETERS,
+            _wait("Wait for its end, up to so many seconds"),
+            Parameter(
+                name="known",
+                description="The state you know: wait only while it is in this one.",
+                schema={"type": "string", "examples": ["QUEUED"]},
+            ),
+        ),
+        refusals=(UnknownRequestError, InvalidValueError),
+    ),
+    Operation(
+        name="request_cancel",
+        method="DELETE",
+        path="/v1/requests/{id}",
+        summary="Take a request back: at once if the device has not got it, else it is asked.",
+        answer=RequestAnswer,
+        parameters=_REQUEST_PARAMETERS,
+        refusals=(UnknownRequestError,),
+    ),
+    Operation(
+        name="request_acknowledge",
+        method="POST",
+        path="/v1/requests/{id}/ack",
+        summary="Say that you have the outcome: the node need not keep it.",
+        answer=RequestAnswer,
+        parameters=_REQUEST_PARAMETERS,
+        refusals=(UnknownRequestError, NotEndedError),
     ),
     Operation(
         name="status",

@@ -1,0 +1,65 @@
+"""The part of a node that is about requests to its devices: the mailbox and its two desks.
+
+Not handled here: pairing (``device_parts``), HTTP, and in which order parts start and stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgistry.adapters.durable_woofs import DurableWoofs
+from edgistry.adapters.http import Handler
+from edgistry.authority import Authority
+from edgistry.kv import KeyValue
+
+from .exchange_desk import ExchangeDesk
+from .http_requests import device_handlers
+from .mailbox_writer import MailboxWriter
+from .metrics import NodeMetrics
+from .request_desk import Pairings, RequestDesk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailboxParts:
+    """An open mailbox; ``running`` has to run."""
+
+    writer: MailboxWriter
+    requests: RequestDesk
+    exchanges: ExchangeDesk
+
+    def running(self) -> list[Coroutine[Any, Any, None]]:
+        """What is to run while the node does."""
+        return [self.writer.run()]
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """Its part of the public API."""
+        return device_handlers(self.requests, self.exchanges)
+
+    def watch(self, metrics: NodeMetrics) -> None:
+        """Show numbers of it; none of a single device or client."""
+        desk, boxes = self.exchanges, self.writer.boxes
+        for name, help_text, read in (
+            ("mailbox_outstanding", "Requests that have not ended.", lambda: len(boxes.live)),
+            ("mailbox_waiting", "Exchanges that wait for work.", lambda: desk.waiting),
+            ("mailbox_exchanges", "Exchanges since the start.", lambda: desk.exchanges),
+            ("mailbox_refused", "Exchanges that were refused.", lambda: desk.refused),
+            ("mailbox_ignored", "Results that were of no use.", lambda: desk.ignored),
+        ):
+            metrics.watch(name, help_text, read)
+
+
+def open_mailbox_parts(
+    store: KeyValue, woofs: DurableWoofs, pairings: Pairings, authority: Authority
+) -> MailboxParts:
+    """The mailbox in ``store``, written together with ``woofs``; for the devices in ``pairings``.
+
+    Called in the node's event loop.
+    """
+    writer = MailboxWriter(store, woofs.committer)
+    return MailboxParts(
+        writer=writer,
+        requests=RequestDesk(writer, pairings),
+        exchanges=ExchangeDesk(writer, pairings, authority),
+    )
