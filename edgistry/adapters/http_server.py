@@ -184,6 +184,7 @@ class HttpServer:
 
     def _factory(self) -> Connections:
         if self._connections is None:
+            self._stopping = False
             self._connections = Connections(
                 self._handle, limit=self._max_connections, idle_timeout_s=self._idle_timeout_s
             )

@@ -6,7 +6,7 @@ Rules kept here: one event loop of its own runs for as long as a call does, and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Generator
 
 from ..operations import Extent
 from .woof_client import WoofClient
@@ -66,19 +66,19 @@ class BlockingWoofs:
 
     def scan(
         self, woof: str, first: int | None = None, last: int | None = None
-    ) -> Iterator[tuple[int, bytes]]:
+    ) -> Generator[tuple[int, bytes], None, None]:
         """See ``WoofClient.scan``."""
         return self._each(self._woofs.scan(woof, first, last))
 
     def follow(
         self, woof: str, first: int | None = None, *, tail: int = 0
-    ) -> Iterator[tuple[int, bytes]]:
+    ) -> Generator[tuple[int, bytes], None, None]:
         """See ``WoofClient.follow``. Blocks until there is a next element."""
         return self._each(self._woofs.follow(woof, first, tail=tail))
 
     def _each(
         self, elements: AsyncGenerator[tuple[int, bytes], None]
-    ) -> Iterator[tuple[int, bytes]]:
+    ) -> Generator[tuple[int, bytes], None, None]:
         async def advance() -> tuple[int, bytes] | None:
             return await anext(elements, None)
 

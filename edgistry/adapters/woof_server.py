@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import AsyncGenerator, Callable
 
 from ..authority import Authority
@@ -25,8 +26,10 @@ from .clock import wall_us
 from .durable_woofs import DurableWoofs
 from .woof_stream import KEEP_ALIVE_S, WoofStreams
 
+logger = logging.getLogger("edgistry.woofs")
+
 SWEEP_EVERY_S = 300.0
-"""Looking at thousands of windows takes a second; a grant that is short of them looks at once."""
+"""To look at a thousand windows takes a tenth of a second; a grant that needs one looks at once."""
 MAX_STREAMS = 512
 """Half of the connections that a node takes."""
 
@@ -64,7 +67,11 @@ class WoofServer:
         while True:
             await asyncio.sleep(SWEEP_EVERY_S)
             sweep = functools.partial(self.authority.guard.sweep, now_us=self._clock_us())
-            await asyncio.to_thread(sweep)
+            try:
+                await asyncio.to_thread(sweep)
+            except Refused as error:
+                # On a full disk, say: requests are refused then, but what is there can be read.
+                logger.warning("replay windows are kept: %s", error)
 
     async def answer(self, data: bytes) -> bytes:
         """The reply to the request in ``data``, whatever these bytes are.

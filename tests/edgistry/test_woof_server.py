@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import itertools
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, aclosing
+from typing import cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from edgistry.codec import encode
 from edgistry.envelope import GENERIC_REFUSAL, Operation, Status
 from edgistry.errors import (
     ElementEvictedError,
@@ -21,13 +29,16 @@ from edgistry.errors import (
     UnprovenRefusalError,
     WoofExistsError,
 )
+from edgistry.event_stream import EventReader
 from edgistry.issuer import Issuer
 from edgistry.kv import MemoryKeyValue
-from edgistry.operations import Extent
+from edgistry.operations import Extent, Scan, encode_get, encode_scan
 from edgistry.rights import Right
 
-from .grants import NOW, ROOT, bind
-from .woof_world import HANDLER, woof_world
+from .grants import ME, MINUTE, NOW, ROOT, bind
+from .woof_world import HANDLER, WoofWorld, woof_world
+
+sequences = itertools.count(NOW + 1)
 
 
 async def test_put_is_numbered_and_read_back() -> None:
@@ -201,6 +212,69 @@ async def test_scan_from_an_evicted_number_says_where_to_begin() -> None:
         with pytest.raises(ElementEvictedError) as gone:
             await node.scan_some("ns/w", 3)
         assert gone.value.earliest == 4
+
+
+@pytest.fixture(scope="module")
+def fuzzed() -> Iterator[tuple[asyncio.Runner, WoofWorld]]:
+    async def furnish(stack: AsyncExitStack) -> WoofWorld:
+        world = await stack.enter_async_context(woof_world())
+        await world.woofs.create("ns/w", 4)
+        for number in range(6):
+            await world.woofs.put("ns/w", b"%d" % number)
+        return world
+
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        yield runner, runner.run(furnish(stack))
+        runner.run(stack.aclose())
+
+
+numbers = st.integers(0, 8) | st.integers(0, (1 << 64) - 1)
+payloads = (
+    st.binary(max_size=24)
+    | numbers.map(encode_get)
+    | st.builds(lambda start, count: encode_scan(Scan(start, count)), numbers, st.integers(0, 9))
+    | st.builds(lambda h, s: encode((h, s)), numbers, numbers)
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    op=st.integers(0, 13),
+    target=st.sampled_from(["", "ns", "new", "ns/w", "ns/new", "no/w"]),
+    handler=st.sampled_from(["", HANDLER, "nobody"]),
+    payload=payloads,
+    flags=st.integers(0, 3),
+    streamed=st.booleans(),
+)
+def test_any_authentic_request_is_answered_with_proof(
+    fuzzed: tuple[asyncio.Runner, WoofWorld],
+    op: int,
+    target: str,
+    handler: str,
+    payload: bytes,
+    flags: int,
+    streamed: bool,
+) -> None:
+    runner, world = fuzzed
+    sequence = next(sequences)
+    request = ROOT.bind(
+        cast(Operation, op), target, payload, handler=handler, flags=flags, client=ME, sequence=sequence,
+        deadline=sequence + MINUTE,
+    )  # fmt: skip
+
+    async def ask() -> bytes:
+        if not streamed:
+            return await world.server.answer(request.encoded)
+        opened = await world.server.open_stream(request.encoded)
+        if isinstance(opened, bytes):
+            return opened
+        async with aclosing(opened):
+            (event,) = EventReader().feed(await anext(opened))
+        return base64.b64decode(event.data)
+
+    reply = request.open_reply(runner.run(ask()))
+    assert reply.status in set(Status) - {Status.REFUSED, Status.STALE}
 
 
 async def test_bad_names_and_numbers_are_refused_before_anything_is_sent() -> None:
