@@ -259,9 +259,15 @@ def test_any_authentic_request_is_answered_with_proof(
     runner, world = fuzzed
     sequence = next(sequences)
     request = ROOT.bind(
-        cast(Operation, op), target, payload, handler=handler, flags=flags, client=ME, sequence=sequence,
+        cast(Operation, op),
+        target,
+        payload,
+        handler=handler,
+        flags=flags,
+        client=ME,
+        sequence=sequence,
         deadline=sequence + MINUTE,
-    )  # fmt: skip
+    )
 
     async def ask() -> bytes:
         if not streamed:
