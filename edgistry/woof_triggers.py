@@ -4,7 +4,8 @@ Rules kept here:
 
 * A trigger is written with its element, in one batch, and stays until it is finished. It carries a
   copy of the element, so that the WooF's history may move on, or the WooF be deleted, meanwhile.
-* Each handler has its own order, that of arrival: one that is stuck hides none of another's.
+* Each handler has its own order, that of arrival: one that is stuck hides none of another's. While
+  a program runs it gives an arrival once, whatever has ended meanwhile.
 * What an invocation has put is remembered under its element until the invocation is forgotten, so
   that trying again makes no put twice, however much later.
 
