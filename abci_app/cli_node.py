@@ -115,17 +115,18 @@ def run_directory(layout: NodeDirectory, config: NodeConfig, *, console: bool | 
 
     ``console``: whether to show on stderr what happens; ``None``: if that is a terminal.
     """
-    # Loaded here: the other commands start in half the time without it.
-    from .host import run_host
-    from .node import run_node
-
     shown = sys.stderr.isatty() if console is None else console
     with hold(layout), _logging(layout, config, shown):
         try:
             say = tell if shown else _silent
+            # Loaded here: the other commands start in half the time without it.
             if config.engine == "none":
+                from .host import run_host
+
                 run_loop(run_host(layout, config, tell=say))
             else:
+                from .node import run_node
+
                 binary = find_engine() if config.engine == "cometbft" else None
                 run_loop(run_node(layout, config, engine_binary=binary, tell=say))
         except Refused as refusal:

@@ -32,8 +32,7 @@ from .handler_desk import HandlerDesk
 from .http_server import public_server
 from .issuing_desk import IssuingDesk
 from .metrics import NodeMetrics
-from .node import Tell
-from .running import Running, stop_signal
+from .running import Running, Tell, stop_signal
 from .woof_parts import load_node_handlers, open_woof_parts
 
 logger = get_logger("edgistry.node.host")

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Self
+
+Tell = Callable[[str], None]
+"""Says something to who started the program."""
 
 
 def stop_signal() -> asyncio.Event:

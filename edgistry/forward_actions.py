@@ -47,7 +47,7 @@ class Collect:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Make ``changes`` durable: ``stored``. If that fails, begin again with what is stored."""
+    """Make ``changes`` durable: ``stored``. Where that fails they may be stored once more."""
 
     changes: tuple[Change, ...]
 

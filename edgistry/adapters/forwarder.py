@@ -3,7 +3,7 @@
 Rules kept here:
 
 * What is to be durable is written by the WooFs' own committer, and shares syncs with puts.
-* When the store refuses, everything begins again with what is stored.
+* When the store refuses, the same is stored again later, and nothing is sent before.
 * A program that stops waits a moment for the answer that is due, and stores what was answered.
 * The capability is read again after each refusal: a new file is noticed without a restart.
 
@@ -22,11 +22,13 @@ from typing import Final, Protocol, cast
 
 from ..capability import Capability
 from ..errors import (
+    CorruptDatabaseError,
     ElementLostError,
     MissingWoofError,
     NotFoundError,
     Refused,
     StorageError,
+    UnavailableError,
 )
 from ..forward_actions import Action, Ask, Authorise, Collect, Rest, State, Store
 from ..forward_records import ForwardRecord, read_envelopes, read_record
@@ -42,7 +44,7 @@ STOP_GRACE_S: Final = 1.0
 """For the answer that is due when the program stops."""
 LOOK_AGAIN_US: Final = 1_000_000
 """For a WooF that is not there: somebody may create it."""
-STORE_REST_S: Final = 5.0
+STORE_REST_US: Final = 5_000_000
 
 
 class Link(Protocol):
@@ -74,6 +76,9 @@ class Forwarder:
 
     ``capability`` gives the one to use, or raises ``Refused``. ``steady_us`` is a clock that never
     jumps; ``chance`` gives numbers from 0 to 1.
+
+    Raises:
+        CorruptDatabaseError: what is stored of an earlier life cannot be used.
     """
 
     def __init__(
@@ -94,30 +99,21 @@ class Forwarder:
         self._chance = chance
         self._rested = asyncio.Event()
         self._told = ""
-        self._forwarding = self._begin()
-
-    def _begin(self) -> Forwarding:
-        store, name = self._woofs.woofs.store, self.forward.woof
-        record = read_record(store, name) or ForwardRecord(client=secrets.token_bytes(8))
-        return Forwarding(self.forward, record, read_envelopes(store, name))
+        store = woofs.woofs.store
+        record = read_record(store, forward.woof) or ForwardRecord(client=secrets.token_bytes(8))
+        self._forwarding = Forwarding(forward, record, read_envelopes(store, forward.woof))
 
     # --- running --------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Forward until cancelled.
-
-        Raises:
-            CorruptDatabaseError: what is stored cannot be used.
-        """
+        """Forward until cancelled."""
         while True:
             try:
                 await self._do(self._forwarding.next(self._now_us()))
-            except StorageError as error:
-                logger.error(
-                    "cannot store what is forwarded", woof=self.forward.woof, why=str(error)
-                )
-                await asyncio.sleep(STORE_REST_S)
-                self._forwarding = self._begin()
+            except (StorageError, CorruptDatabaseError, UnavailableError) as error:
+                # Storing the same once more is safe, whatever became of it the first time.
+                until_us = self._now_us() + STORE_REST_US
+                self._forwarding.wait(error.detail, until_us=until_us)
             except asyncio.CancelledError:
                 await self._say_farewell()
                 raise
@@ -186,7 +182,7 @@ class Forwarder:
             first = forwarding.begin_at(info.id, info.window)
             elements = self._read(first)
         except MissingWoofError as error:
-            forwarding.absent(error.detail, until_us=self._now_us() + LOOK_AGAIN_US)
+            forwarding.wait(error.detail, until_us=self._now_us() + LOOK_AGAIN_US)
             return
         if elements is None:
             return

@@ -129,7 +129,7 @@ class Edge:
         try:
             info = self.world.woofs.info(SOURCE)
         except MissingWoofError as error:
-            self.forwarding.absent(error.detail, until_us=self.now_us + 1_000_000)
+            self.forwarding.wait(error.detail, until_us=self.now_us + 1_000_000)
             return
         first = self.forwarding.begin_at(info.id, info.window)
         elements = list(islice(self.world.woofs.scan(SOURCE, first), MAX_BEGUN))

@@ -192,7 +192,7 @@ async def test_capability_that_is_missing_is_read_again() -> None:
 
 
 async def test_store_that_refuses_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgistry.adapters.forwarder.STORE_REST_S", 0.01)
+    monkeypatch.setattr("edgistry.adapters.forwarder.STORE_REST_US", 10_000)
     store = FailingKeyValue()
     async with pair_of(store) as pair:
         await pair.put(b"a", b"b")

@@ -10,14 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgistry.envelope import GENERIC_REFUSAL, Operation, decode_envelope
-from edgistry.errors import CannotReachError, CorruptDatabaseError, InvalidValueError
+from edgistry.errors import CannotReachError, CorruptDatabaseError, InvalidValueError, StorageError
 from edgistry.forward_actions import Ask, Collect, Rest, State, Store
 from edgistry.forward_records import ForwardRecord, read_envelopes, read_record
 from edgistry.forward_requests import PROBE_SEQUENCE
 from edgistry.forwarding import LONGEST_REST_US, MAX_BEGUN
 from edgistry.issuer import Issuer
+from edgistry.replay import Outcome
 from edgistry.replay_window import MAX_AHEAD_US
 from edgistry.rights import Right
+from edgistry.verifier import Checked
+from edgistry.woof_staging import Staging
 
 from .forward_world import CLIENT, SOURCE, TARGET, Destination, Edge
 from .grants import DAY, ISSUER, ROOT, SECOND, SECRET
@@ -522,3 +525,17 @@ def test_requests_are_puts_to_the_target() -> None:
     for data in world.destination.requests:
         envelope = decode_envelope(data)
         assert (envelope.op, envelope.target) == (Operation.PUT, TARGET)
+
+
+def test_destination_whose_failure_is_remembered_gets_a_new_request_after_a_while() -> None:
+    def fail(checked: Checked, staging: Staging) -> Outcome:
+        raise StorageError("a broken database")
+
+    world = edge()
+    world.put(b"a")
+    world.destination.service.change = fail  # type: ignore[method-assign]
+    world.work_for(600)
+    assert world.forwarding.reason == "the destination cannot write"
+    world.destination.restart()
+    world.work_for(60)
+    assert world.destination.elements() == [b"a"]
