@@ -10,7 +10,6 @@ Rules kept here:
   written. EVICTED, NOT_YET and a lost element carry in ``result`` the number to go on from.
 * A scan answers with as many elements as fit into a reply, at least one, or says TOO_LARGE.
 * A put that names a handler is refused unless there is one of that name here.
-
 * A stream is opened by the envelope of a scan, which is executed once like any other: nobody can
   open one with a recorded envelope. What authorised it must go on to hold.
 

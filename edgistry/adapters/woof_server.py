@@ -20,6 +20,7 @@ from collections.abc import AsyncGenerator, Callable
 from ..authority import Authority
 from ..envelope import Operation, Status
 from ..errors import BusyError, Refused, UnavailableError
+from ..replay import Execute
 from ..woof_replies import READS
 from ..woof_service import Duplicate, Execution, WoofService
 from .clock import wall_us
@@ -83,9 +84,8 @@ class WoofServer:
             return admitted
         if isinstance(admitted, Duplicate):
             return await _reply_of(admitted)
-        if admitted.checked.envelope.op in READS:
-            admitted.read(self._service.read)
-        return await self._execute(admitted)
+        reads = admitted.checked.envelope.op in READS
+        return await self._execute(admitted, self._service.read if reads else None)
 
     async def open_stream(
         self, data: bytes, *, last_seen: int | None = None
@@ -105,15 +105,18 @@ class WoofServer:
         if isinstance(admitted, Duplicate):
             return await _reply_of(admitted)
         issuer = self.authority.issuer
-        admitted.read(lambda checked: self._service.begin_stream(checked, last_seen))
-        reply = await self._execute(admitted)
+        reply = await self._execute(
+            admitted, lambda checked: self._service.begin_stream(checked, last_seen)
+        )
         if admitted.status != Status.OK:
             return reply
         return self._streams.events(admitted.checked, issuer, reply)
 
-    async def _execute(self, execution: Execution) -> bytes:
-        """The reply, once what it says is durable."""
+    async def _execute(self, execution: Execution, read: Execute | None) -> bytes:
+        """The reply, once what it says is durable. ``read`` is what changes no WooF."""
         try:
+            if read is not None:
+                execution.read(read)
             committer = self._woofs.committer
             with committer.lock:
                 staging = execution.stage()

@@ -214,6 +214,33 @@ async def test_scan_from_an_evicted_number_says_where_to_begin() -> None:
         assert gone.value.earliest == 4
 
 
+async def test_request_that_met_a_bug_can_be_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with woof_world() as world:
+        await world.woofs.create("ns/w", 9)
+        await world.woofs.put("ns/w", b"x")
+        request = bind(ROOT)
+        with monkeypatch.context() as broken:
+            broken.setattr(world.woofs.woofs, "newest", lambda name: 1 // 0)
+            with pytest.raises(ZeroDivisionError):
+                await world.server.answer(request.encoded)
+        reply = request.open_reply(await world.server.answer(request.encoded))
+        assert (reply.status, reply.payload) == (Status.OK, b"x")
+
+
+async def test_caller_who_goes_away_undoes_nothing() -> None:
+    async with woof_world() as world:
+        await world.woofs.create("ns/w", 9)
+        request = bind(ROOT, Operation.PUT, payload=b"x")
+        asking = asyncio.create_task(world.server.answer(request.encoded))
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        reply = request.open_reply(await world.server.answer(request.encoded))
+        assert (reply.status, reply.result) == (Status.OK, 1)
+        assert world.woofs.woofs.latest("ns/w") == 1
+
+
 @pytest.fixture(scope="module")
 def fuzzed() -> Iterator[tuple[asyncio.Runner, WoofWorld]]:
     async def furnish(stack: AsyncExitStack) -> WoofWorld:
