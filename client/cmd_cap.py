@@ -354,7 +354,7 @@ def _row(entry: KeyringEntry, now_us: int) -> tuple[str, ...]:
     default="",
     metavar="PLACE",
     envvar="EDGISTRY_CAP_ADD_FOR",
-    help="The node or handle it is for.",
+    help="What it is for: a node as http://HOST:PORT, or a handle.",
 )
 @_force_option
 @json_option

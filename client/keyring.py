@@ -177,6 +177,7 @@ class Keyring:
         reasons: list[str] = []
         for entry in entries:
             if entry.place and wanted.place and entry.place != wanted.place:
+                reasons.append(f"{entry.name}: it is for {entry.place}")
                 continue
             choice = Choice(entry=entry, beside=_beside(entry, entries))
             try:

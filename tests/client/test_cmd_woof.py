@@ -371,7 +371,7 @@ def test_keyring_gives_the_least_authority_that_suffices(
     assert refused.exit_code == 1
     assert "[no-capability]" in refused.stderr
     assert "edgistry cap add FILE" in refused.stderr
-    assert "elsewhere:" not in refused.stderr
+    assert "elsewhere: it is for http://elsewhere:1" in refused.stderr
 
 
 def test_capability_from_a_file_is_checked_before_anything_is_sent(
