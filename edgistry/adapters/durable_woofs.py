@@ -57,7 +57,7 @@ class DurableWoofs:
         self._followers: dict[str, list[_Follower]] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self._puts: Staging | None = None
-        """The last one that was made for a plain put, until it is written: others may join it."""
+        """The last one that was made for a plain put: others may join it."""
 
     # --- writing --------------------------------------------------------------------------------
 
@@ -252,8 +252,7 @@ class DurableWoofs:
 
     def _settled(self, works: Sequence[Work]) -> None:
         """In the writer's thread, with the lock held: tell who waits for these."""
-        if works[-1] is self._puts:
-            self._puts = None
+        self._puts = None  # written, or about to be: it is not kept in memory for longer
         if self.on_triggers is None and not self._followers:
             return
         stagings = [work for work in works if isinstance(work, Staging)]
