@@ -57,6 +57,7 @@ def test_no_command_is_documented_that_does_not_exist() -> None:
     [
         "README.md",
         "docs/operations.md",
+        "docs/handlers.md",
         "CONTRIBUTING.md",
         "examples/temperature_monitor/README.md",
     ],
