@@ -19,7 +19,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 def output_of(name: str) -> str:
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name)], capture_output=True, text=True, check=True
+        [sys.executable, str(EXAMPLES / name)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     assert done.stderr == ""
     return done.stdout
