@@ -36,7 +36,7 @@ from .clock import wall_us
 from .http import HttpClient, Response
 from .problems import MAX_ANSWER_BYTES, content_type_of, decode_answer, refusal_in
 from .woof_blocking import BlockingWoofs
-from .woof_caller import WoofCaller
+from .woof_caller import PATIENCE_S, WoofCaller
 from .woof_client import WoofClient
 
 T = TypeVar("T", bound=Answer)
@@ -71,7 +71,9 @@ class NodeClient(WoofClient):
     """An asynchronous client of the node at ``node`` (``http://host:port``).
 
     Finding services needs no capability; WooFs do: ``capability``, with those ``beside`` it that
-    it requires. ``client`` is the caller's 8-byte id; by default the one the capability names.
+    it requires. ``client`` is the caller's 8-byte id; by default the one the capability names. A
+    node that does not answer is tried for ``patience_s``, which a program that must not lose a put
+    raises up to ``timeout_s``: an element is put once, however often it is sent.
 
     Use it from one event loop, and close it (``async with`` does). All methods may raise
     ``CannotReachError``, ``TimedOutError``, ``UnexpectedAnswerError``, and what the node refuses.
@@ -88,6 +90,7 @@ class NodeClient(WoofClient):
         beside: Sequence[Capability] = (),
         client: bytes | None = None,
         timeout_s: float = 30.0,
+        patience_s: float = PATIENCE_S,
         clock_us: Callable[[], int] = wall_us,
     ) -> None:
         self.node = node
@@ -100,6 +103,7 @@ class NodeClient(WoofClient):
                 beside=beside,
                 client=client,
                 timeout_s=timeout_s,
+                patience_s=patience_s,
                 clock_us=clock_us,
             )
         super().__init__(caller)
@@ -182,9 +186,15 @@ class BlockingNodeClient(BlockingWoofs):
         beside: Sequence[Capability] = (),
         client: bytes | None = None,
         timeout_s: float = 30.0,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self._client = NodeClient(
-            node, capability, beside=beside, client=client, timeout_s=timeout_s
+            node,
+            capability,
+            beside=beside,
+            client=client,
+            timeout_s=timeout_s,
+            patience_s=patience_s,
         )
         super().__init__(self._client, asyncio.Runner())
 

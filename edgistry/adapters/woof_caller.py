@@ -33,7 +33,6 @@ from ..errors import (
     CaveatError,
     OutcomeUnknownError,
     StaleError,
-    TimedOutError,
     UnavailableError,
     UnexpectedAnswerError,
 )
@@ -45,8 +44,10 @@ from .problems import content_type_of, refusal_in
 
 PATH: Final = "/v1/woof"
 MAX_OVERTAKING: Final = 32
-PAUSES_S: Final = (0.05, 0.2, 0.8)
-"""Before the second try and those after it."""
+PATIENCE_S: Final = 1.0
+"""Long enough for a broken connection, short enough for who waits at a terminal."""
+FIRST_PAUSE_S: Final = 0.05
+MAX_PAUSE_S: Final = 2.0
 MAX_REBINDS: Final = 8
 
 _JITTER_US: Final = 1_000_000
@@ -60,7 +61,8 @@ class WoofCaller:
     """Sends requests that ``capability`` authorises, with those ``beside`` that it requires.
 
     ``client`` is the caller's 8-byte id; by default the one that the capability names, or a random
-    one. A call is given up after ``timeout_s``; its request's deadline is about as far away.
+    one. A call is given up after ``timeout_s``; its request's deadline is about as far away. A
+    request that gets no answer, or finds the issuer busy, is sent again for ``patience_s``.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class WoofCaller:
         beside: Sequence[Capability] = (),
         client: bytes | None = None,
         timeout_s: float = 30.0,
+        patience_s: float = PATIENCE_S,
         clock_us: Callable[[], int] = wall_us,
     ) -> None:
         self.capability = capability
@@ -79,6 +82,7 @@ class WoofCaller:
         self._beside = tuple(beside)
         self.http = http
         self.timeout_s = timeout_s
+        self._patience_s = min(patience_s, timeout_s)
         self._clock_us = clock_us
         self._sequencer = Sequencer()
         self._turns = _Turns()
@@ -146,21 +150,25 @@ class WoofCaller:
             CannotReachError, TimedOutError, UnavailableError: no answer, after several tries.
             BadReplyError, UnprovenRefusalError, UnexpectedAnswerError: no proven one.
         """
-        until_s = time.monotonic() + self.timeout_s
-        for tries, pause_s in enumerate((*PAUSES_S, None), 1):
+        began_s = time.monotonic()
+        pause_s = FIRST_PAUSE_S
+        tries = 0
+        while True:
+            tries += 1
+            left_s = max(began_s + self.timeout_s - time.monotonic(), 0.001)
+            is_last = time.monotonic() + pause_s > began_s + self._patience_s
             try:
-                left_s = max(until_s - time.monotonic(), 0.001)
                 response = await self.http.request(
                     "POST", PATH, body=request.encoded, headers=_HEADERS, timeout_s=left_s
                 )
                 reply = request.open_reply(reply_in(response))
-                if status_of(reply) != Status.BUSY or pause_s is None:
+                if is_last or status_of(reply) != Status.BUSY:
                     return reply, tries
             except (CannotReachError, UnavailableError):
-                if pause_s is None or time.monotonic() + pause_s >= until_s:
+                if is_last:
                     raise
             await asyncio.sleep(pause_s)
-        raise TimedOutError(f"{self.http.target} did not answer")  # not reached
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     def _check(self, operation: Operation, target: str, payload: bytes, handler: str) -> None:
         try:

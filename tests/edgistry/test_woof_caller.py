@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -26,6 +27,7 @@ from edgistry.errors import (
     UnavailableError,
     UnexpectedAnswerError,
 )
+from edgistry.kv import MemoryKeyValue
 from edgistry.rights import Right
 
 from .grants import ME, MINUTE, NOW, ROOT, YOU, bind
@@ -66,6 +68,31 @@ async def test_put_whose_answer_was_lost_is_sent_again_and_done_once() -> None:
         assert len(seen) == 3
         assert len(set(seen)) == 1
         assert world.woofs.woofs.latest("ns/w") == 1
+
+
+async def test_node_that_is_restarted_again_and_again_gets_every_put_once() -> None:
+    store = MemoryKeyValue()
+    chance = random.Random(5)
+    async with woof_world(store) as first:
+        await first.woofs.create("ns/w", 999)
+        port = int(first.at.rpartition(":")[2])
+        async with NodeClient(
+            first.at, ROOT, timeout_s=60, patience_s=60, clock_us=first.clock
+        ) as node:
+            puts = [asyncio.create_task(node.put("ns/w", b"%d" % n)) for n in range(300)]
+            await first.stop()
+            for _ in range(10):
+                async with woof_world(store, port=port) as world:
+                    latest = world.woofs.woofs.latest
+                    wanted = min(300, latest("ns/w") + chance.randrange(60))
+                    async with asyncio.timeout(20):
+                        while latest("ns/w") < wanted:  # noqa: ASYNC110
+                            await asyncio.sleep(0.001)
+            async with woof_world(store, port=port) as world:
+                numbers = await asyncio.gather(*puts)
+                there = dict(world.woofs.woofs.scan("ns/w"))
+    assert there == {number: b"%d" % n for n, number in enumerate(numbers)}
+    assert len(there) == 300
 
 
 async def test_put_that_is_forgotten_meanwhile_is_not_put_again() -> None:
@@ -180,7 +207,7 @@ async def test_busy_issuer_is_asked_again() -> None:
         for grant in grants[:16]:
             await world.client(grant).put("ns/w", b"x")
         with pytest.raises(UnavailableError):
-            await world.client(grants[16]).put("ns/w", b"x")
+            await world.client(grants[16], timeout_s=0.2).put("ns/w", b"x")
 
 
 async def test_full_disk_is_told_in_a_proven_reply_and_executed_later() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack, aclosing
-from typing import cast
+from typing import ClassVar, cast
 
 import pytest
 from hypothesis import given, settings
@@ -31,7 +31,7 @@ from edgistry.errors import (
 )
 from edgistry.event_stream import EventReader
 from edgistry.issuer import Issuer
-from edgistry.kv import MemoryKeyValue
+from edgistry.kv import Change, MemoryKeyValue
 from edgistry.operations import Extent, Scan, encode_get, encode_scan
 from edgistry.rights import Right
 
@@ -87,9 +87,9 @@ async def test_concurrent_puts_share_writes() -> None:
     class Counting(MemoryKeyValue):
         writes = 0
 
-        def write(self, changes: object, *, sync: bool) -> None:
+        def write(self, changes: Iterable[Change], *, sync: bool) -> None:
             self.writes += 1
-            super().write(changes, sync=sync)  # type: ignore[arg-type]
+            super().write(changes, sync=sync)
 
     store = Counting()
     async with woof_world(store) as world:
@@ -103,6 +103,26 @@ async def test_concurrent_puts_share_writes() -> None:
         await asyncio.gather(*(world.server.answer(request.encoded) for request in requests))
         assert world.woofs.woofs.latest("ns/w") == 64
         assert store.writes - before < 16
+
+
+async def test_put_is_one_write_with_all_that_belongs_to_it() -> None:
+    class Recording(MemoryKeyValue):
+        batches: ClassVar[list[list[bytes]]] = []
+
+        def write(self, changes: Iterable[Change], *, sync: bool) -> None:
+            batch = list(changes)
+            self.batches.append([key for key, _ in batch])
+            assert sync
+            super().write(batch, sync=sync)
+
+    store = Recording()
+    async with woof_world(store) as world:
+        await world.woofs.create("ns/w", 9)
+        store.batches.clear()
+        await world.server.answer(bind(ROOT, Operation.PUT, payload=b"x", handler=HANDLER).encoded)
+    (batch,) = store.batches
+    kinds = [b"replay/S", b"replay/R", b"We", b"Wt"]
+    assert all(any(key.startswith(kind) for key in batch) for kind in kinds)
 
 
 async def test_refused_put_leaves_no_trace_but_its_reply() -> None:
