@@ -23,6 +23,7 @@ from edgistry import BlockingNodeClient, Capability, NodeClient, Refused, Right
 from edgistry.captext import parse_text
 
 HERE = Path(__file__).parent
+LONGEST_S = 60.0
 PROGRAM = Path(sys.executable).with_name("edgistry-node")
 
 
@@ -96,10 +97,11 @@ def prepare(address: str, owner: Capability) -> tuple[Capability, Capability]:
 
 async def monitor(address: str, sensor: Capability, reader: Capability) -> None:
     """Sensor and application beside each other, a day in a moment."""
-    await asyncio.gather(
-        measure(address, sensor, one_day(12), every_s=0.01),
-        show_alarms(address, reader, count=2),
-    )
+    async with asyncio.timeout(LONGEST_S):
+        await asyncio.gather(
+            measure(address, sensor, one_day(12), every_s=0.01),
+            show_alarms(address, reader, count=2),
+        )
     await show_newest(address, reader, 3)
     async with NodeClient(address, reader) as client:
         try:
