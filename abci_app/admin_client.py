@@ -51,6 +51,14 @@ from .handlers_api import (
     LettersRequest,
 )
 from .issuing_api import MintAnswer, MintRequest, RevokeAnswer, RevokeRequest
+from .mailbox_api import (
+    MAX_REQUESTS_NAMED,
+    DeadRequests,
+    MailboxDetail,
+    MailboxList,
+    RequestsDone,
+    RequestsNamed,
+)
 from .pairing_api import (
     CodeAnswer,
     CodeRequest,
@@ -220,6 +228,32 @@ class AdminClient:
         """Elements in doubt of ``woof`` up to ``through`` are there, the others are not."""
         body = SettleRequest(woof=woof, through=through)
         return self._post("/admin/forwards/settle", body, ForwardList)
+
+    def mailboxes(self, limit: int) -> MailboxList:
+        """Up to ``limit`` mailboxes."""
+        return self._get("/admin/mailboxes", MailboxList, {"limit": str(limit)})
+
+    def mailbox(self, device: str, limit: int) -> MailboxDetail:
+        """The mailbox of one device, with up to ``limit`` requests."""
+        path = f"/admin/mailboxes/{quote(device, safe='')}"
+        return self._get(path, MailboxDetail, {"limit": str(limit)})
+
+    def dead_requests(self, limit: int) -> DeadRequests:
+        """Up to ``limit`` requests that never arrived."""
+        return self._get("/admin/dead-requests", DeadRequests, {"limit": str(limit)})
+
+    def replay_requests(self, ids: Sequence[str], *, every: bool) -> RequestsDone:
+        """Queue these again, all or none."""
+        return self._requests("/admin/dead-requests/replay", ids, every)
+
+    def purge_requests(self, ids: Sequence[str], *, every: bool) -> RequestsDone:
+        """Forget these, all or none."""
+        return self._requests("/admin/dead-requests/purge", ids, every)
+
+    def _requests(self, path: str, ids: Sequence[str], every: bool) -> RequestsDone:
+        if len(ids) > MAX_REQUESTS_NAMED:
+            raise InvalidValueError(f"name at most {MAX_REQUESTS_NAMED} requests at once")
+        return self._post(path, RequestsNamed(ids=tuple(ids), every=every), RequestsDone)
 
     def _letters(self, path: str, names: Sequence[str], every: bool) -> LettersAnswer:
         if len(names) > MAX_LETTERS_NAMED:

@@ -17,6 +17,7 @@ from .cli_engine import engine
 from .cli_forwards import forwards
 from .cli_handlers import handlers
 from .cli_host import host
+from .cli_mailbox import mailbox
 from .cli_node import abci, init, run, status
 from .cli_pairing import device_import, device_paired, device_revoke, pair_code
 from .cli_register import device, fleet, region
@@ -41,7 +42,7 @@ def program() -> None:
 
 for _command in (
     init, run, host, status, pair_code, device, fleet, region, cap, handlers, dead_letters,
-    forwards, cluster, engine, abci, repair,
+    mailbox, forwards, cluster, engine, abci, repair,
 ):  # fmt: skip
     program.add_command(_command)
 

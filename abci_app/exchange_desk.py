@@ -81,6 +81,8 @@ class ExchangeDesk:
         self.ignored = 0
         """Results that were of no use."""
         self.refused = 0
+        self.conflicts: dict[str, int] = {}
+        """How often a device was refused because another agent had taken its place."""
 
     @property
     def waiting(self) -> int:
@@ -137,7 +139,7 @@ class ExchangeDesk:
                 answer, future = self._hand_down(ticket, device, waiting, heard)
         except Refused as error:
             ticket.abandon()
-            self._tell_refusal(error)
+            self._count_refusal(device, error)
             return ticket.checked.refusal(error)
         except BaseException:
             ticket.abandon()
@@ -234,10 +236,12 @@ class ExchangeDesk:
         if given_up:
             self._writer.ring([device])
 
-    def _tell_refusal(self, error: Refused) -> None:
+    def _count_refusal(self, device: str, error: Refused) -> None:
         self.refused += 1
         if isinstance(error, TwoAgentsError):
-            logger.warning("two agents use one identity", detail=error.detail)
+            self.conflicts[device] = self.conflicts.get(device, 0) + 1
+            # Which device it is, only the operator may know: `edgistry-node mailbox show` says so.
+            logger.warning("two agents use the identity of one device")
 
 
 def _decode(payload: bytes) -> ExchangeUp:

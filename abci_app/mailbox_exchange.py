@@ -66,7 +66,7 @@ class Exchange:
             TwoAgentsError: another agent has taken its place; nothing is changed.
         """
         known = self._boxes.device(device)
-        self._check_instance(device, known, up)
+        _check_instance(known, up)
         is_new_agent = up.instance != known.instance
         ignored = sum(not self._take(decision, device, each, now_us) for each in up.results)
         mentioned = {each.request_id for each in up.results}
@@ -74,12 +74,6 @@ class Exchange:
         self._give_up_lost(decision, device, mentioned, settled, now_us)
         decision.tell_device(device, _after(known, up, now_us))
         return Heard(tuple(each.request_id for each in up.results), ignored)
-
-    def _check_instance(self, device: str, known: DeviceRecord, up: ExchangeUp) -> None:
-        was_replaced = up.instance in known.former
-        has_ended = up.instance == known.instance and up.counter <= known.settled
-        if was_replaced or has_ended:
-            raise TwoAgentsError(f"two agents use the identity of device {device}")
 
     def _take(self, decision: Decision, device: str, result: RequestResult, now_us: int) -> bool:
         """Take in one result; whether it was of use."""
@@ -220,6 +214,13 @@ class Exchange:
             result_until_us=result_until_us,
         )
         return RequestDown(request_id=record.id, priority=record.priority, envelope=envelope)
+
+
+def _check_instance(known: DeviceRecord, up: ExchangeUp) -> None:
+    was_replaced = up.instance in known.former
+    has_ended = up.instance == known.instance and up.counter <= known.settled
+    if was_replaced or has_ended:
+        raise TwoAgentsError("another agent with this device's identity has taken its place")
 
 
 def _after(known: DeviceRecord, up: ExchangeUp, now_us: int) -> DeviceRecord:

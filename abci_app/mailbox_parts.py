@@ -14,8 +14,11 @@ from edgistry.adapters.http import Handler
 from edgistry.authority import Authority
 from edgistry.kv import KeyValue
 
+from .admin_mailbox import mailbox_admin_routes
+from .admin_server import AdminRoute
 from .exchange_desk import ExchangeDesk
 from .http_requests import device_handlers
+from .mailbox_desk import MailboxDesk
 from .mailbox_writer import MailboxWriter
 from .metrics import NodeMetrics
 from .request_desk import Pairings, RequestDesk
@@ -32,6 +35,10 @@ class MailboxParts:
     def running(self) -> list[Coroutine[Any, Any, None]]:
         """What is to run while the node does."""
         return [self.writer.run()]
+
+    def admin_routes(self) -> list[AdminRoute]:
+        """What the operator asks about mailboxes."""
+        return mailbox_admin_routes(MailboxDesk(self.writer, self.exchanges))
 
     def handlers(self) -> Mapping[str, Handler]:
         """Its part of the public API."""
