@@ -67,6 +67,7 @@ PURE = (
     "abci_app.profiles",
     "abci_app.fleet",
     "abci_app.mailbox",
+    "abci_app.mailbox_api",
     "abci_app.mailbox_boxes",
     "abci_app.mailbox_choice",
     "abci_app.mailbox_exchange",
