@@ -11,6 +11,7 @@ Not handled here: estimates (``energy.py``), and showing it (``cli_account.py``)
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -107,6 +108,7 @@ class AccountBook:
     def __init__(self, path: Path, *, board: str, now_us: int) -> None:
         self._path = path
         self._board = board
+        self._has_noted = False
         try:
             self._account = read_account(path)
         except Refused as error:
@@ -116,6 +118,10 @@ class AccountBook:
 
     def note(self, wake: Wake, *, now_us: int) -> None:
         """Add a wake that has ended at ``now_us``."""
+        if not self._has_noted and self._account.wakes:
+            # The first wake of this run: before it the device was off, or its agent was.
+            wake = _after(wake, self._account.wakes[-1], now_us)
+        self._has_noted = True
         energy_mj = estimated_mj(wake.spending, BOARDS[self._board])
         entry = _entry(wake, ended=time_text(now_us), energy_mj=energy_mj)
         self._account = Account(
@@ -130,6 +136,17 @@ class AccountBook:
             temporary.replace(self._path)
         except OSError as error:
             logger.warning("the account cannot be written", why=error.strerror)
+
+
+def _after(wake: Wake, last: WakeEntry, now_us: int) -> Wake:
+    """``wake``, asleep since the ``last`` one of an earlier run ended."""
+    try:
+        ended = datetime.fromisoformat(last.ended)
+        since_s = (_EPOCH + timedelta(microseconds=now_us) - ended).total_seconds()
+    except (ValueError, TypeError):
+        return wake  # somebody has changed the file
+    asleep_s = max(since_s - wake.spending.awake_s, 0.0)
+    return replace(wake, spending=replace(wake.spending, asleep_s=asleep_s))
 
 
 def _entry(wake: Wake, *, ended: str, energy_mj: float) -> WakeEntry:

@@ -19,6 +19,7 @@ import asyncio
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgistry.adapters.log import get_logger
 from edgistry.capability import BoundRequest
@@ -27,6 +28,7 @@ from edgistry.errors import (
     CorruptDatabaseError,
     Refused,
     StorageError,
+    TimedOutError,
     TwoAgentsError,
 )
 from edgistry.messages import (
@@ -41,10 +43,10 @@ from .clock import Clock
 from .energy import Spending
 from .executor import Executor
 from .homes import Home
-from .link import Link
+from .link import Answer, Link
 from .node_time import NodeTime
 from .runtime import Ask, Habits, Linger, Runtime, Sleep
-from .talk import Again, Talk, Wish
+from .talk import Talk, Wish
 
 logger = get_logger("edgistry.agent")
 
@@ -55,6 +57,8 @@ ACCOUNT_EVERY_S = 60.0
 """How often a device that is always awake accounts for itself."""
 AWAKE_WAIT_S = 25
 """How long a node may hold its answer for a device that is always awake."""
+AWAKE_LINGER_S = 0.02
+"""How long such a device waits for quick handlers before its next exchange."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,15 +176,17 @@ class Agent:
             self._account()
 
     async def _linger(self, until_s: float) -> None:
+        await self._settled_by(until_s)
+        self._runtime.lingered(self._clock.now_s(), is_ready=self._executor.has_news)
+
+    async def _settled_by(self, until_s: float) -> None:
+        """Return when all results are ready, or at ``until_s``."""
         settled = asyncio.ensure_future(self._executor.settled())
         over = asyncio.ensure_future(self._clock.sleep_until(until_s))
         try:
             await asyncio.wait({settled, over}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            settled.cancel()
-            over.cancel()
-            await asyncio.gather(settled, over, return_exceptions=True)
-        self._runtime.lingered(self._clock.now_s(), is_ready=self._executor.has_news)
+            await _cancelled(settled, over)
 
     def _account(self) -> None:
         """Tell what this wake, or this part of a wake that does not end, came to."""
@@ -196,54 +202,118 @@ class Agent:
     # --- one exchange ---------------------------------------------------------------------------
 
     async def _ask(self, action: Ask) -> None:
-        now_s = self._clock.now_s()
-        self._wake.begin(now_s)
+        self._wake.begin(self._clock.now_s())
         node, talk = self._nodes[action.node], self._talks[action.node]
-        told = self._executor.report(node.home.id, limit=MAX_EXCHANGE_ITEMS_BYTES - HEAD_BYTES)
         try:
-            async with asyncio.timeout(action.timeout_s):
-                down = await self._exchange(talk, node.link, told, action.timeout_s)
+            if self._habits.cycle.period_s:
+                down = await self._exchange(node, talk, timeout_s=action.timeout_s)
+            else:
+                down = await self._exchange_awake(node, talk, timeout_s=action.timeout_s)
         except (TwoAgentsError, StorageError, CorruptDatabaseError):
             raise
-        except (Refused, TimeoutError) as error:
+        except Refused as error:
             self._failed(node.home, error)
             return
-        await self._take(node.home, told, down)
+        executor = self._executor
+        self._runtime.answered(
+            self._clock.now_s(),
+            at_work=executor.is_at_work,
+            is_ready=executor.has_news,
+            more=down.more and executor.held() < self._batch.held,
+            is_owed=bool(down.requests) or down.more or executor.has_results(node.home.id),
+            hint_s=float(down.next_wake_s),
+        )
 
-    def _failed(self, home: Home, error: Exception) -> None:
-        self._wake.failures += 1
-        self._runtime.failed(self._clock.now_s())
-        code = error.code if isinstance(error, Refused) else "timed-out"
-        # A node that cannot be reached is an everyday matter; one that refuses is not.
-        tell = logger.info if isinstance(error, CannotReachError | TimeoutError) else logger.warning
-        tell("an exchange failed", node=home.url, code=code, why=str(error))
+    async def _exchange_awake(
+        self, node: Connected, talk: Talk, *, timeout_s: float
+    ) -> ExchangeDown:
+        """An exchange that the node may hold; results that get ready meanwhile go up at once."""
+        if self._executor.is_at_work:
+            # Quick handlers are done in a moment, and their results go up with this exchange.
+            await self._settled_by(self._clock.now_s() + AWAKE_LINGER_S)
+        wait_s = max(min(AWAKE_WAIT_S, int(timeout_s) - 2), 0)
+        held = asyncio.ensure_future(self._exchange(node, talk, timeout_s=timeout_s, wait_s=wait_s))
+        try:
+            while not held.done():
+                news = asyncio.ensure_future(self._executor.news())
+                await asyncio.wait({held, news}, return_when=asyncio.FIRST_COMPLETED)
+                await _cancelled(news)
+                if not held.done():
+                    await self._exchange(node, talk, timeout_s=timeout_s)
+            return held.result()
+        finally:
+            await _cancelled(held)
 
     async def _exchange(
-        self, talk: Talk, link: Link, told: Sequence[RequestResult], timeout_s: float
+        self, node: Connected, talk: Talk, *, timeout_s: float, wait_s: int = 0
     ) -> ExchangeDown:
-        """What the node says to an exchange that it has executed."""
+        """One exchange; what came down is durable, and executed as far as it can be at once.
+
+        Raises:
+            TwoAgentsError, StorageError, CorruptDatabaseError: the agent has to end.
+            Refused: no answer that can be trusted.
+        """
+        executor, home = self._executor, node.home.id
+        told = executor.report(home, limit=MAX_EXCHANGE_ITEMS_BYTES - HEAD_BYTES)
+        try:
+            async with asyncio.timeout(timeout_s):
+                request, down = await self._talk(
+                    talk, node.link, told, timeout_s=timeout_s, wait_s=wait_s
+                )
+        except BaseException as error:
+            executor.unanswered(home, told)
+            if isinstance(error, TimeoutError):
+                raise TimedOutError(
+                    f"no exchange with {node.home.url} in {timeout_s:g} s"
+                ) from None
+            raise
+        executor.answered(home, told, frozenset(down.confirmed))
+        self._wake.exchanges += 1
+        self._wake.requests += len(down.requests)
+        now_us = self.time.at(self._reading_us())
+        if down.requests and now_us is not None:
+            await executor.execute(home, down.requests, now_us=now_us)
+        talk.ended(request)
+        return down
+
+    def _failed(self, home: Home, error: Refused) -> None:
+        self._wake.failures += 1
+        self._runtime.failed(self._clock.now_s())
+        # A node that cannot be reached is an everyday matter; one that refuses is not.
+        is_usual = isinstance(error, CannotReachError | TimedOutError)
+        tell = logger.info if is_usual else logger.warning
+        tell("an exchange failed", node=home.url, code=error.code, why=error.detail)
+
+    async def _talk(
+        self,
+        talk: Talk,
+        link: Link,
+        told: Sequence[RequestResult],
+        *,
+        timeout_s: float,
+        wait_s: int,
+    ) -> tuple[BoundRequest, ExchangeDown]:
+        """A request that the node has executed, and what it says; times set right on the way."""
         account, self._unsaid = self._unsaid, Account()
         request = self._request(talk, told, account)
         try:
             for _ in range(MAX_TRIES):
                 sent_us = self._reading_us()
-                understood = talk.understood(request, await self._post(link, request, timeout_s))
+                answer = await link.post(request.encoded, wait_s=wait_s, timeout_s=timeout_s)
+                self._count(answer)
+                understood = talk.understood(request, answer.reply)
                 if isinstance(understood, ExchangeDown):
                     self.time.heard(understood.now_us, sent_us=sent_us)
-                    return understood
+                    return request, understood
+                talk.ended(request)
                 if understood.node_us is not None:
                     self.time.heard(understood.node_us, sent_us=sent_us)
-                request = self._next_try(talk, understood, told, account)
+                request = talk.probe() if understood.probe else self._request(talk, told, account)
+            raise CannotReachError(f"{talk.home.url} and this device do not agree on the time")
         except BaseException:
+            talk.ended(request)
             self._unsaid = _sum(account, self._unsaid)
             raise
-        self._unsaid = _sum(account, self._unsaid)
-        raise CannotReachError(f"{talk.home.url} and this device do not agree on the time")
-
-    def _next_try(
-        self, talk: Talk, again: Again, told: Sequence[RequestResult], account: Account
-    ) -> BoundRequest:
-        return talk.probe() if again.probe else self._request(talk, told, account)
 
     def _request(self, talk: Talk, told: Sequence[RequestResult], account: Account) -> BoundRequest:
         now_us = self.time.at(self._reading_us())
@@ -255,37 +325,20 @@ class Agent:
         guess_us = self._clock.wall_us() if now_us is None else now_us
         return talk.request(wish, told, account, now_us=guess_us)
 
-    async def _post(self, link: Link, request: BoundRequest, timeout_s: float) -> bytes:
-        waits = not self._habits.cycle.period_s and not self._executor.is_at_work
-        wait_s = max(min(AWAKE_WAIT_S, int(timeout_s) - 2), 0) if waits else 0
-        answer = await link.post(request.encoded, wait_s=wait_s, timeout_s=timeout_s)
+    def _count(self, answer: Answer) -> None:
         self._wake.sent += answer.sent
         self._wake.received += answer.received
         self._unsaid = _sum(self._unsaid, Account(sent=answer.sent, received=answer.received))
-        return answer.reply
-
-    async def _take(self, home: Home, told: Sequence[RequestResult], down: ExchangeDown) -> None:
-        """Make what came down durable, execute it, and say how things stand."""
-        executor = self._executor
-        executor.answered(home.id, told, frozenset(down.confirmed))
-        self._wake.exchanges += 1
-        if down.requests:
-            self._wake.requests += len(down.requests)
-            now_us = self.time.at(self._reading_us())
-            if now_us is not None:
-                await executor.execute(home.id, down.requests, now_us=now_us)
-        has_room = executor.held() < self._batch.held
-        self._runtime.answered(
-            self._clock.now_s(),
-            at_work=executor.is_at_work,
-            is_ready=executor.has_news,
-            more=down.more and has_room,
-            is_owed=bool(down.requests) or down.more or executor.has_results(home.id),
-            hint_s=float(down.next_wake_s),
-        )
 
     def _reading_us(self) -> int:
         return round(self._clock.now_s() * 1_000_000)
+
+
+async def _cancelled(*tasks: asyncio.Future[Any]) -> None:
+    """These have ended, cancelled where they had not."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Tally:

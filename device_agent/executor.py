@@ -82,11 +82,12 @@ class Executor:
         self._told: set[Asker] = set()
         """Of those taken on: the node knows that they are."""
         self._sent: set[Asker] = set()
-        """Results that were sent since the agent started."""
+        """Results that are on their way, or have been told."""
         self._gone: set[Asker] = set()
         """Results that their nodes have; removed from the disk with a later write."""
         self._ending: dict[asyncio.Task[None], list[Asker]] = {}
         """Their handlers have ended, which is being written."""
+        self._news = asyncio.Event()
         self._settled = asyncio.Event()
         if not self._taken_on:
             self._settled.set()
@@ -232,6 +233,7 @@ class Executor:
             with contextlib.suppress(StorageError, UnavailableError):
                 await self._woofs.commit(_nothing)
                 self._told.difference_update(askers)
+                self._news.set()
 
         def done(task: asyncio.Task[None]) -> None:
             del self._ending[task]
@@ -270,23 +272,34 @@ class Executor:
                 )
         found = list(told.values())
         fits = fitting([len(each.reply) for each in found], count=len(found), limit=limit)
-        return tuple(found[position] for position in fits)
+        taken = tuple(found[position] for position in fits)
+        self._sent.update(_ends_in(home, taken))
+        return taken
+
+    def unanswered(self, home: bytes, told: Sequence[RequestResult]) -> None:
+        """Node ``home`` has not answered what it was ``told``: it may not have heard it."""
+        self._sent.difference_update(_ends_in(home, told))
 
     def answered(self, home: bytes, told: Sequence[RequestResult], ids: Collection[bytes]) -> None:
         """Node ``home`` has answered what it was ``told``, and needs these no more."""
-        for each in told:
+        confirmed = [each for each in told if each.request_id in ids]
+        self._gone.update(_ends_in(home, confirmed))
+        unfinished = self._unfinished()
+        for each in confirmed:
             asker = Asker(home, each.request_id)
-            if each.kind != ResultKind.ACKNOWLEDGED:
-                self._sent.add(asker)
-                if each.request_id in ids:
-                    self._gone.add(asker)
-            elif each.request_id in ids and asker in self._unfinished():
+            if each.kind == ResultKind.ACKNOWLEDGED and asker in unfinished:
                 self._told.add(asker)
 
     @property
     def has_news(self) -> bool:
-        """Whether there are results that were never sent."""
+        """Whether there are results that no node was told."""
         return any(asker not in self._sent for asker in self._all_results())
+
+    async def news(self) -> None:
+        """Return when there are results that no node was told."""
+        while not self.has_news:
+            self._news.clear()
+            await self._news.wait()
 
     def has_results(self, home: bytes) -> bool:
         """Whether there are results that node ``home`` does not have, as far as is known."""
@@ -335,6 +348,11 @@ class Executor:
 def status_in(reply: bytes) -> int:
     """The status of a reply that this device has made."""
     return status_of(decode_reply(reply))
+
+
+def _ends_in(home: bytes, told: Iterable[RequestResult]) -> set[Asker]:
+    """The requests that ``told`` says to have ended."""
+    return {Asker(home, each.request_id) for each in told if each.kind != ResultKind.ACKNOWLEDGED}
 
 
 def _digest(envelope: bytes) -> bytes:

@@ -78,6 +78,8 @@ class Talk:
         self._target = device_object(device_id)
         self._instance = instance
         self._counter = 0
+        self._open: dict[bytes, int] = {}
+        """Counters of exchanges that have not ended, by their tags."""
         self._sequencer = Sequencer()
         named = home.capability.chain.clients
         self._client = named[0] if named else _ANYBODY
@@ -90,12 +92,16 @@ class Talk:
         *,
         now_us: int,
     ) -> BoundRequest:
-        """The next exchange. All earlier ones have ended: answered, or given up."""
+        """The next exchange; to be told when it has ended."""
         sequence = self._sequencer.next(now_us)
         return self._bound(self._up(wish, results, account), sequence, sequence + LIFETIME_US)
 
+    def ended(self, request: BoundRequest) -> None:
+        """What came of ``request`` is durable here, or it was given up."""
+        self._open.pop(request.envelope.tag, None)
+
     def probe(self) -> BoundRequest:
-        """A request that only asks for the time."""
+        """A request that only asks for the time; to be told when it has ended."""
         up = self._up(Wish(count=0, size=0), (), Account())
         return self._bound(up, FAR_AHEAD_US, FAR_AHEAD_US)
 
@@ -110,11 +116,11 @@ class Talk:
             back_in_s=wish.back_in_s,
             results=tuple(results),
             account=account,
-            settled=self._counter - 1,
+            settled=min([self._counter, *self._open.values()]) - 1,
         )
 
     def _bound(self, up: ExchangeUp, sequence: int, deadline: int) -> BoundRequest:
-        return self.home.capability.bind(
+        request = self.home.capability.bind(
             Operation.EXCHANGE,
             self._target,
             encode_up(up),
@@ -123,6 +129,8 @@ class Talk:
             deadline=deadline,
             sequence_epoch=self._sequencer.epoch,
         )
+        self._open[request.envelope.tag] = up.counter
+        return request
 
     def understood(self, request: BoundRequest, data: bytes) -> ExchangeDown | Again:
         """What the node says in reply to ``request``.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from tests.abci_app.desk_world import (
     Desks,
     desks,
 )
+from tests.edgistry.faas_world import Gate, until
 
 from .agent_world import HandClock, Running
 from .device_world import inside
@@ -71,7 +73,7 @@ class CutLink:
         self.world.now_us = self.clock.wall_us()
         if self.count in self.before:
             raise CannotReachError("the link is cut")
-        reply = await self.world.exchanges.answer(body, wait_s=0)
+        reply = await self.world.exchanges.answer(body, wait_s=wait_s)
         if self.count in self.after:
             raise CannotReachError("the link is cut")
         return Answer(reply=reply, sent=len(body), received=len(reply))
@@ -87,16 +89,18 @@ async def agent_at(
     *,
     store: MemoryKeyValue | None = None,
     instance: bytes = b"instance",
+    habits: Habits = HABITS,
+    handlers: tuple[Callable[..., object], ...] = (read,),
 ) -> AsyncIterator[Running]:
     wakes: list[Any] = []
-    async with inside(read, store=store, issuer=DEVICE_ISSUER) as inner:
+    async with inside(*handlers, store=store, issuer=DEVICE_ISSUER) as inner:
         await inner.woofs.create_namespace("thermometer")
         await inner.woofs.create("thermometer/read", 100)
         agent = Agent(
             DEVICE,
             [Connected(home=HOME, link=link)],
             inner.executor,
-            habits=HABITS,
+            habits=habits,
             batch=Batch(count=5),
             clock=link.clock,
             instance=instance,
@@ -164,6 +168,67 @@ async def test_unpaired_device_backs_off_and_goes_on_trying() -> None:
             world.pairings.paired = PAIRED
             wake = await running.wake_up()
             assert (wake.exchanges, wake.failures) == (1, 0)
+
+
+@contextlib.asynccontextmanager
+async def awake(
+    world: Desks, *handlers: Callable[..., object], link: CutLink | None = None
+) -> AsyncIterator[Running]:
+    """A device that is always awake, and runs."""
+    habits = replace(HABITS, cycle=Cycle(period_s=0.0, shortest_sleep_s=0.001))
+    way = link or CutLink(world, clock_of(world))
+    async with agent_at(world, way, habits=habits, handlers=handlers) as running:
+        task = asyncio.create_task(running.agent.run())
+        try:
+            yield running
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def final(world: Desks, number: bytes) -> str:
+    return (await world.requests.fetch(number, FETCH_KEY, wait_s=30)).state
+
+
+async def test_device_that_is_awake_answers_while_its_node_holds_an_exchange() -> None:
+    async with desks() as world, awake(world, read):
+        for _ in range(3):
+            request = world.bind(payload=b"me")
+            number = await world.submit(request)
+            assert await final(world, number) == "RESPONDED"
+            assert (await world.outcome(request, number)).payload == b"21.5 for me"
+
+
+async def test_slow_answer_of_a_device_that_is_awake_does_not_wait_for_the_held_exchange() -> None:
+    gate = Gate()
+
+    @handler("read")
+    async def slow(_context: Any, _woof: str, _seq: int, element: bytes) -> bytes:
+        if element == b"slow":
+            await gate.wait_async()
+        return element
+
+    async with desks() as world, awake(world, slow):
+        late_number = await world.submit(world.bind(payload=b"slow"))
+        await until(lambda: gate.entered)
+        quick_number = await world.submit(world.bind(payload=b"quick"))
+        assert await final(world, quick_number) == "RESPONDED"
+        await until(lambda: world.exchanges.waiting)
+        held = world.exchanges.exchanges
+        gate.open()
+        assert await final(world, late_number) == "RESPONDED"
+        assert world.exchanges.exchanges > held
+
+
+async def test_device_that_is_awake_survives_cut_links() -> None:
+    async with desks() as world:
+        link = CutLink(world, clock_of(world), before={1, 4}, after={2, 5, 6})
+        async with awake(world, read, link=link):
+            for _ in range(4):
+                number = await world.submit(world.bind(payload=b"me"))
+                assert await final(world, number) == "RESPONDED"
+            assert len(calls) == 4
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,17 @@ def test_account_adds_up_and_survives_restarts(tmp_path: Path) -> None:
     assert account.totals.energy_mj == pytest.approx(sum(each.energy_mj for each in account.wakes))
     assert account.wakes[0].energy_mj > 0
     assert account.since == "2026-03-01T12:00:00Z"
+
+
+def test_time_between_two_runs_counts_as_asleep(tmp_path: Path) -> None:
+    path = tmp_path / "account.json"
+    for run in range(3):
+        book = AccountBook(path, board="esp32", now_us=NOW_US)
+        book.note(
+            replace(wake(), spending=Spending(wakes=1, awake_s=0.5)),
+            now_us=NOW_US + run * 600_000_000,
+        )
+    assert [each.asleep_s for each in read_account(path).wakes] == [0.0, 599.5, 599.5]
 
 
 def test_account_keeps_only_the_last_wakes(tmp_path: Path) -> None:
