@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from abci_app.cli import program as node_program  # noqa: E402
 from client.cli import program as client_program  # noqa: E402
+from device_agent.cli import program as agent_program  # noqa: E402
 
 COMMANDS_FILE = ROOT / "docs" / "commands.md"
 WIDTH = 78
@@ -31,14 +32,19 @@ _HEAD = """\
 What `--help` prints, for every command; made by `scripts/gen_docs.py`, do not edit.
 
 Operators use [`edgistry-node`](#edgistry-node) on the machine of a node; clients use
-[`edgistry`](#edgistry) from anywhere.
+[`edgistry`](#edgistry) from anywhere; devices run [`edgistry-agent`](#edgistry-agent).
 """
 
 
 def commands_text() -> str:
     """The content of ``docs/commands.md``."""
     parts = [_HEAD]
-    for name, program in (("edgistry-node", node_program), ("edgistry", client_program)):
+    programs = (
+        ("edgistry-node", node_program),
+        ("edgistry", client_program),
+        ("edgistry-agent", agent_program),
+    )
+    for name, program in programs:
         for path, text in help_texts(name, program):
             level = "##" if path == name else "###"
             parts.append(f"{level} {path}\n\n```text\n{text}\n```\n")

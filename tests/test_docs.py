@@ -11,9 +11,14 @@ from click.testing import CliRunner
 
 from abci_app.cli import program as node_program
 from client.cli import program as client_program
+from device_agent.cli import program as agent_program
 
 ROOT = Path(__file__).resolve().parents[1]
-PROGRAMS: dict[str, click.Command] = {"edgistry-node": node_program, "edgistry": client_program}
+PROGRAMS: dict[str, click.Command] = {
+    "edgistry-node": node_program,
+    "edgistry": client_program,
+    "edgistry-agent": agent_program,
+}
 DOCUMENTED = dict(
     re.findall(
         r"^##+ ([^\n]+)\n\n```text\n(.*?)\n```$",
@@ -64,7 +69,9 @@ def test_no_command_is_documented_that_does_not_exist() -> None:
 )
 def test_every_command_line_in_the_docs_names_a_command_and_its_options(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = re.findall(r"^(?:    |\$ )((?:edgistry|edgistry-node) .*)$", text, re.MULTILINE)
+    lines = re.findall(
+        r"^(?:    |\$ )((?:edgistry|edgistry-node|edgistry-agent) .*)$", text, re.MULTILINE
+    )
     for line in lines:
         words = line.partition("#")[0].split()
         command: click.Command = PROGRAMS[words[0]]
