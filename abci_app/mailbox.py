@@ -129,7 +129,7 @@ class Mailbox:
             UnknownRequestError: there is no such request.
         """
         record = self._known(request)
-        if record.outcome not in OUTSTANDING or record.recalled:
+        if record.state not in OUTSTANDING or record.recalled:
             return record
         if record.may_be_held:
             decision.queued_for.add(record.device)
@@ -146,7 +146,7 @@ class Mailbox:
         record = self._known(request)
         if record.state == State.DELIVERED:
             return record
-        if record.outcome in OUTSTANDING:
+        if record.state in OUTSTANDING:
             raise NotEndedError(f"the request is {record.outcome.name}: there is no outcome yet")
         return decision.deliver(record, keep_until_us=now_us + seconds(self.limits.remember_s))
 
@@ -168,7 +168,7 @@ class Mailbox:
             if done >= limit:
                 break
             ended = self.boxes.lookup(request)
-            if ended is None or ended.keep_until_us > now_us or ended.outcome in OUTSTANDING:
+            if ended is None or ended.keep_until_us > now_us or ended.state in OUTSTANDING:
                 decision.changes.append((key, None))  # of a time that does not count any more
             else:
                 decision.forget(ended)

@@ -85,7 +85,7 @@ class Boxes:
         for _, value in self.store.scan(RECORDS, prefix_end(RECORDS)):
             record = read_request(value)
             self._count(record, +1)
-            if record.outcome in OUTSTANDING:
+            if record.state in OUTSTANDING:
                 self._keep(record)
                 self.next_order = max(self.next_order, record.order + 1)
 
@@ -149,9 +149,9 @@ class Boxes:
         before = self.lookup(request)
         if before is not None:
             self._count(before, -1)
-            if before.outcome in OUTSTANDING:
+            if before.state in OUTSTANDING:
                 self._drop(before)
-        if record is None or record.outcome not in OUTSTANDING:
+        if record is None or record.state not in OUTSTANDING:
             self._unsettled[request] = record
         else:
             self._unsettled.pop(request, None)
@@ -187,7 +187,7 @@ class Boxes:
         count = self._counts.get(where)
         if count is None:
             count = self._counts[where] = Count()
-        if record.outcome in OUTSTANDING:
+        if record.state in OUTSTANDING:
             count.outstanding += by
         else:
             count.unfetched += by

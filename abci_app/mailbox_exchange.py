@@ -78,7 +78,7 @@ class Exchange:
     def _take(self, decision: Decision, device: str, result: RequestResult, now_us: int) -> bool:
         """Take in one result; whether it was of use."""
         record = self._boxes.lookup(result.request_id)
-        if record is None or record.device != device or record.outcome not in OUTSTANDING:
+        if record is None or record.device != device or record.state not in OUTSTANDING:
             return False
         if result.kind == ResultKind.ACKNOWLEDGED:
             if record.state == State.LEASED:

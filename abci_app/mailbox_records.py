@@ -33,6 +33,7 @@ DEVICES: Final = PREFIX + b"d/"
 MAX_REMEMBERED_INSTANCES: Final = 8
 _RECORD_LIMIT: Final = 1024
 _US: Final = 1_000_000
+_STATES: Final = tuple(State)
 
 PARTY_BYTES: Final = 12
 """Whose request: header serial (4) and client id (8) if a caveat proves it, else zeros. The same
@@ -107,7 +108,7 @@ class RequestRecord(Wire):
     @property
     def outcome(self) -> State:
         """Its state, as such."""
-        return State(self.state)
+        return _STATES[self.state]
 
     @property
     def may_be_held(self) -> bool:

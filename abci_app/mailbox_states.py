@@ -11,6 +11,7 @@ Not handled here: when a request moves (``mailbox.py``, ``mailbox_exchange.py``)
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from enum import IntEnum
 from types import MappingProxyType
@@ -85,6 +86,7 @@ def check_move(before: State, *path: State) -> None:
         before = after
 
 
+@functools.cache
 def path_between(before: State, after: State) -> tuple[State, ...]:
     """The shortest legal way from ``before`` to ``after``: what a late message implies.
 

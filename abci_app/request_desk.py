@@ -146,7 +146,7 @@ class RequestDesk:
             UnknownRequestError: there is none that is seen with this key.
         """
         record = self._seen(request, fetch_key)
-        if wait_s > 0 and record.outcome in OUTSTANDING:
+        if wait_s > 0 and record.state in OUTSTANDING:
             record = await self._wait(record, wait_s, known)
         return self._answer(record, self._pairings.by_device(record.device))
 
@@ -160,7 +160,7 @@ class RequestDesk:
                             return record
                         record = found
                         differs = known is not None and record.outcome.name != known
-                        if differs or record.outcome not in OUTSTANDING:
+                        if differs or record.state not in OUTSTANDING:
                             return record
                         await news.wait()
                         news.clear()
