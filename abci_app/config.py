@@ -17,6 +17,7 @@ from typing import Literal
 from edgistry.adapters.config import section, setting, tables
 from edgistry.adapters.log import Level
 from edgistry.errors import InvalidValueError
+from edgistry.grants_api import MAX_TTL_S
 from edgistry.handlers import check_module
 from edgistry.woof import check_handler, split_name
 from edgistry.woof_uri import parse_woof_uri
@@ -32,6 +33,7 @@ MAX_NODES = 100
 """Votes grow with the square of the validators; CometBFT is used with up to a few hundred."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,49}")
+_CLIENT_ID = re.compile(r"[0-9a-f]{16}")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _PEER = re.compile(r"([0-9a-f]{40})@(\[[0-9a-fA-F:.]+\]|[^@:\[\]]+):([0-9]{1,5})")
 
@@ -218,6 +220,40 @@ class ForwardConfig:
     )
 
 
+def check_client_ids(ids: tuple[str, ...]) -> None:
+    """Raises InvalidValueError unless every id is a client's."""
+    for text in ids:
+        if not _CLIENT_ID.fullmatch(text):
+            raise InvalidValueError(f"{text[:40]!r} is no client id: 16 of 0-9 and a-f")
+
+
+def check_grant_ttl(seconds: int) -> None:
+    """Raises InvalidValueError unless ``seconds`` is a time that something may be granted for."""
+    if not 1 <= seconds <= MAX_TTL_S:
+        raise InvalidValueError(f"{seconds} is not from 1 to {MAX_TTL_S}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantsConfig:
+    """Who is granted capabilities on the services of this node's devices."""
+
+    anyone: Literal["read", "all", "none"] = setting(
+        "read",
+        help=(
+            'What anyone is granted: "read", the actions that their owner declared so in the\n'
+            'manifest; "all" actions; or "none".'
+        ),
+    )
+    clients: tuple[str, ...] = setting(
+        (),
+        help="Clients that are granted all actions: ids, as `edgistry grant id` prints its own.",
+        check=check_client_ids,
+    )
+    max_ttl_s: int = setting(
+        30 * 86_400, help="The longest time to grant for, in seconds.", check=check_grant_ttl
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """The node's own log."""
@@ -248,6 +284,9 @@ class NodeConfig:
     cometbft: EngineConfig = section(EngineConfig, help="The CometBFT engine beside this node.")
     handlers: HandlersConfig = section(
         HandlersConfig, help="Functions that run when something is put into a WooF."
+    )
+    grants: GrantsConfig = section(
+        GrantsConfig, help="Capabilities on the services of devices that are paired with this node."
     )
     log: LogConfig = section(LogConfig, help="Logs are in the directory logs/, by size.")
     forward: tuple[ForwardConfig, ...] = tables(

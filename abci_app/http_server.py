@@ -102,7 +102,8 @@ def public_routes(
     handlers = {
         **_handlers(node, version=version, metrics=metrics),
         **woof_handlers(woofs),
-        **(_NO_DEVICES if devices is None else devices),
+        **_NO_DEVICES,
+        **(devices or {}),
     }
     return [
         Route(method=each.method, template=each.path, handler=handlers[each.name])
@@ -121,6 +122,7 @@ _NO_DEVICES: Mapping[str, Handler] = dict.fromkeys(
         "request_fetch",
         "request_cancel",
         "request_acknowledge",
+        "grant",
     ),
     _no_devices,
 )

@@ -37,7 +37,9 @@ from .config import NodeConfig, peer_id_of
 from .consensus import CometConsensus, Consensus, SoloConsensus, check_port_free
 from .device_parts import listen_on_link, open_device_parts
 from .directory import NodeDirectory, read_registry_seed
+from .grants import GrantDesk
 from .handler_desk import HandlerDesk
+from .http_grants import grant_handlers
 from .http_server import public_server
 from .issuing_desk import IssuingDesk
 from .mailbox_parts import open_mailbox_parts
@@ -111,6 +113,7 @@ async def run_node(
             registrar=service.registrar,
             queue=mail.requests,
         )
+        grants = GrantDesk(pairings, config.grants)
         tasks = Running(
             consensus.run(),
             service.run(),
@@ -127,7 +130,7 @@ async def run_node(
                 local.door,
                 version=__version__,
                 metrics=metrics,
-                devices=mail.handlers(),
+                devices={**mail.handlers(), **grant_handlers(grants)},
             )
             doors.push_async_callback(http.stop)
             await http.listen_tcp(config.api.host, config.api.port)
@@ -144,6 +147,7 @@ async def run_node(
                 *forward_routes(local.forwards),
                 *issuing_routes(issuing),
                 *devices.admin_routes(),
+                *mail.admin_routes(),
             ]
             admin = admin_server(service, desk, more=more)
             doors.push_async_callback(admin.stop)

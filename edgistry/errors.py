@@ -788,6 +788,15 @@ class AlreadyPairedError(Refused):
     help = "Un-pair the device first: that makes all that was signed with its old key void."
 
 
+class ClientSignatureError(Refused):
+    """Not signed by a client, or not lately."""
+
+    code = "client-signature"
+    number = 186
+    http_status = 401
+    help = "Sign with the client's key; `edgistry grant request` does, and needs a right clock."
+
+
 class GrantRefusedError(Refused):
     """The node's policy does not grant this."""
 

@@ -30,6 +30,8 @@ from .codec import Answer, Document
 from .errors import (
     AuthorityError,
     BusyError,
+    ClientSignatureError,
+    GrantRefusedError,
     InvalidValueError,
     KeyReusedError,
     LimitExceededError,
@@ -48,7 +50,9 @@ from .errors import (
     UnknownRequestError,
 )
 from .event_stream import EVENT_CONTENT_TYPE
+from .grants_api import GRANTS_PATH, GrantAnswer, GrantBody
 from .requests_api import FETCH_KEY_HEADER, MAX_WAIT_S, RequestAnswer, SubmitBody
+from .signed_request import CLIENT_HEADER, NONCE_HEADER, SIGNATURE_HEADER, TIME_HEADER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +172,33 @@ def _wait(what: str) -> Parameter:
     )
 
 
+_SIGNED = (
+    Parameter(
+        name=CLIENT_HEADER,
+        description="Ed25519 public key of the client, base64url.",
+        schema={"type": "string", "pattern": "^[A-Za-z0-9_-]{43}$"},
+        where="header",
+    ),
+    Parameter(
+        name=TIME_HEADER,
+        description="When it was signed, µs since 1970; at most 5 minutes off.",
+        schema={"type": "string", "pattern": "^[0-9]{1,18}$"},
+        where="header",
+    ),
+    Parameter(
+        name=NONCE_HEADER,
+        description="16 random bytes, base64url.",
+        schema={"type": "string", "pattern": "^[A-Za-z0-9_-]{22}$"},
+        where="header",
+    ),
+    Parameter(
+        name=SIGNATURE_HEADER,
+        description="Ed25519 over all of these, base64url (docs/protocol.md).",
+        schema={"type": "string", "pattern": "^[A-Za-z0-9_-]{86}$"},
+        where="header",
+    ),
+)
+
 OPERATIONS = (
     Operation(
         name="discover",
@@ -274,6 +305,23 @@ OPERATIONS = (
         answer=RequestAnswer,
         parameters=_REQUEST_PARAMETERS,
         refusals=(UnknownRequestError, NotEndedError),
+    ),
+    Operation(
+        name="grant",
+        method="POST",
+        path=GRANTS_PATH,
+        summary="Ask for capabilities on a service; signed, and answered to the signer alone.",
+        answer=GrantAnswer,
+        parameters=_SIGNED,
+        body=GrantBody,
+        refusals=(
+            ClientSignatureError,
+            NotFoundError,
+            GrantRefusedError,
+            InvalidValueError,
+            LimitExceededError,
+            NoRegistryError,
+        ),
     ),
     Operation(
         name="status",

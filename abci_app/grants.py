@@ -1,0 +1,188 @@
+"""Granting capabilities on services to clients: the home node's decision (capability.md, *Grants*).
+
+Rules kept here:
+
+* Who gets what stands in node.toml: what the device's owner declared as ``read`` may be open to
+  anyone, the rest is for clients that the operator names.
+* Looking at an action's WooF shows what others have asked of it. So anyone may look at actions
+  that change nothing only, and only where they may be called.
+* Each capability is a root of its own under the device's key, with the least that serves: one
+  object, its rights, one handler, the client, an end. Two clients' capabilities share nothing.
+* What is not granted is refused with the reason; what is not there looks as it does to anybody.
+
+Not handled here: transport (``http_grants``), other nodes' devices.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from edgistry import caveats as make
+from edgistry.adapters import sodium
+from edgistry.adapters.crypto import seal
+from edgistry.capability_chain import Entry
+from edgistry.codec import decode_json
+from edgistry.errors import GrantRefusedError, InvalidValueError, LimitExceededError, NotFoundError
+from edgistry.grants_api import (
+    GRANT_PURPOSE,
+    USES,
+    Grant,
+    GrantAnswer,
+    GrantBody,
+    Granted,
+    Use,
+    encode_grant,
+    seal_context,
+)
+from edgistry.issuer import Issuer
+from edgistry.pairing import ActionOffer, ServiceOffer
+from edgistry.requests_api import to_bytes, to_text
+from edgistry.rights import Right
+from edgistry.signed_request import MAX_BODY_BYTES, Client, SignedRequest, check_signed
+from edgistry.transactions import Verify
+
+from .config import GrantsConfig
+from .devices import parse_handle
+from .pairing import Paired
+
+_CALL: Final = USES["call"]
+_KEY_BYTES: Final = 32
+
+
+class Pairings(Protocol):
+    """The devices whose home is here. ``PairingTable`` is one."""
+
+    def by_record(self, key: bytes) -> tuple[Paired, ServiceOffer] | None:
+        """The device and service behind that registry record."""
+
+
+class GrantDesk:
+    """Grants on services of the paired devices, as ``policy`` says."""
+
+    def __init__(
+        self,
+        pairings: Pairings,
+        policy: GrantsConfig,
+        *,
+        verify: Verify = sodium.verify,
+        clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        draw: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self._pairings = pairings
+        self._policy = policy
+        self._verify = verify
+        self._clock_us = clock_us
+        self._draw = draw
+
+    async def grant(self, request: SignedRequest) -> GrantAnswer:
+        """Capabilities on the service that ``request`` names, sealed to the client who signed it.
+
+        Raises:
+            ClientSignatureError: it is not signed, or not lately.
+            MalformedError, InvalidValueError, LimitExceededError: what is asked for is none.
+            NotFoundError: no such service here, or no such action.
+            GrantRefusedError: the policy does not allow it.
+        """
+        now_us = self._clock_us()
+        client = check_signed(request, now_us=now_us, verify=self._verify)
+        body = decode_json(request.body, GrantBody, limit=MAX_BODY_BYTES)
+        sealing_key = to_bytes(body.sealing_key, "sealing_key")
+        if len(sealing_key) != _KEY_BYTES:
+            raise InvalidValueError("sealing_key: an X25519 public key has 32 bytes")
+        if body.ttl_s > self._policy.max_ttl_s:
+            raise LimitExceededError(
+                f"this node grants for at most {self._policy.max_ttl_s} seconds"
+            )
+        record = parse_handle(body.handle)
+        found = self._pairings.by_record(record)
+        if found is None:
+            raise NotFoundError("there is no service with this handle here")
+        paired, service = found
+        not_after_us = now_us + body.ttl_s * 1_000_000
+        wanted = decide(self._policy, service, body, client.id)
+        grant = Grant(
+            version=1,
+            service=record,
+            type=service.type,
+            not_after_us=not_after_us,
+            granted=tuple(
+                self._granted(paired.issuer, service.type, action, rights, client, not_after_us)
+                for action, rights in wanted
+            ),
+        )
+        sealed = seal(
+            sealing_key,
+            encode_grant(grant),
+            purpose=GRANT_PURPOSE,
+            context=seal_context(client.tag, record),
+        )
+        return GrantAnswer(sealed=to_text(sealed))
+
+    def _granted(
+        self,
+        issuer: Issuer,
+        service_type: str,
+        action: ActionOffer,
+        rights: Right,
+        client: Client,
+        not_after_us: int,
+    ) -> Granted:
+        is_call = bool(rights & _CALL)
+        caveats = [make.client(client.id), make.not_after(not_after_us)]
+        if is_call:
+            caveats.append(make.handler(action.handler))
+        capability = issuer.mint(
+            serial=int.from_bytes(self._draw(4), "big"),
+            entries=(Entry(rights, f"{service_type}/{action.name}"),),
+            caveats=caveats,
+        )
+        return Granted(action=action.name, is_call=is_call, capability=capability.danger_bytes())
+
+
+def decide(
+    policy: GrantsConfig, service: ServiceOffer, body: GrantBody, client_id: bytes
+) -> list[tuple[ActionOffer, Right]]:
+    """What the client gets: actions, each with the rights of one capability.
+
+    Raises:
+        NotFoundError: the service has no such action.
+        GrantRefusedError: the policy grants nothing of it, or not all that was named.
+    """
+    actions = {action.name: action for action in service.actions}
+    for name in body.actions:
+        if name not in actions:
+            raise NotFoundError(f"the service has no action {name[:40]!r}")
+    is_named = client_id.hex() in policy.clients
+    wanted = [
+        action for name, action in actions.items() if not body.actions or name in body.actions
+    ]
+    granted = [action for action in wanted if is_named or _is_open(policy, action)]
+    refused = [action.name for action in wanted if action not in granted]
+    if not granted or (body.actions and refused):
+        raise GrantRefusedError(
+            f"this node does not grant {', '.join(refused)} to client {client_id.hex()}"
+        )
+    found = [
+        (action, rights)
+        for action in granted
+        for rights in _rights(body.uses, may_look=is_named or action.read)
+    ]
+    if not found:
+        raise GrantRefusedError("what others have asked of such actions is not shown to anyone")
+    return found
+
+
+def _is_open(policy: GrantsConfig, action: ActionOffer) -> bool:
+    return policy.anyone == "all" or (policy.anyone == "read" and action.read)
+
+
+def _rights(uses: Sequence[Use], *, may_look: bool) -> list[Right]:
+    """The rights of each capability: one for calls, one for looking."""
+    looking = Right(0)
+    for use in ("get", "latest"):
+        if may_look and use in uses:
+            looking |= USES[use]
+    return [rights for rights in (_CALL if "call" in uses else Right(0), looking) if rights]
