@@ -63,6 +63,7 @@ def test_no_command_is_documented_that_does_not_exist() -> None:
         "README.md",
         "docs/operations.md",
         "docs/handlers.md",
+        "docs/devices.md",
         "CONTRIBUTING.md",
         "examples/temperature_monitor/README.md",
     ],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from device_agent.directory import (
 )
 from device_agent.energy import Spending
 from device_agent.examples import HANDLERS, HANDLERS_MODULE, manifest_text
-from device_agent.manifest import Manifest
+from device_agent.manifest import Action, Manifest, Service, Woof
 from edgistry.adapters import config as toml
 from edgistry.adapters.faas_module import load_handlers
 from edgistry.errors import ConfigError, DatabaseLockedError, DirectoryError, FileError
@@ -262,3 +263,24 @@ def test_damaged_account_is_begun_anew(tmp_path: Path) -> None:
 def test_account_that_cannot_be_written_does_not_stop_the_device(tmp_path: Path) -> None:
     book = AccountBook(tmp_path / "missing" / "account.json", board="esp32", now_us=NOW_US)
     book.note(wake(), now_us=NOW_US)
+
+
+# --- the examples -------------------------------------------------------------------------------
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "node_configs" / "agent"
+
+
+def test_example_settings_are_the_defaults() -> None:
+    text = (EXAMPLES / "agent.toml").read_text("utf-8")
+    title = text.partition("\n")[0].removeprefix("# ")
+    assert text == toml.render(AgentConfig(), title=title)
+    assert toml.parse(text, AgentConfig, source="agent.toml") == AgentConfig()
+
+
+def test_example_manifest_says_everything_that_can_be_said() -> None:
+    text = (EXAMPLES / "manifest.toml").read_text("utf-8")
+    manifest = toml.load(EXAMPLES / "manifest.toml", Manifest)
+    assert manifest.handlers == {"read", "open", "close"}
+    for kind in (Manifest, Service, Action, Woof):
+        for field in fields(kind):
+            assert re.search(rf"^(\[\[(service\.)?)?{field.name}\b", text, re.MULTILINE), field.name
