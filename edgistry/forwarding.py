@@ -191,6 +191,7 @@ class Forwarding:
             self._authorised = False
             return False
         self._to_renew = False
+        self._doubt_through = 0
         for each, request in zip(self._begun, made, strict=True):
             each.request, each.encoded = request, request.encoded
             self._begin(each)
@@ -199,14 +200,13 @@ class Forwarding:
     # --- the source -----------------------------------------------------------------------------
 
     def begin_at(self, woof_id: WoofId, window: Window) -> int:
-        """The first element to read from the WooF as it is now; what it has lost is counted."""
+        """The first element to read from the WooF as it is now, if it is still there."""
         if woof_id != self.record.woof_id:
             # The first one, or another one of the same name: it begins at number 1.
             self.record = replace(self.record, woof_id=woof_id, through=0)
         if window.latest < self.record.through:
             # The store was put back to an earlier state: these numbers are given once more.
             self.record = replace(self.record, through=window.latest)
-        self._miss(window.earliest - 1)
         return self.record.through + 1
 
     def lost(self, through: int) -> None:
@@ -226,7 +226,10 @@ class Forwarding:
     def collected(
         self, elements: Sequence[tuple[int, bytes]], *, now_us: int, chance: float
     ) -> None:
-        """Take ``elements``, read from where ``begin_at`` said, on their way; those that fit."""
+        """Take ``elements``, read from where ``begin_at`` said, on their way; those that fit.
+
+        What was not there any more, before the first of them, is counted as gone.
+        """
         self._dry = not elements
         self.reason = ""
         size = 0
@@ -307,7 +310,6 @@ class Forwarding:
             self._rest(words_for(reply), now_us, chance)
         elif verdict is Verdict.SPENT:
             # It comes first, so none of the requests behind it has ever been sent.
-            self._doubt_through = 0
             self._to_renew = True
             self._rest(words_for(reply), now_us, chance)
         else:
@@ -362,7 +364,6 @@ class Forwarding:
         while self._begun and self._begun[0].number <= through:
             self._deliver(self.record.landed)
         self._in_doubt = False
-        self._doubt_through = 0
         self._to_renew = bool(self._begun)
         self._rest_until_us = None
         self._goes_on()

@@ -143,6 +143,12 @@ class Edge:
                 return action
             self.step()
 
+    def until_resting_ends(self) -> None:
+        """Let the time pass that it rests."""
+        action = self.forwarding.next(self.now_us)
+        if isinstance(action, Rest):
+            self.pass_time((action.until_us - self.now_us) / 1_000_000)
+
     def is_waiting(self, action: Action) -> bool:
         if isinstance(action, Collect) and action.wait:
             return isinstance(self.forwarding.next(self.now_us), Collect)

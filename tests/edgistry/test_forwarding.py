@@ -9,21 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgistry.codec import replace
 from edgistry.envelope import GENERIC_REFUSAL, Operation, decode_envelope
 from edgistry.errors import CannotReachError, CorruptDatabaseError, InvalidValueError, StorageError
 from edgistry.forward_actions import Ask, Collect, Rest, State, Store
-from edgistry.forward_records import ForwardRecord, read_envelopes, read_record
+from edgistry.forward_records import ForwardRecord, progress, read_envelopes, read_record
 from edgistry.forward_requests import PROBE_SEQUENCE
 from edgistry.forwarding import LONGEST_REST_US, MAX_BEGUN
 from edgistry.issuer import Issuer
 from edgistry.replay import Outcome
-from edgistry.replay_window import MAX_AHEAD_US
+from edgistry.replay_window import MAX_AHEAD_US, WINDOW
 from edgistry.rights import Right
 from edgistry.verifier import Checked
 from edgistry.woof_staging import Staging
 
 from .forward_world import CLIENT, SOURCE, TARGET, Destination, Edge
-from .grants import DAY, ISSUER, ROOT, SECOND, SECRET
+from .grants import DAY, ISSUER, ROOT, SECOND, SECRET, bind
 
 WEEK_S = 7 * 24 * 3600
 
@@ -142,6 +143,34 @@ def test_lost_answer_is_asked_for_with_the_same_bytes() -> None:
     world.work_for(5)
     assert world.destination.elements() == [b"a"]
     assert world.forwarding.record.delivered == 1
+
+
+def test_destination_remembers_the_answers_to_all_that_is_under_way() -> None:
+    assert MAX_BEGUN * 2 <= WINDOW
+
+
+def test_others_with_the_same_capability_cannot_push_answers_out_of_memory() -> None:
+    world = edge()
+    world.put(b"a")
+    asked = world.until_sending()
+    world.destination.answer(asked.request)
+    for number in range(2 * WINDOW):
+        now_us = world.destination.now_us + number
+        other = bind(ROOT, Operation.PUT, TARGET, payload=b"theirs", sequence=now_us)
+        world.destination.answer(other.encoded)
+    world.forwarding.failed(CannotReachError("lost"), now_us=world.now_us, chance=0.0)
+    world.work_for(5)
+    assert world.destination.elements().count(b"a") == 1
+    assert world.forwarding.record.delivered == 1
+
+
+def test_capability_of_one_client_is_used_as_it_is() -> None:
+    for narrowed in (ROOT.derive(client=b"somebody"), ROOT.derive(seal=True)):
+        world = edge(capability=narrowed)
+        world.put(b"a")
+        world.work()
+        assert world.destination.elements() == [b"a"]
+        assert decode_envelope(world.destination.requests[-1]).capabilities == (narrowed.public,)
 
 
 def test_elements_under_way_outlive_their_eviction() -> None:
@@ -350,7 +379,7 @@ def test_operator_of_the_destination_may_fix_the_sequence() -> None:
     world.work()
     fix(world.destination)
     world.put(b"b")
-    world.work_for(60)
+    world.work_for(5)
     assert world.destination.elements() == [b"a", b"b"]
 
 
@@ -359,7 +388,7 @@ def fix(destination: Destination) -> None:
         label=b"",
         serial=ROOT.serial,
         client=CLIENT,
-        floor=destination.now_us,
+        floor=destination.now_us + 60 * SECOND,
         now_us=destination.now_us,
     )
     destination.world.store.write(changes, sync=True)
@@ -539,3 +568,51 @@ def test_destination_whose_failure_is_remembered_gets_a_new_request_after_a_whil
     world.destination.restart()
     world.work_for(60)
     assert world.destination.elements() == [b"a"]
+
+
+def test_numbers_that_are_given_again_after_a_restore_are_forwarded_again() -> None:
+    world = edge()
+    world.put(*numbered(5))
+    world.work()
+    ahead = replace(world.forwarding.record, through=9)
+    world.world.store.write([progress(SOURCE, ahead)], sync=True)
+    world.restart()
+    world.work()
+    world.put(b"again")
+    world.work()
+    assert world.destination.elements() == [*numbered(5), b"again"]
+
+
+def test_gap_in_what_was_read_is_looked_at_again() -> None:
+    world = edge()
+    world.put(*numbered(3))
+    world.work()
+    forwarding = world.forwarding
+    forwarding.collected([(4, b"a"), (6, b"c")], now_us=world.now_us, chance=0.0)
+    assert forwarding.begun == [4]
+    assert forwarding.record.gone == 0
+
+
+def test_requests_that_were_made_anew_are_not_in_doubt() -> None:
+    world = edge()
+    delete(world)
+    world.put(b"a", b"b")
+    world.work()
+    world.restart()
+    world.work_for(5)
+    world.until_resting_ends()
+    world.until_sending()
+    world.destination.world.create(TARGET, 100)
+    world.pass_time(WEEK_S + 1)
+    world.work_for(60)
+    assert world.destination.elements() == [b"a", b"b"]
+
+
+def test_our_clock_may_stand_still_for_longer_than_a_request_lasts() -> None:
+    world = edge()
+    world.put(b"a")
+    world.work()
+    world.destination.now_us += 8 * DAY
+    world.put(b"b")
+    world.work_for(5)
+    assert world.destination.elements() == [b"a", b"b"]
