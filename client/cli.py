@@ -18,6 +18,7 @@ from edgistry.wording import refusal_text
 
 from .cmd_cap import cap
 from .cmd_discover import discover
+from .cmd_grant import grant
 from .cmd_namespace import namespace
 from .cmd_region import region
 from .cmd_status import status
@@ -57,7 +58,7 @@ def program() -> None:
     """
 
 
-for _command in (cap, discover, namespace, region, status, woof):
+for _command in (cap, discover, grant, namespace, region, status, woof):
     program.add_command(_command)
 
 

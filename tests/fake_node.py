@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from abci_app.http_server import public_server
+from edgistry.adapters.http import Handler
 from edgistry.api import (
     DiscoverAnswer,
     DiscoverQuery,
@@ -121,9 +122,11 @@ class FakeWoofs:
 
 
 @contextlib.asynccontextmanager
-async def serving(node: FakeNode) -> AsyncIterator[str]:
-    """The address at which ``node`` is served."""
-    server = public_server(node, FakeWoofs(), version="0.1.0")
+async def serving(
+    node: FakeNode, devices: Mapping[str, Handler] | None = None
+) -> AsyncIterator[str]:
+    """The address at which ``node`` is served, with operations on ``devices``."""
+    server = public_server(node, FakeWoofs(), version="0.1.0", devices=devices)
     port = await server.listen_tcp("127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{port}"
@@ -132,7 +135,9 @@ async def serving(node: FakeNode) -> AsyncIterator[str]:
 
 
 @contextlib.contextmanager
-def serving_from_a_thread(node: FakeNode) -> Iterator[str]:
+def serving_from_a_thread(
+    node: FakeNode, devices: Mapping[str, Handler] | None = None
+) -> Iterator[str]:
     """As ``serving``, for tests that block."""
     started = threading.Event()
     address: list[str] = []
@@ -140,7 +145,7 @@ def serving_from_a_thread(node: FakeNode) -> Iterator[str]:
 
     async def main() -> None:
         stop = asyncio.Event()
-        async with serving(node) as url:
+        async with serving(node, devices) as url:
             address.append(url)
             loops.append((asyncio.get_running_loop(), stop))
             started.set()

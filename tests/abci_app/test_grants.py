@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from abci_app.config import GrantsConfig
 from abci_app.devices import handle_of
 from abci_app.grants import GrantDesk
-from abci_app.pairing import Paired, StoredPairing
 from edgistry.adapters.crypto import (
     generate_sealing_key,
     open_sealed,
@@ -44,29 +43,13 @@ from edgistry.grants_api import (
     seal_context,
 )
 from edgistry.issuer import Issuer
-from edgistry.pairing import ServiceOffer
 from edgistry.requests_api import to_bytes, to_text
 from edgistry.signed_request import client_tag, sign_request
 
-from .pairing_world import Draw, FakeDevice
+from .granting_world import DEVICE, HANDLE, RECORD, OneService
+from .pairing_world import Draw
 
 NOW = 1_800_000_000_000_000
-RECORD = b"r" * 16
-HANDLE = handle_of(RECORD)
-DEVICE = FakeDevice(1)
-SERVICE = DEVICE.offer().services[1]
-"""A valve: read is open to anyone, open is not."""
-
-
-class OneService:
-    """The pairing of one device with one service."""
-
-    def by_record(self, key: bytes) -> tuple[Paired, ServiceOffer] | None:
-        if key != RECORD:
-            return None
-        stored = StoredPairing(offer=DEVICE.offer(), serial=1, paired_us=0, code=b"")
-        issuer = Issuer(stored.offer.epoch, stored.offer.key)
-        return Paired(device=DEVICE.id, issuer=issuer, serial=1, stored=stored), SERVICE
 
 
 @dataclass

@@ -1,0 +1,27 @@
+"""A node with one service to grant."""
+
+from __future__ import annotations
+
+from abci_app.devices import handle_of
+from abci_app.pairing import Paired, StoredPairing
+from edgistry.issuer import Issuer
+from edgistry.pairing import ServiceOffer
+
+from .pairing_world import FakeDevice
+
+RECORD = b"r" * 16
+HANDLE = handle_of(RECORD)
+DEVICE = FakeDevice(1)
+SERVICE = DEVICE.offer().services[1]
+"""A valve: read is open to anyone, open is not."""
+
+
+class OneService:
+    """The pairing of one device with one service."""
+
+    def by_record(self, key: bytes) -> tuple[Paired, ServiceOffer] | None:
+        if key != RECORD:
+            return None
+        stored = StoredPairing(offer=DEVICE.offer(), serial=1, paired_us=0, code=b"")
+        issuer = Issuer(stored.offer.epoch, stored.offer.key)
+        return Paired(device=DEVICE.id, issuer=issuer, serial=1, stored=stored), SERVICE

@@ -1,0 +1,121 @@
+"""``edgistry grant``: asked of a node, sealed to the one who asked, kept in the keyring."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from abci_app.config import GrantsConfig
+from abci_app.grants import GrantDesk
+from abci_app.http_grants import grant_handlers
+from client.cli import program
+from client.identity import identity_file, read_identity
+from client.keyring import Keyring, Wanted
+from edgistry.adapters.clock import wall_us
+from edgistry.envelope import Operation
+from edgistry.errors import FileError
+
+from ..abci_app.granting_world import HANDLE, OneService
+from ..fake_node import FakeNode, serving_from_a_thread
+
+
+@pytest.fixture(autouse=True)
+def _folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    desk = GrantDesk(OneService(), GrantsConfig(anyone="read"))
+    with serving_from_a_thread(FakeNode(), grant_handlers(desk)) as url:
+        yield url
+
+
+def edgistry(*arguments: str) -> Result:
+    return CliRunner().invoke(program, ["grant", *arguments])
+
+
+def test_a_grant_is_kept_in_the_keyring_under_its_handle(url: str) -> None:
+    done = edgistry("request", HANDLE, "--node", url, "--json")
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.stdout)
+    (line,) = answer["granted"]
+    assert (answer["handle"], answer["type"], line["action"]) == (HANDLE, "valve", "read")
+    assert line["name"].startswith("valve.read.")
+    wanted = Wanted(
+        operation=Operation.PUT,
+        target="valve/read",
+        handler="read",
+        client=read_identity().id,
+        place=HANDLE,
+    )
+    assert Keyring.of_user().choose(wanted, now_us=wall_us()).entry.name == line["name"]
+
+
+def test_a_later_grant_replaces_the_earlier_one_on_the_same_thing(url: str) -> None:
+    for _ in range(2):
+        done = edgistry("request", HANDLE, "--node", url, "--allow", "call, get")
+        assert done.exit_code == 0, done.output
+    entries, damaged = Keyring.of_user().entries()
+    assert [entry.name.rsplit(".", 1)[0] for entry in entries] == ["valve.read", "valve.read.look"]
+    assert damaged == []
+
+
+def test_a_person_sees_what_was_granted_and_for_how_long(url: str) -> None:
+    done = edgistry("request", HANDLE, "--node", url, "--ttl", "2h")
+    assert done.exit_code == 0, done.output
+    assert "valve.read." in done.stdout
+    assert f"edgistry call {HANDLE} ACTION" in done.stderr
+
+
+def test_what_the_node_does_not_grant_is_refused_with_the_id_to_name(url: str) -> None:
+    done = edgistry("request", HANDLE, "--node", url, "--action", "open")
+    assert done.exit_code == 1
+    assert read_identity().id.hex() in done.stderr
+    assert "[grants]" in done.stderr
+    assert Keyring.of_user().entries()[0] == []
+
+
+def test_an_unknown_handle_is_not_found(url: str) -> None:
+    done = edgistry("request", "A" * 22, "--node", url)
+    assert (done.exit_code, "no service with this handle" in done.stderr) == (1, True)
+
+
+def test_words_that_are_no_uses_are_refused_before_anybody_is_asked() -> None:
+    done = edgistry("request", HANDLE, "--node", "http://127.0.0.1:1", "--allow", "mint")
+    assert (done.exit_code, "use call, get, latest" in done.stderr) == (1, True)
+
+
+def test_a_node_that_does_not_answer_is_exit_code_3() -> None:
+    assert edgistry("request", HANDLE, "--node", "http://127.0.0.1:1").exit_code == 3
+
+
+def test_an_id_is_made_once_and_kept_for_its_owner_only() -> None:
+    first = json.loads(edgistry("id", "--json").stdout)
+    assert json.loads(edgistry("id", "--json").stdout) == first
+    assert first["client"] == read_identity().id.hex()
+    assert stat.S_IMODE(identity_file().stat().st_mode) == 0o600
+    assert first["client"] in edgistry("id").stdout
+
+
+def test_keys_that_others_can_read_or_that_are_damaged_are_refused() -> None:
+    read_identity()
+    path = identity_file()
+    path.chmod(0o644)
+    with pytest.raises(FileError, match="chmod 600"):
+        read_identity()
+    path.chmod(0o600)
+    path.write_text("12\n")
+    with pytest.raises(FileError, match="damaged"):
+        read_identity()
+
+
+def test_the_keys_are_in_no_text() -> None:
+    keys = read_identity()
+    assert keys.signing.hex() not in repr(keys)
+    assert "signing" not in repr(keys)
