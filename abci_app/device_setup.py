@@ -31,6 +31,7 @@ from edgistry.pairing import PairingOffer, woofs_of
 from edgistry.rights import EVERYTHING, Right
 from edgistry.transactions import NodeId
 
+from .admin_api import DeviceRow
 from .devices import DeviceTable, handle_of, identity_of
 from .mailbox_states import OUTSTANDING, State
 from .pairing import ROW_PREFIX, Paired, PairingTable, StoredPairing
@@ -104,12 +105,18 @@ class DeviceSetup:
         self._retry_at.pop(device, None)
         self._news.set()
 
+    async def changed(self, known: Paired, paired: Paired) -> None:
+        """Withdraw what a device offers no longer."""
+        offered = {row.id for row in rows_of(paired.offer)}
+        dropped = [row for row in rows_of(known.offer) if row.id not in offered]
+        async with self._stepping:
+            await self._withdraw(self._handles_of(dropped))
+
     async def left(self, paired: Paired) -> None:
         """End the requests to a device that is gone, and withdraw its services."""
         async with self._stepping:
             await self._queue.forget_device(paired.device)
-            rows = [self._rows.get(identity_of(row)) for row in rows_of(paired.offer)]
-            await self._withdraw([handle_of(row.key) for row in rows if row is not None])
+            await self._withdraw(self._handles_of(rows_of(paired.offer)))
 
     # --- by itself ------------------------------------------------------------------------------
 
@@ -215,9 +222,6 @@ class DeviceSetup:
         for outcome in await self._registrar.register(rows) if rows else ():
             if outcome.outcome == "rejected":
                 logger.warning("a service cannot be listed", reason=outcome.reason)
-        if paired.stored.attempt > 1:
-            # An earlier offer of the device may have named more services than this one.
-            await self.withdraw_orphans()
         await self._store_stage(paired, stage="ready", requests=())
         logger.info("a device is ready", services=len(rows))
 
@@ -236,13 +240,20 @@ class DeviceSetup:
         await self._withdraw(await asyncio.to_thread(self._orphans))
 
     def _orphans(self) -> list[str]:
-        found = []
+        found: list[str] = []
+        if self._table.is_unused():
+            return found  # every row would have to be looked at, and there may be a million
         for row in self._rows.scan():
             if row.id is None or row.withdrawing or not row.id.startswith(ROW_PREFIX):
                 continue
             if self._table.by_record(row.key) is None:
                 found.append(handle_of(row.key))
         return found
+
+    def _handles_of(self, rows: Sequence[DeviceRow]) -> list[str]:
+        """The handles of those rows that are registered."""
+        found = (self._rows.get(identity_of(row)) for row in rows)
+        return [handle_of(row.key) for row in found if row is not None]
 
     async def _withdraw(self, handles: Sequence[str]) -> None:
         for handle in handles:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal, Protocol, TypeVar
 
 from edgistry.capability import Capability
 from edgistry.capability_chain import Entry
@@ -121,6 +121,16 @@ class Paired:
         return self.offer.services if self.offer.role == "primary" else ()
 
 
+class Pairings(Protocol):
+    """Who asks for pairings needs only this. ``PairingTable`` is one."""
+
+    def by_device(self, device: str) -> Paired | None:
+        """The pairing of that device."""
+
+    def by_record(self, key: bytes) -> tuple[Paired, ServiceOffer] | None:
+        """The device and the service behind that registry record."""
+
+
 def node_capability(issuer: Issuer, paired: Paired) -> Capability:
     """The capability that the node, ``issuer``, gives to the device. Always the same."""
     entry = Entry(DEVICE_RIGHTS, device_object(paired.device))
@@ -163,6 +173,10 @@ class PairingTable:
         """All pairings in order of device ids."""
         for _, data in self._store.scan(_PAIRINGS, prefix_end(_PAIRINGS)):
             yield _paired(data)
+
+    def is_unused(self) -> bool:
+        """Whether no device has ever been paired here."""
+        return next(self._store.scan(_SERIALS, prefix_end(_SERIALS)), None) is None
 
     def serial_is_taken(self, serial: int) -> bool:
         """Whether a device of this node has, or had, a capability with that serial."""

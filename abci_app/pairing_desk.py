@@ -71,6 +71,9 @@ class Followers(Protocol):
     def admitted(self, device: str) -> None:
         """The device is paired, or has told something new about itself."""
 
+    async def changed(self, known: Paired, paired: Paired) -> None:
+        """The device, which was ``known`` under the same key, offers something else now."""
+
     async def left(self, paired: Paired) -> None:
         """The device is paired no longer."""
 
@@ -181,6 +184,8 @@ class PairingDesk:
         """The answer, once those who follow know."""
         if known is not None and known.serial != paired.serial:
             await self._followers.left(known)
+        elif known is not None and known.stored != paired.stored:
+            await self._followers.changed(known, paired)
         if known is None or known.stored != paired.stored:
             logger.info("a device is paired", services=len(paired.services))
             self._followers.admitted(paired.device)
