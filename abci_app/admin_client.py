@@ -40,6 +40,7 @@ from .admin_api import (
     WithdrawAnswer,
     WithdrawRequest,
 )
+from .devices import Identity, identity_of
 from .directory import NodeDirectory
 from .forwards_api import ForwardList, SettleRequest
 from .handlers_api import (
@@ -103,35 +104,37 @@ class AdminClient:
     def register_all(self, batches: Iterable[Sequence[DeviceRow]]) -> Iterator[RegisterAnswer]:
         """Register batch after batch, a few of them under way at a time; one answer each, in order.
 
-        The node takes them in order. When one fails, no further one is sent; the answers of those
-        that were under way and succeeded come before what it raised.
+        The node may take those under way in any order, so a batch that names a device again waits
+        for the one that named it before: the last row of a device is the one that counts. When one
+        fails, no further one is sent; the answers of those that were under way and succeeded come
+        before what it raised.
         """
-        under_way: deque[asyncio.Task[RegisterAnswer]] = deque()
+        under_way: deque[tuple[set[Identity], asyncio.Task[RegisterAnswer]]] = deque()
         failure: Exception | None = None
         loop = self._runner.get_loop()
         try:
             for batch in batches:
-                body = RegisterRequest(rows=tuple(batch))
-                asked = self._asked(
-                    "POST", "/admin/devices", RegisterAnswer, body=encode_json(body)
-                )
-                under_way.append(loop.create_task(asked))
-                if len(under_way) > MAX_UNDER_WAY:
-                    yield self._runner.run(_finished(under_way.popleft()))
-                else:
-                    self._runner.run(asyncio.sleep(0))  # so that it leaves now
+                named = {identity_of(row) for row in batch}
+                while len(under_way) >= MAX_UNDER_WAY or not all(
+                    named.isdisjoint(before) for before, _ in under_way
+                ):
+                    yield self._runner.run(_finished(under_way.popleft()[1]))
+                body = encode_json(RegisterRequest(rows=tuple(batch)))
+                asked = self._asked("POST", "/admin/devices", RegisterAnswer, body=body)
+                under_way.append((named, loop.create_task(asked)))
+                self._runner.run(asyncio.sleep(0))  # so that it leaves now
         except Exception as error:
             failure = error
         try:
             while under_way:
                 try:
-                    answer = self._runner.run(_finished(under_way.popleft()))
+                    answer = self._runner.run(_finished(under_way.popleft()[1]))
                 except Exception as error:
                     failure = failure or error
                 else:
                     yield answer
         finally:
-            for task in under_way:
+            for _, task in under_way:
                 task.cancel()
         if failure is not None:
             raise failure

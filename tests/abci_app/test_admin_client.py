@@ -14,8 +14,9 @@ from abci_app.admin_api import DeviceRow, RegisterAnswer, RegisterRequest, RowOu
 from abci_app.admin_client import MAX_UNDER_WAY, AdminClient
 from abci_app.directory import NodeDirectory
 from edgistry.adapters.http import HttpServer, Request, Response, Route
-from edgistry.codec import decode_json, encode_json
+from edgistry.codec import decode_json, encode_json, replace
 from edgistry.errors import UnavailableError
+from edgistry.transactions import MAX_BATCH_RECORDS
 
 from .solo_node import row
 
@@ -92,6 +93,15 @@ def test_several_batches_are_under_way_together(desk: Desk) -> None:
     desk.gathers = MAX_UNDER_WAY
     with client(desk) as node:
         assert len(list(node.register_all(batches(MAX_UNDER_WAY + 3)))) == MAX_UNDER_WAY + 3
+
+
+def test_device_that_is_named_again_is_not_overtaken_by_its_own_later_row(desk: Desk) -> None:
+    # A large batch takes longer to arrive than the small one behind it.
+    large = [row(number) for number in range(MAX_BATCH_RECORDS)]
+    again = [replace(row(7), line=row(MAX_BATCH_RECORDS).line)]
+    with client(desk) as node:
+        assert len(list(node.register_all([large, again] * 10))) == 20
+    assert desk.taken == [0, MAX_BATCH_RECORDS] * 10
 
 
 def test_what_succeeded_is_answered_before_a_failure_is_raised(desk: Desk) -> None:
