@@ -42,9 +42,8 @@ from edgistry.verifier import Checked
 
 from .mailbox_boxes import Decision
 from .mailbox_exchange import Heard
-from .mailbox_writer import MailboxWriter
-from .pairing import Paired
-from .request_desk import Pairings
+from .mailbox_writer import MailboxWriter, end_ticket
+from .pairing import Paired, Pairings
 
 logger = get_logger("edgistry.node.exchange")
 
@@ -145,7 +144,7 @@ class ExchangeDesk:
             ticket.abandon()
             raise
         # Not after the await: whoever waits may be cancelled while the write goes on.
-        future.add_done_callback(functools.partial(_end, ticket, answer.remembered))
+        future.add_done_callback(functools.partial(end_ticket, ticket, answer.remembered))
         try:
             await asyncio.shield(future)
         except Refused as error:
@@ -261,10 +260,3 @@ async def _reply_of(checked: Checked, running: Running) -> bytes:
         return await asyncio.shield(asyncio.wrap_future(running.reply))
     except UnavailableError as error:
         return checked.refusal(error)
-
-
-def _end(ticket: Ticket, remembered: bytes, future: asyncio.Future[None]) -> None:
-    if future.cancelled() or future.exception() is not None:
-        ticket.abandon()
-    else:
-        ticket.done(remembered)

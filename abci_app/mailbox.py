@@ -8,6 +8,7 @@ Rules kept here:
   recalled, and the device has the last word.
 * Expired requests are never handed down. What the device may have gets time to be reported; after
   that the reason says that nobody knows.
+* Requests that one answer would do for go to the device once, if their clients agree to that.
 * Outcomes wait until the client has acknowledged them, or their time is over.
 
 Not handled here: the device's side (``mailbox_exchange.py``), who may do what, and the write: all
@@ -55,6 +56,10 @@ class Submission:
     deadline_us: int
     priority: int = 0
     not_before_us: int = 0
+    content: bytes = b""
+    """The same for requests that one answer would do for; empty where none may be shared."""
+    max_age_us: int = 0
+    """How old a shared answer may be; 0: the client wants one of its own."""
 
 
 class Mailbox:
@@ -88,6 +93,9 @@ class Mailbox:
         if asked.not_before_us >= asked.deadline_us:
             raise InvalidValueError("not_before lies behind the request's deadline")
         self._check_room(asked, retry_after_s)
+        leader = None
+        if asked.content and asked.max_age_us and not asked.not_before_us:
+            leader = self.boxes.leader_for(asked.device, asked.content)
         record = RequestRecord(
             id=asked.id,
             device=asked.device,
@@ -102,6 +110,9 @@ class Mailbox:
             submitted_us=now_us,
             not_before_us=asked.not_before_us,
             deadline_us=asked.deadline_us,
+            content=asked.content,
+            max_age_us=asked.max_age_us,
+            leader=b"" if leader is None else leader.id,
         )
         decision.add(record, asked.envelope)
         return record
@@ -121,6 +132,13 @@ class Mailbox:
         else:
             return
         raise MailboxFullError(what, retry_after_s=retry_after_s)
+
+    def answer(
+        self, decision: Decision, record: RequestRecord, reply: bytes, *, now_us: int
+    ) -> RequestRecord:
+        """``record`` is answered in the device's place; as it is then."""
+        keep = now_us + seconds(self.limits.keep_s)
+        return decision.end(record, State.RESPONDED, now_us=now_us, keep_until_us=keep, reply=reply)
 
     def cancel(self, decision: Decision, request: bytes, *, now_us: int) -> RequestRecord:
         """Take a request back, or ask the device to; as it is then. What has ended stays so.

@@ -81,6 +81,7 @@ class Boxes:
         self.unwritten: set[bytes] = set()
         """New requests that are not durable yet: nobody may be told of them."""
         self._due: list[tuple[int, bytes]] = []
+        self._followers: dict[bytes, set[bytes]] = {}
         self.next_order = 0
         for _, value in self.store.scan(RECORDS, prefix_end(RECORDS)):
             record = read_request(value)
@@ -117,6 +118,20 @@ class Boxes:
     def count(self, device: str, party: bytes) -> Count:
         """What ``party`` has at ``device``; not to be changed."""
         return self._counts.get((device, party)) or Count()
+
+    def followers(self, leader: bytes) -> list[RequestRecord]:
+        """Requests that wait for the answer to ``leader``, in order of arrival."""
+        found = [self.live[each] for each in self._followers.get(leader, ())]
+        return sorted(found, key=lambda each: each.order)
+
+    def leader_for(self, device: str, content: bytes) -> RequestRecord | None:
+        """A request for the same answer that the device has not been given yet."""
+        for record in self.box(device).requests.values():
+            is_first = record.content == content and not record.leader
+            is_waiting = record.state == State.QUEUED and not record.held and not record.recalled
+            if is_first and is_waiting and record.not_before_us <= record.submitted_us:
+                return record
+        return None
 
     def devices(self) -> list[str]:
         """Devices for which something waits, sorted."""
@@ -166,6 +181,8 @@ class Boxes:
             box = self._boxes[record.device] = Box()
         box.requests[record.id] = record
         box.size += record.size
+        if record.leader:
+            self._followers.setdefault(record.leader, set()).add(record.id)
         if len(self._due) > _STALE_FACTOR * len(self.live) + _STALE_FACTOR:
             self._due = [(each.due_us(), each.id) for each in self.live.values()]
             heapq.heapify(self._due)
@@ -177,6 +194,11 @@ class Boxes:
         box = self._boxes[record.device]
         del box.requests[record.id]
         box.size -= record.size
+        if record.leader:
+            followers = self._followers[record.leader]
+            followers.discard(record.id)
+            if not followers:
+                del self._followers[record.leader]
         if not box.requests:
             del self._boxes[record.device]
 
@@ -253,7 +275,8 @@ class Decision:
     ) -> RequestRecord:
         """``record`` ends in ``state``, by the moves that this implies; as it is then.
 
-        The envelope stays where nobody has answered it, since the node may have to.
+        The envelope stays where nobody has answered it, since the node may have to. Requests that
+        still wait for its answer go to the device themselves.
         """
         path_between(record.outcome, state)
         keep = max(keep_until_us, record.deadline_us)
@@ -273,6 +296,9 @@ class Decision:
             self.size += len(reply)
         if state == State.DEAD:
             self.changes.append((LETTERS + record.id, b""))
+        for follower in self.boxes.followers(record.id):
+            self.change(follower, leader=b"")
+            self.queued_for.add(follower.device)
         return ended
 
     def deliver(self, record: RequestRecord, *, keep_until_us: int) -> RequestRecord:

@@ -99,7 +99,8 @@ class _Queue:
         return any(self._is_ready(each) for each in self._waiting.values())
 
     def _is_ready(self, record: RequestRecord) -> bool:
-        return record.state == State.QUEUED and record.not_before_us <= self._now_us
+        is_waiting = record.state == State.QUEUED and not record.leader
+        return is_waiting and record.not_before_us <= self._now_us
 
     def _is_stuck(self, record: RequestRecord) -> bool:
         return self._overtaken[record.id] >= self._overtakes

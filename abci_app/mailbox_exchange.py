@@ -7,6 +7,7 @@ Rules kept here:
   device says can hold up the next thing it says.
 * A request is handed down again only when the device cannot have it any more, or its lease is
   over; every time is counted, and the last one leads to DEAD.
+* What one answer does for is answered with it, unless it is too old by then.
 * Two agents with one identity are noticed: the one that was replaced is refused.
 
 Not handled here: the envelope around an exchange and its replay, waiting, and the write.
@@ -15,7 +16,7 @@ Not handled here: the envelope around an exchange and its replay, waiting, and t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from edgistry.envelope import BY_NODE, Status, decode_reply
 from edgistry.errors import MalformedError, TwoAgentsError
@@ -47,6 +48,18 @@ class Heard:
     """Results that were of no use."""
 
 
+class Sharing(Protocol):
+    """Makes one answer do for several requests. ``RequestDesk`` is one."""
+
+    def keep(self, record: RequestRecord, reply: bytes) -> None:
+        """The device has answered ``record`` with ``reply``, which others may want."""
+
+    def stand_in(
+        self, follower: RequestRecord, record: RequestRecord, reply: bytes, *, now_us: int
+    ) -> bytes | None:
+        """A reply to ``follower`` with what ``reply`` to ``record`` says, if that can be."""
+
+
 class Exchange:
     """The device's side of ``mailbox``."""
 
@@ -54,6 +67,8 @@ class Exchange:
         self._mailbox = mailbox
         self._boxes = mailbox.boxes
         self._limits = mailbox.limits
+        self.sharing: Sharing | None = None
+        """Who makes answers in the device's place; without it each request gets its own."""
         self._told: set[bytes] = set()
         """Recalled requests of which their device was told: no news to wake it for."""
 
@@ -89,8 +104,21 @@ class Exchange:
         state, reason = _end_of(record, result)
         keep = now_us + seconds(self._limits.keep_s)
         reply = b"" if reason == UNREADABLE else result.reply
+        if state == State.RESPONDED and record.content:
+            self._share(decision, record, reply, now_us)
         decision.end(record, state, now_us=now_us, keep_until_us=keep, reply=reply, reason=reason)
         return True
+
+    def _share(self, decision: Decision, record: RequestRecord, reply: bytes, now_us: int) -> None:
+        """Let the answer to ``record`` be that of the requests that wait for it, too."""
+        if self.sharing is None:
+            return
+        self.sharing.keep(record, reply)
+        for follower in self._boxes.followers(record.id):
+            if now_us - record.leased_us <= follower.max_age_us:
+                own = self.sharing.stand_in(follower, record, reply, now_us=now_us)
+                if own is not None:
+                    self._mailbox.answer(decision, follower, own, now_us=now_us)
 
     def _give_up_lost(
         self,
@@ -180,6 +208,7 @@ class Exchange:
     def _is_ready(self, record: RequestRecord, now_us: int) -> bool:
         return (
             record.state == State.QUEUED
+            and not record.leader
             and record.not_before_us <= now_us
             and self._may_go(record, now_us)
         )
@@ -209,6 +238,7 @@ class Exchange:
             State.LEASED,
             attempts=attempts,
             held=True,
+            leased_us=record.leased_us if record.held else now_us,
             lease_counter=up.counter,
             lease_until_us=result_until_us if is_last else now_us + cycles_us,
             result_until_us=result_until_us,

@@ -21,7 +21,8 @@ from .http_requests import device_handlers
 from .mailbox_desk import MailboxDesk
 from .mailbox_writer import MailboxWriter
 from .metrics import NodeMetrics
-from .request_desk import Pairings, RequestDesk
+from .pairing import Pairings
+from .request_desk import RequestDesk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +47,13 @@ class MailboxParts:
 
     def watch(self, metrics: NodeMetrics) -> None:
         """Show numbers of it; none of a single device or client."""
-        desk, boxes = self.exchanges, self.writer.boxes
+        desk, boxes, cache = self.exchanges, self.writer.boxes, self.requests.answers.cache
         for name, help_text, read in (
             ("mailbox_outstanding", "Requests that have not ended.", lambda: len(boxes.live)),
             ("mailbox_waiting", "Exchanges that wait for work.", lambda: desk.waiting),
             ("mailbox_exchanges", "Exchanges since the start.", lambda: desk.exchanges),
             ("mailbox_refused", "Exchanges that were refused.", lambda: desk.refused),
+            ("mailbox_cached", "Requests answered from earlier answers.", lambda: cache.hits),
             ("mailbox_ignored", "Results that were of no use.", lambda: desk.ignored),
         ):
             metrics.watch(name, help_text, read)
@@ -67,6 +69,6 @@ def open_mailbox_parts(
     writer = MailboxWriter(store, woofs.committer)
     return MailboxParts(
         writer=writer,
-        requests=RequestDesk(writer, pairings),
+        requests=RequestDesk(writer, pairings, authority.guard),
         exchanges=ExchangeDesk(writer, pairings, authority),
     )

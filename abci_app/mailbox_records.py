@@ -95,6 +95,8 @@ class RequestRecord(Wire):
     """The client wants to take it back."""
     overtaken: U32 = 0
     """Later requests of its party that went first."""
+    leased_us: U64 = 0
+    """When the device could first have it."""
     lease_counter: U64 = 0
     """Of the exchange that handed it down last."""
     lease_until_us: U64 = 0
@@ -104,6 +106,12 @@ class RequestRecord(Wire):
     keep_until_us: U64 = 0
     reason: Annotated[str, Meta(max_length=200)] = ""
     """Why it ended so, where the reply does not say it."""
+    content: Annotated[bytes, Meta(max_length=32)] = b""
+    """The same for requests that the same answer would do for; empty where none may be shared."""
+    max_age_us: U64 = 0
+    """How old a shared answer may be; 0: the client wants one of its own."""
+    leader: Annotated[bytes, Meta(max_length=16)] = b""
+    """The request whose answer it waits for, instead of going to the device itself."""
 
     @property
     def outcome(self) -> State:

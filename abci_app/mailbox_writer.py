@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 from edgistry.adapters.clock import wall_us
 from edgistry.adapters.group_commit import GroupCommitter
 from edgistry.kv import KeyValue
+from edgistry.replay import Ticket
 
 from .mailbox import Mailbox
 from .mailbox_boxes import Boxes, Decision
@@ -137,3 +138,11 @@ class MailboxWriter:
             return
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits in it
             self._loop.call_soon_threadsafe(self.ring, keys)
+
+
+def end_ticket(ticket: Ticket, reply: bytes, future: asyncio.Future[None]) -> None:
+    """End ``ticket`` as the write in ``future`` did; duplicates get ``reply``."""
+    if future.cancelled() or future.exception() is not None:
+        ticket.abandon()
+    else:
+        ticket.done(reply)

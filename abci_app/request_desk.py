@@ -2,9 +2,11 @@
 
 Rules kept here:
 
-* A request is looked at before it is queued as the device would: tag, capabilities, rights and
-  deadline, with the device's own key. So an attacker without a capability costs the device
-  nothing. Replay is left to the device.
+* A request is looked at before it is queued as the device would: tag, capabilities, deny set,
+  rights and deadline, with the device's own key. So an attacker without a capability costs the
+  device nothing. Replay is left to the device. A revocation holds here before it holds there.
+* What the device lets be reused is answered here, from what it has said before, if the client
+  agrees to the age. Such an answer strikes this node's own replay window for the device.
 * A request is seen by who has its fetch key; to everybody else it does not exist.
 * Only what is durable is told.
 * An end that the device did not tell gets a reply of this node in its name, with the tag that the
@@ -17,37 +19,35 @@ devices.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 from edgistry.api import WakeBucket
-from edgistry.envelope import BY_NODE, Operation, Status
+from edgistry.envelope import Operation
 from edgistry.errors import (
-    AuthorityError,
     BadRequestError,
-    FutureError,
-    MalformedError,
+    BusyError,
     NotFoundError,
     NotPairedError,
     UnknownRequestError,
 )
-from edgistry.messages import MAX_QUEUED_ENVELOPE_BYTES, request_id
-from edgistry.pairing import ServiceOffer
-from edgistry.replay_window import MAX_AHEAD_US
+from edgistry.messages import request_id
+from edgistry.replay import Outcome, Remembered, ReplayGuard, Running, Ticket
 from edgistry.requests_api import MAX_FETCH_KEY_BYTES, RequestAnswer, StateName, to_text
 from edgistry.transactions import WAKE_BUCKETS
-from edgistry.verifier import Checked, Verifier
+from edgistry.verifier import Checked
 
+from .device_keys import DeviceKeys
 from .mailbox import Mailbox, Submission
 from .mailbox_boxes import Decision
-from .mailbox_records import RECORDS, REPLIES, RequestRecord, read_request
+from .mailbox_records import RECORDS, REPLIES, RequestRecord, read_request, seconds
 from .mailbox_states import OUTSTANDING, State
-from .mailbox_writer import MailboxWriter
-from .pairing import Paired
-
-MAX_VERIFIERS: Final = 1024
-"""Devices whose verifiers, with what they remember, are kept."""
+from .mailbox_writer import MailboxWriter, end_ticket
+from .node_answers import NodeAnswers
+from .offload import Content, content_key, reusable_action, stand_in
+from .pairing import Paired, Pairings
 
 WAKE_LIMITS_S: Final = (60, 15 * 60, 3600, 4 * 3600)
 """When to come back to a full queue, by wake bucket: the device has been there by then."""
@@ -56,24 +56,6 @@ OWN_PARTY: Final = bytes(12)
 OWN_CLIENT: Final = bytes(8)
 NO_FETCH_KEY: Final = bytes(32)
 """Nothing hashes to it, as far as anyone knows: the node's own requests are nobody else's."""
-
-_NODE_ANSWERS: Final = {
-    State.REJECTED: Status.REJECTED,
-    State.FAILED: Status.HANDLER_FAILED,
-    State.EXPIRED: Status.EXPIRED,
-    State.CANCELLED: Status.CANCELLED,
-    State.DEAD: Status.DEAD,
-}
-
-
-class Pairings(Protocol):
-    """The devices whose home is here. ``PairingTable`` is one."""
-
-    def by_device(self, device: str) -> Paired | None:
-        """The pairing of that device."""
-
-    def by_record(self, key: bytes) -> tuple[Paired, ServiceOffer] | None:
-        """The device and service behind that registry record."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,12 +73,18 @@ class Asked:
 
 
 class RequestDesk:
-    """Use cases of clients, and of this node as a client of its devices."""
+    """Use cases of clients, and of this node as a client of its devices.
 
-    def __init__(self, writer: MailboxWriter, pairings: Pairings) -> None:
+    ``guard`` keeps the replay windows of requests that this node answers itself.
+    """
+
+    def __init__(self, writer: MailboxWriter, pairings: Pairings, guard: ReplayGuard) -> None:
         self._writer = writer
         self._pairings = pairings
-        self._verifiers: dict[str, Verifier] = {}
+        self._guard = guard
+        self._keys = DeviceKeys(writer.store, guard)
+        self.answers = NodeAnswers(writer.boxes, pairings, self._keys)
+        writer.exchange.sharing = self.answers
 
     # --- clients --------------------------------------------------------------------------------
 
@@ -111,28 +99,94 @@ class RequestDesk:
         found = self._pairings.by_record(asked.service)
         if found is None:
             raise NotFoundError("there is no service with this handle here")
-        paired, _ = found
+        paired, service = found
         now_us = self._writer.clock_us()
-        submission = self._checked(asked, paired, now_us)
+        checked = self._keys.check(asked.envelope, paired, now_us=now_us)
         submission = replace(
-            submission,
-            service=asked.service,
+            _submission(asked, checked, paired),
             id=request_id(
                 record_key=asked.service,
-                client=submission.client,
+                client=checked.envelope.client,
                 idempotency_key=asked.idempotency_key,
             ),
-            fetch_hash=asked.fetch_hash,
         )
+        action = reusable_action(checked, service)
+        if action is not None:
+            submission = replace(
+                submission,
+                content=content_key(paired.device, paired.epoch, checked.envelope),
+                max_age_us=seconds(min(asked.max_age_s, action.fresh_s)),
+            )
+            content = self.answers.cache.get(
+                submission.content, max_age_us=submission.max_age_us, now_us=now_us
+            )
+            if content is not None and self._writer.boxes.lookup(submission.id) is None:
+                return await self._stand_in(submission, checked, paired, content, now_us)
+
+        record, is_new = await self._writer.commit(
+            lambda decision: self._queue(decision, submission, checked, paired, now_us)
+        )
+        return self._answer(record, paired), is_new
+
+    def _queue(
+        self,
+        decision: Decision,
+        submission: Submission,
+        checked: Checked,
+        paired: Paired,
+        now_us: int,
+    ) -> tuple[RequestRecord, bool]:
         retry_after_s = WAKE_LIMITS_S[paired.wake]
+        record = self._mailbox.submit(
+            decision, submission, now_us=now_us, retry_after_s=retry_after_s
+        )
+        is_new = bool(decision.decided)
+        if is_new and checked.envelope.op == Operation.REVOKE:
+            # Here it is in force at once; on the device when it wakes.
+            outcome = self._keys.authority(paired).perform(checked, _nothing_else, now_us=now_us)
+            decision.changes += outcome.changes
+        return record, is_new
+
+    async def _stand_in(
+        self,
+        submission: Submission,
+        checked: Checked,
+        paired: Paired,
+        content: Content,
+        now_us: int,
+    ) -> tuple[RequestAnswer, bool]:
+        """Answer in the device's place; the device need not wake.
+
+        Raises:
+            AuthorityError: the envelope was used here before, or is not fresh.
+        """
+        admission = self._guard.admit(checked, now_us=now_us)
+        if isinstance(admission, Running):
+            raise BusyError("the same request is being answered; send it again")
+        ticket = admission if isinstance(admission, Ticket) else None
+        reply = stand_in(checked, content, now_us=now_us)
+        if isinstance(admission, Remembered):
+            reply = admission.reply
 
         def decide(decision: Decision) -> tuple[RequestRecord, bool]:
-            record = self._mailbox.submit(
-                decision, submission, now_us=now_us, retry_after_s=retry_after_s
-            )
-            return record, bool(decision.decided)
+            record, is_new = self._queue(decision, submission, checked, paired, now_us)
+            if is_new:
+                record = self._mailbox.answer(decision, record, reply, now_us=now_us)
+            if ticket is not None:
+                decision.changes += ticket.changes(reply)
+            return record, is_new
 
-        record, is_new = await self._writer.commit(decide)
+        try:
+            with self._writer.lock:
+                decision, (record, is_new) = self._writer.decide(decide)
+                future = self._writer.hand_over(decision)
+        except BaseException:
+            if ticket is not None:
+                ticket.abandon()
+            raise
+        if ticket is not None:
+            future.add_done_callback(functools.partial(end_ticket, ticket, reply))
+        await asyncio.shield(future)
         return self._answer(record, paired), is_new
 
     async def fetch(
@@ -214,8 +268,9 @@ class RequestDesk:
             fetch_hash=NO_FETCH_KEY,
             priority=9,
         )
+        checked = self._keys.check(envelope, paired, now_us=now_us)
         submission = replace(
-            self._checked(asked, paired, now_us),
+            _submission(asked, checked, paired),
             # The device stands in for the service: an own request is to no service of it.
             id=request_id(
                 record_key=hashlib.sha256(device.encode()).digest()[:16],
@@ -225,11 +280,8 @@ class RequestDesk:
             party=OWN_PARTY,
             client=OWN_CLIENT,
         )
-        retry_after_s = WAKE_LIMITS_S[paired.wake]
-        record = await self._writer.commit(
-            lambda decision: self._mailbox.submit(
-                decision, submission, now_us=now_us, retry_after_s=retry_after_s
-            )
+        record, _ = await self._writer.commit(
+            lambda decision: self._queue(decision, submission, checked, paired, now_us)
         )
         return record.id
 
@@ -257,47 +309,6 @@ class RequestDesk:
     def _mailbox(self) -> Mailbox:
         return self._writer.mailbox
 
-    def _checked(self, asked: Asked, paired: Paired, now_us: int) -> Submission:
-        """What is ``asked``, as the mailbox takes it, if the device would execute it now.
-
-        Raises:
-            AuthorityError, MalformedError: it would not.
-        """
-        if len(asked.envelope) > MAX_QUEUED_ENVELOPE_BYTES:
-            raise MalformedError(f"a request has at most {MAX_QUEUED_ENVELOPE_BYTES} bytes")
-        checked = self._verifier(paired).check(asked.envelope, now_us=now_us)
-        envelope = checked.envelope
-        if envelope.op == Operation.EXCHANGE:
-            raise BadRequestError("an exchange goes to /v1/exchange")
-        if envelope.sequence > now_us + MAX_AHEAD_US:
-            raise FutureError(
-                "the sequence is too far ahead of this node's clock",
-                sequence_epoch=envelope.sequence_epoch,
-                sequence_floor=now_us,
-            )
-        return Submission(
-            id=b"",
-            device=paired.device,
-            service=b"",
-            party=_party_of(checked),
-            client=envelope.client,
-            fetch_hash=asked.fetch_hash,
-            envelope=asked.envelope,
-            sequence=envelope.sequence,
-            deadline_us=envelope.deadline,
-            priority=asked.priority,
-            not_before_us=asked.not_before_us,
-        )
-
-    def _verifier(self, paired: Paired) -> Verifier:
-        known = self._verifiers.get(paired.device)
-        if known is None or known.issuer != paired.issuer:
-            known = Verifier(paired.issuer, label=paired.device.encode(), memo=16)
-            while len(self._verifiers) >= MAX_VERIFIERS:
-                del self._verifiers[next(iter(self._verifiers))]
-            self._verifiers[paired.device] = known
-        return known
-
     def _durable(self, request: bytes) -> RequestRecord | None:
         value = self._writer.store.get(RECORDS + request)
         return None if value is None else read_request(value)
@@ -313,7 +324,9 @@ class RequestDesk:
         state = record.outcome
         reply = None
         if state not in OUTSTANDING and state != State.DELIVERED:
-            reply = self._writer.store.get(REPLIES + record.id) or self._own_reply(record, paired)
+            reply = self._writer.store.get(REPLIES + record.id) or self.answers.end_of(
+                record, paired
+            )
         return RequestAnswer(
             id=to_text(record.id),
             state=cast(StateName, state.name),
@@ -327,16 +340,27 @@ class RequestDesk:
             reason=record.reason,
         )
 
-    def _own_reply(self, record: RequestRecord, paired: Paired | None) -> bytes | None:
-        """This node's reply for a request that ended without one; ``None`` when it has no key."""
-        envelope = self._writer.boxes.envelope(record.id)
-        if envelope is None or paired is None:
-            return None
-        try:
-            checked = self._verifier(paired).reopen(envelope)
-        except (AuthorityError, MalformedError):
-            return None  # paired again since, with another key
-        return checked.reply(_NODE_ANSWERS[record.outcome] | BY_NODE)
+
+def _nothing_else(checked: Checked) -> Outcome:
+    raise BadRequestError(f"operation {checked.envelope.op} is for the device")
+
+
+def _submission(asked: Asked, checked: Checked, paired: Paired) -> Submission:
+    """What is ``asked``, as the mailbox takes it; its id is still to be set."""
+    envelope = checked.envelope
+    return Submission(
+        id=b"",
+        device=paired.device,
+        service=asked.service,
+        party=_party_of(checked),
+        client=envelope.client,
+        fetch_hash=asked.fetch_hash,
+        envelope=asked.envelope,
+        sequence=envelope.sequence,
+        deadline_us=envelope.deadline,
+        priority=asked.priority,
+        not_before_us=asked.not_before_us,
+    )
 
 
 def _party_of(checked: Checked) -> bytes:

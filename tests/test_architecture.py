@@ -73,6 +73,7 @@ PURE = (
     "abci_app.mailbox_exchange",
     "abci_app.mailbox_records",
     "abci_app.mailbox_states",
+    "abci_app.offload",
     "abci_app.health",
     "device_agent.micro.*",
     "device_agent.duty_cycle",

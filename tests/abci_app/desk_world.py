@@ -40,7 +40,8 @@ HOUR = 3600 * SECOND
 DEVICE = "a" * 26
 SERVICE_KEY = b"record key......"
 SERVICE = ServiceOffer(
-    type="thermometer", actions=(ActionOffer(name="read", handler="read", read=True),)
+    type="thermometer",
+    actions=(ActionOffer(name="read", handler="read", read=True, fresh_s=600),),
 )
 NODE = Issuer.from_secret(b"n" * 32, epoch=0)
 DEVICE_ISSUER = Issuer.from_secret(b"d" * 32, epoch=1)
@@ -78,12 +79,13 @@ class FakePairings:
 
     def __init__(self) -> None:
         self.paired: Paired | None = PAIRED
+        self.service = SERVICE
 
     def by_device(self, device: str) -> Paired | None:
         return self.paired if self.paired and device == self.paired.device else None
 
     def by_record(self, key: bytes) -> tuple[Paired, ServiceOffer] | None:
-        return (self.paired, SERVICE) if self.paired and key == SERVICE_KEY else None
+        return (self.paired, self.service) if self.paired and key == SERVICE_KEY else None
 
 
 class RealDevice:
@@ -218,12 +220,13 @@ async def desks(store: KeyValue | None = None, **limits: Any) -> AsyncIterator[D
         kept, woofs.committer, limits=MailboxLimits(**limits), clock_us=lambda: world.now_us
     )
     pairings = FakePairings()
+    authority = Authority(kept, NODE)
     world = Desks(
         store=kept,
         woofs=woofs,
         writer=writer,
-        requests=RequestDesk(writer, pairings),
-        exchanges=ExchangeDesk(writer, pairings, Authority(kept, NODE)),
+        requests=RequestDesk(writer, pairings, authority.guard),
+        exchanges=ExchangeDesk(writer, pairings, authority),
         pairings=pairings,
     )
     try:

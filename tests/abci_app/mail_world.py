@@ -41,6 +41,24 @@ def reply(status: int = Status.OK, payload: bytes = b"21.5") -> bytes:
     )  # fmt: skip
 
 
+class Shared:
+    """Implements ``Sharing``: says of everybody's answer that it is the follower's."""
+
+    def __init__(self) -> None:
+        self.kept: list[bytes] = []
+        self.followers: set[bytes] = set()
+        """Requests that were answered with another one's answer."""
+
+    def keep(self, record: RequestRecord, reply: bytes) -> None:
+        self.kept.append(record.content)
+
+    def stand_in(
+        self, follower: RequestRecord, record: RequestRecord, reply: bytes, *, now_us: int
+    ) -> bytes | None:
+        self.followers.add(follower.id)
+        return reply
+
+
 class Mail:
     """The mailbox of one node. ``crash`` loses everything that is not written."""
 
@@ -49,6 +67,7 @@ class Mail:
         self.limits = MailboxLimits(**limits)
         self.now_us = NOW
         self.histories: dict[bytes, list[State]] = {}
+        self.shared = Shared()
         self._asked = 0
         self.crash()
 
@@ -57,6 +76,7 @@ class Mail:
         self.boxes = Boxes(self.store)
         self.mailbox = Mailbox(self.boxes, self.limits)
         self.exchanges = Exchange(self.mailbox)
+        self.exchanges.sharing = self.shared
 
     def decide(self, decide: Callable[[Decision], T]) -> T:
         """What ``decide`` answers, written and settled; or what it raises, taken back."""

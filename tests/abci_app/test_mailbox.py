@@ -5,6 +5,8 @@ The scenarios of the first part are what people of other systems suffer from.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from abci_app.mailbox import UNKNOWN_EFFECT
@@ -577,6 +579,97 @@ def test_request_that_waits_for_its_time_is_not_overtaken_too_often_either() -> 
     device = Device(mail, instance=b"agent..2")
     device.exchange(count=1)
     assert device.envelopes == [b"early"]
+
+
+# --- one answer for several ---------------------------------------------------------------------
+
+
+def hot(mail: Mail, key: str, **more: Any) -> bytes:
+    return mail.submit(key, **{"content": b"hot", "max_age_us": MINUTE, **more})
+
+
+def test_requests_for_the_same_answer_go_to_the_device_once() -> None:
+    mail = Mail()
+    device = Device(mail)
+    first, second, third = hot(mail, "a"), hot(mail, "b"), hot(mail, "c", party=BOB)
+    mail.crash()
+    device.wake()
+    assert device.executed == [first]
+    assert mail.states([first, second, third]) == [State.RESPONDED] * 3
+    assert mail.record(second).attempts == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"max_age_us": 0}, {"content": b"cold"}, {"content": b""}, {"device": "e" * 26}],
+)
+def test_request_for_an_answer_of_its_own_gets_one(fields: dict[str, Any]) -> None:
+    mail = Mail()
+    hot(mail, "a")
+    assert mail.record(hot(mail, "b", **fields)).leader == b""
+
+
+def test_request_after_the_device_was_given_one_goes_itself() -> None:
+    mail = Mail()
+    hot(mail, "a")
+    Device(mail).exchange()
+    assert mail.record(hot(mail, "b")).leader == b""
+
+
+def test_nobody_waits_for_a_request_that_waits_for_its_time() -> None:
+    mail = Mail()
+    later = mail.now_us + SECOND
+    hot(mail, "a", not_before_us=later)
+    assert mail.record(hot(mail, "b")).leader == b""
+    assert mail.record(hot(mail, "c", not_before_us=later)).leader == b""
+
+
+@pytest.mark.parametrize("end", ["cancelled", "failed", "expired", "too old"])
+def test_request_goes_itself_when_the_answer_of_another_is_of_no_use(end: str) -> None:
+    mail = Mail()
+    device = Device(mail)
+    first = hot(mail, "a", deadline_us=mail.now_us + 10 * MINUTE)
+    second = hot(mail, "b")
+    if end == "cancelled":
+        mail.cancel(first)
+    elif end == "failed":
+        device.exchange()
+        device.tell(first, Status.HANDLER_FAILED)
+    elif end == "expired":
+        mail.passes(10 * MINUTE)
+    else:
+        device.exchange()
+        mail.passes(MINUTE + 1)
+        device.execute()
+    device.exchange()
+    device.execute()
+    device.exchange()
+    assert mail.state(second) == State.RESPONDED
+    assert second in device.executed
+    assert not mail.shared.followers
+
+
+def test_request_that_follows_another_is_cancelled_for_certain() -> None:
+    mail = Mail()
+    device = Device(mail)
+    hot(mail, "a")
+    second = hot(mail, "b")
+    device.exchange()
+    assert mail.cancel(second) == State.CANCELLED
+
+
+def test_age_counts_from_when_the_device_could_first_have_it() -> None:
+    mail = Mail()
+    device = Device(mail)
+    first = hot(mail, "a")
+    device.exchange(lose_down=True)
+    mail.passes(SECOND)
+    device.exchange(lose_down=True)
+    assert mail.record(first).leased_us == mail.now_us, "the first one did not arrive"
+    mail.passes(10 * MINUTE)
+    leased_us = mail.record(first).leased_us
+    Device(mail, instance=b"agent..2").exchange(count=0)
+    assert mail.record(first).leased_us == leased_us
 
 
 # --- dead letters, and devices that leave -------------------------------------------------------

@@ -59,7 +59,9 @@ class Life:
                 device=draw.choice(self.devices).id,
                 priority=draw.randrange(10),
                 deadline_us=now_us + draw.choice([MINUTE, HOUR, 24 * HOUR]),
-                not_before_us=now_us + draw.choice([0, 0, 0, 30 * SECOND]),
+                not_before_us=draw.choice([0, 0, 0, now_us + 30 * SECOND]),
+                content=draw.choice([b"", b"hot", b"cold"]),
+                max_age_us=draw.choice([0, 5 * MINUTE]),
             )
         except MailboxFullError:
             return
@@ -130,7 +132,7 @@ class Life:
     def check(self) -> None:
         executed = [each for device in self.devices for each in device.executed]
         assert len(set(executed)) == len(executed), "executed once"
-        ran = set(executed)
+        answered = self.mail.shared.followers.union(executed)
         for request in self.requests:
             history = self.mail.histories[request]
             assert history[0] == State.QUEUED
@@ -141,7 +143,7 @@ class Life:
             if request in self.unclear:
                 assert end == State.EXPIRED
             else:
-                assert (end == State.RESPONDED) == (request in ran)
+                assert (end == State.RESPONDED) == (request in answered)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -153,6 +155,7 @@ def test_each_request_has_one_end_and_runs_at_most_once(seed: int) -> None:
     life.check()
     assert len(life.requests) > 80
     assert len(set(life.ends.values())) >= 3, "the life was eventful"
+    assert life.mail.shared.followers
 
 
 @pytest.mark.soak
@@ -178,6 +181,7 @@ def test_memory_says_what_the_store_says() -> None:
             assert boxes.box(device).requests == fresh.box(device).requests
             assert boxes.box(device).size == fresh.box(device).size
         assert boxes._unsettled == {}
+        assert boxes._followers == fresh._followers
 
 
 def test_nothing_is_left_of_requests_that_are_over() -> None:

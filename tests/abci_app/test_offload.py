@@ -1,0 +1,220 @@
+"""Answers of the home node in its devices' place: to whom, how old, and never by a trick."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from abci_app.offload import Content, ContentCache, content_key
+from edgistry.capability import BoundRequest
+from edgistry.caveats import VEIL
+from edgistry.codec import replace
+from edgistry.envelope import BY_NODE, Flag, Operation, Reply, Status, decode_reply
+from edgistry.errors import RevokedError
+from edgistry.kv import MemoryKeyValue
+from edgistry.operations import encode_get
+from edgistry.requests_api import to_bytes
+
+from .desk_world import (
+    CLIENT,
+    DEVICE_ISSUER,
+    FETCH_KEY,
+    GRANT,
+    HOUR,
+    PAIRED,
+    SECOND,
+    SERVICE,
+    Desks,
+    desks,
+)
+
+MINUTE = 60 * SECOND
+
+
+async def ask(world: Desks, request: BoundRequest, **more: Any) -> Reply | None:
+    """The proven reply that a request gets at once, if it gets one."""
+    asked = world.asked(request, **{"max_age_s": 600, **more})
+    answer, _ = await world.requests.submit(asked)
+    if answer.reply is None:
+        return None
+    return request.open_reply(to_bytes(answer.reply, "reply"))
+
+
+async def fill(world: Desks, **more: Any) -> None:
+    """Let the device answer once."""
+    assert await ask(world, world.bind(**more)) is None
+    await world.device.wake()
+
+
+async def test_answer_that_is_young_enough_is_given_at_once() -> None:
+    async with desks() as world:
+        await fill(world)
+        world.now_us += 90 * SECOND
+        reply = await ask(world, world.bind())
+        assert reply is not None
+        assert (reply.status, reply.payload) == (Status.OK | BY_NODE, b"21.5")
+        assert reply.result == 90_000, "its age in milliseconds"
+        assert len(world.device.executed) == 1
+
+
+async def test_cached_answer_is_there_after_a_restart_like_any_other() -> None:
+    store = MemoryKeyValue()
+    async with desks(store) as world:
+        await fill(world)
+        request = world.bind()
+        answer, is_new = await world.requests.submit(world.asked(request, max_age_s=600))
+        again, is_new_again = await world.requests.submit(world.asked(request, max_age_s=600))
+        assert (is_new, is_new_again, again) == (True, False, answer)
+    async with desks(store) as world:
+        found = await world.requests.fetch(to_bytes(answer.id, "id"), FETCH_KEY)
+        assert found == answer
+
+
+@pytest.mark.parametrize(
+    ("bound", "asked"),
+    [
+        ({}, {"max_age_s": 0}),
+        ({}, {"max_age_s": 59}),
+        ({"flags": int(Flag.DEVICE_ONLY)}, {}),
+        ({"flags": int(Flag.FLATTEN)}, {}),
+        ({"payload": b"something else"}, {}),
+        ({"handler": ""}, {}),
+    ],
+)
+async def test_client_that_wants_something_else_gets_it_from_the_device(
+    bound: dict[str, Any], asked: dict[str, Any]
+) -> None:
+    async with desks() as world:
+        await fill(world)
+        world.now_us += MINUTE
+        assert await ask(world, world.bind(**bound), **asked) is None
+
+
+async def test_answer_is_reused_no_longer_than_the_device_lets_it() -> None:
+    async with desks() as world:
+        await fill(world)
+        world.now_us += 600 * SECOND
+        assert await ask(world, world.bind(), max_age_s=3600) is not None
+        world.now_us += SECOND
+        assert await ask(world, world.bind(), max_age_s=3600) is None
+
+
+@pytest.mark.parametrize("action", [{"read": False}, {"fresh_s": 0}, {"name": "other"}])
+async def test_action_that_is_not_declared_so_is_never_answered_here(
+    action: dict[str, Any],
+) -> None:
+    async with desks() as world:
+        offered = replace(SERVICE.actions[0], **action)
+        world.pairings.service = replace(SERVICE, actions=(offered,))
+        await fill(world)
+        assert await ask(world, world.bind()) is None
+
+
+async def test_callers_under_a_veil_share_nothing() -> None:
+    async with desks() as world:
+        await fill(world)
+        veiled = GRANT.derive(caveats=[VEIL])
+        assert await ask(world, world.bind(veiled)) is None
+
+
+async def test_new_key_of_the_device_makes_old_answers_void() -> None:
+    async with desks() as world:
+        await fill(world)
+        issuer = dataclasses.replace(DEVICE_ISSUER, epoch=2)
+        world.pairings.paired = dataclasses.replace(PAIRED, issuer=issuer)
+        capability = issuer.mint(serial=9)
+        assert await ask(world, world.bind(capability)) is None
+
+
+async def test_get_is_answered_from_an_earlier_get() -> None:
+    def get(world: Desks) -> BoundRequest:
+        world._asked += 1
+        return GRANT.bind(
+            Operation.GET, "thermometer/read", payload=encode_get(), client=CLIENT,
+            sequence=world.now_us + world._asked, deadline=world.now_us + HOUR,
+        )  # fmt: skip
+
+    async with desks() as world:
+        assert await ask(world, get(world)) is None
+        await world.device.wake()
+        reply = await ask(world, get(world))
+        assert reply is not None
+        assert reply.payload == b"21.5"
+
+
+async def test_recorded_request_learns_nothing_new() -> None:
+    """Who has recorded a request may send it again: the same reply, not newer content."""
+    async with desks() as world:
+        await fill(world)
+        request = world.bind()
+        first = await ask(world, request)
+        world.requests.answers.cache.put(
+            content_key(PAIRED.device, PAIRED.epoch, request.envelope),
+            Content(b"99.9", world.now_us + SECOND),
+        )
+        world.now_us += 2 * SECOND
+        assert await ask(world, request, idempotency_key=b"another") == first
+        assert (await ask(world, world.bind())) != first
+
+
+async def test_requests_that_wait_for_the_same_are_answered_together() -> None:
+    async with desks() as world:
+        requests = [world.bind() for _ in range(3)]
+        numbers = [
+            await world.submit(each, max_age_s=60, idempotency_key=b"%d" % position)
+            for position, each in enumerate(requests)
+        ]
+        await world.device.wake()
+        replies = [
+            await world.outcome(each, number)
+            for each, number in zip(requests, numbers, strict=True)
+        ]
+        assert [each.payload for each in replies] == [b"21.5"] * 3
+        assert [each.status for each in replies] == [0, BY_NODE, BY_NODE]
+        assert len({each.rtag for each in replies}) == 3, "each has a tag of its own"
+        assert len(world.device.executed) == 1
+        assert world.requests.answers.merged == 2
+
+
+async def test_revoked_capability_is_refused_here_before_the_device_wakes() -> None:
+    async with desks() as world:
+        await fill(world)
+        root = DEVICE_ISSUER.mint(serial=1)
+        revocation = root.bind(
+            Operation.REVOKE, "", payload=GRANT.public, client=CLIENT,
+            sequence=world.now_us, deadline=world.now_us + HOUR,
+        )  # fmt: skip
+        number = await world.submit(revocation, idempotency_key=b"revoke")
+        with pytest.raises(RevokedError):
+            await ask(world, world.bind(), idempotency_key=b"late")
+        await world.device.wake()
+        assert (await world.outcome(revocation, number)).status == Status.OK
+        reply = world.device.authority.answer(
+            world.bind().encoded, world.device._read, now_us=world.now_us
+        )
+        assert decode_reply(reply).status == Status.REVOKED
+
+
+def test_cache_keeps_what_was_asked_for_last_within_its_bytes() -> None:
+    cache = ContentCache(limit=3 * (256 + 10))
+    for key in (b"a", b"b", b"c"):
+        cache.put(key, Content(bytes(10), 0))
+    assert cache.get(b"a", max_age_us=0, now_us=0) is not None
+    cache.put(b"d", Content(bytes(10), 0))
+    assert cache.get(b"b", max_age_us=0, now_us=0) is None
+    assert cache.get(b"a", max_age_us=0, now_us=0) is not None
+    cache.put(b"e", Content(bytes(3 * 266), 0))
+    assert len(cache) == 0, "what is too large for it pushes out the rest, and goes, too"
+
+
+def test_cache_keeps_the_newest() -> None:
+    cache = ContentCache()
+    cache.put(b"a", Content(b"new", 10))
+    cache.put(b"a", Content(b"old", 5))
+    content = cache.get(b"a", max_age_us=0, now_us=10)
+    assert content is not None
+    assert content.payload == b"new"
+    assert cache.get(b"a", max_age_us=0, now_us=11) is None
+    assert Content(b"", 10).age_us(5) == 0, "a clock that was set back makes nothing negative"
