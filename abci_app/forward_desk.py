@@ -76,6 +76,16 @@ class ForwardDesk:
         found[1].settle(through)
         return self.forwards()
 
+    def warnings(self) -> list[str]:
+        """What the operator has to do something about; names no WooF, since everybody reads it."""
+        stopped = sum(1 for each in self.forwards().forwards if each.in_doubt)
+        if not stopped:
+            return []
+        return [
+            f"{stopped} forward(s) stopped: elements may have arrived or not;"
+            " `edgistry-node forwards list DIR` shows which, `forwards settle` goes on"
+        ]
+
     def watch(self, metrics: NodeMetrics) -> None:
         """Show in ``metrics`` how all of them together are doing."""
 

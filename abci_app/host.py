@@ -8,6 +8,7 @@ Not handled here: what the parts do; the lock on the directory, which the caller
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import NoReturn
 
@@ -55,7 +56,7 @@ async def run_host(directory: NodeDirectory, config: NodeConfig, *, tell: Tell) 
         async with Running(*local.running()) as running, AsyncExitStack() as doors:
             metrics = NodeMetrics()
             local.watch(metrics)
-            host = Host(config.name, local.runtime)
+            host = Host(config.name, local.runtime, warnings=local.forwards.warnings)
             http = public_server(host, local.door, version=__version__, metrics=metrics)
             doors.push_async_callback(http.stop)
             await http.listen_tcp(config.api.host, config.api.port)
@@ -75,9 +76,12 @@ async def run_host(directory: NodeDirectory, config: NodeConfig, *, tell: Tell) 
 class Host:
     """What the public API can ask of a host; a ``PublicNode`` without a registry."""
 
-    def __init__(self, name: str, runtime: HandlerRuntime) -> None:
+    def __init__(
+        self, name: str, runtime: HandlerRuntime, *, warnings: Callable[[], list[str]]
+    ) -> None:
         self._name = name
         self._runtime = runtime
+        self._warnings = warnings
 
     async def discover(self, _query: DiscoverQuery) -> NoReturn:
         """Raises NoRegistryError."""
@@ -109,4 +113,6 @@ class Host:
         """Whether it takes requests, and whether puts get through."""
         halted = self._runtime.halted
         reasons = () if halted is None else (f"the disk takes no more writes: {halted.detail}",)
-        return True, ReadyAnswer(ready=True, writes=not reasons, reasons=reasons)
+        return True, ReadyAnswer(
+            ready=True, writes=not reasons, reasons=reasons, warnings=tuple(self._warnings())
+        )

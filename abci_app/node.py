@@ -102,6 +102,7 @@ async def run_node(
             reader=app.reader,
             sink=consensus.sink,
             view=lambda: consensus.view,
+            warnings=local.forwards.warnings,
         )
         pairings = PairingTable(local.queues)
         mail = open_mailbox_parts(local.queues, local.woofs, pairings, local.authority)

@@ -68,7 +68,8 @@ class NodeService:
     """The use cases of the node ``node_id`` over its two databases.
 
     ``store`` is ``queues.ldb``; ``sink`` and ``view`` are the engine's. Times: ``clock_us`` is
-    the wall clock in microseconds since 1970, ``steady_s`` seconds that never jump.
+    the wall clock in microseconds since 1970, ``steady_s`` seconds that never jump. ``warnings``
+    gives what the operator has to know of other parts; everybody may read it.
 
     Raises (when made):
         ChainMismatchError: ``store`` belongs to another chain or node.
@@ -88,8 +89,10 @@ class NodeService:
         view: Callable[[], EngineView],
         clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         steady_s: Callable[[], float] = time.monotonic,
+        warnings: Callable[[], list[str]] = list,
     ) -> None:
         self._name = name
+        self._further_warnings = warnings
         self._engine: EngineKind = engine
         self._chain_id = chain_id
         self._node_id = node_id
@@ -228,12 +231,14 @@ class NodeService:
 
     def _warnings(self) -> list[str]:
         """What the operator has to do something about although writes get through."""
+        further = self._further_warnings()
         if not self._unpublished:
-            return []
+            return further
         return [
+            *further,
             f"{len(self._unpublished)} devices of this node are not in its registry: registry.ldb "
             "was wiped or restored from an older copy, and a solo node has no blocks to rebuild it "
-            "from; import them again, and put named regions again"
+            "from; import them again, and put named regions again",
         ]
 
     def _vitals(self) -> Vitals:

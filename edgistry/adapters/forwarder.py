@@ -165,7 +165,9 @@ class Forwarder:
         self._rested.clear()
         seconds = max(0, until_us - self._now_us()) / 1_000_000
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._rested.wait(), seconds)
+            # Not ``wait_for``, which can lose a cancellation that comes with the event.
+            async with asyncio.timeout(seconds):
+                await self._rested.wait()
 
     async def _say_farewell(self) -> None:
         changes = self._forwarding.farewell()

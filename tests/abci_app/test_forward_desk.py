@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -17,9 +18,12 @@ from abci_app.metrics import NodeMetrics
 from edgistry.adapters.config import parse
 from edgistry.adapters.durable_woofs import DurableWoofs
 from edgistry.api import ReadyAnswer, StatusAnswer
+from edgistry.captext import danger_text
+from edgistry.envelope import Operation
 from edgistry.errors import ConfigError, InvalidValueError, NotFoundError
-from edgistry.forward_records import ForwardRecord, progress
+from edgistry.forward_records import ForwardRecord, begin, progress
 from edgistry.kv import KeyValue, MemoryKeyValue
+from tests.edgistry.grants import ISSUER, NOW, ROOT
 
 from .node_thread import NodeThread
 
@@ -74,6 +78,40 @@ async def test_metrics_add_up_all_forwards_and_name_none(tmp_path: Path) -> None
         "edgistry_forward_delivered 7.0", "edgistry_forward_refused 9.0",
         "edgistry_forward_gone 11.0",
     }  # fmt: skip
+    await woofs.close()
+
+
+def test_calm_forwards_warn_of_nothing(tmp_path: Path) -> None:
+    woofs = DurableWoofs(MemoryKeyValue())
+    assert ForwardDesk(woofs, [forward("a/a")], root=tmp_path).warnings() == []
+    woofs.committer.close()
+
+
+async def test_doubt_is_a_warning_that_names_no_woof(tmp_path: Path) -> None:
+    # The request of an element is under way, made with a capability that was exchanged since.
+    store = MemoryKeyValue()
+    old = ISSUER.mint(serial=7).bind(
+        Operation.PUT, "cloud/log", b"x", client=bytes(8), sequence=NOW, deadline=NOW
+    )
+    record = ForwardRecord(client=bytes(8), woof_id=1)
+    store.write([progress("a/a", record), *begin("a/a", [(1, old.encoded)])], sync=True)
+    woofs = DurableWoofs(store)
+    file = tmp_path / "absent.cap"
+    file.touch(mode=0o600)
+    file.write_text(danger_text(ROOT))
+    desk = ForwardDesk(woofs, [forward("a/a")], root=tmp_path)
+    task = asyncio.create_task(desk.run())
+    async with asyncio.timeout(10):
+        while not desk.warnings():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.001)
+    [warning] = desk.warnings()
+    assert "a/a" not in warning
+    [entry] = desk.forwards().forwards
+    assert (entry.state, entry.in_doubt) == ("in doubt", (1,))
+    [settled] = desk.settle("a/a", 1).forwards
+    assert (settled.in_doubt, settled.delivered, desk.warnings()) == ((), 1, [])
+    task.cancel()
+    await asyncio.wait({task})
     await woofs.close()
 
 
