@@ -72,6 +72,13 @@ class Asked:
     max_age_s: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class FetchHash:
+    """What another node shows instead of a fetch key: the hash, which came with the request."""
+
+    digest: bytes
+
+
 class RequestDesk:
     """Use cases of clients, and of this node as a client of its devices.
 
@@ -190,7 +197,12 @@ class RequestDesk:
         return self._answer(record, paired), is_new
 
     async def fetch(
-        self, request: bytes, fetch_key: bytes, *, wait_s: float = 0, known: str | None = None
+        self,
+        request: bytes,
+        fetch_key: bytes | FetchHash,
+        *,
+        wait_s: float = 0,
+        known: str | None = None,
     ) -> RequestAnswer:
         """How a request is doing: at once if it has ended, or is not in the state ``known``.
 
@@ -221,7 +233,7 @@ class RequestDesk:
             except TimeoutError:
                 return record
 
-    async def acknowledge(self, request: bytes, fetch_key: bytes) -> RequestAnswer:
+    async def acknowledge(self, request: bytes, fetch_key: bytes | FetchHash) -> RequestAnswer:
         """The client has the outcome: it need not be kept.
 
         Raises:
@@ -235,7 +247,7 @@ class RequestDesk:
         )
         return self._answer(record, self._pairings.by_device(record.device))
 
-    async def cancel(self, request: bytes, fetch_key: bytes) -> RequestAnswer:
+    async def cancel(self, request: bytes, fetch_key: bytes | FetchHash) -> RequestAnswer:
         """Take a request back, or ask the device to; how it is doing.
 
         Raises:
@@ -313,10 +325,14 @@ class RequestDesk:
         value = self._writer.store.get(RECORDS + request)
         return None if value is None else read_request(value)
 
-    def _seen(self, request: bytes, fetch_key: bytes) -> RequestRecord:
+    def _seen(self, request: bytes, fetch_key: bytes | FetchHash) -> RequestRecord:
         record = self._durable(request)
-        fits = 0 < len(fetch_key) <= MAX_FETCH_KEY_BYTES
-        if record is None or not fits or hashlib.sha256(fetch_key).digest() != record.fetch_hash:
+        digest = NO_FETCH_KEY
+        if isinstance(fetch_key, FetchHash):
+            digest = fetch_key.digest
+        elif 0 < len(fetch_key) <= MAX_FETCH_KEY_BYTES:
+            digest = hashlib.sha256(fetch_key).digest()
+        if record is None or digest == NO_FETCH_KEY or digest != record.fetch_hash:
             raise UnknownRequestError("there is no request with this id and fetch key")
         return record
 

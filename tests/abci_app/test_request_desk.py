@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from abci_app.mailbox_states import State
+from abci_app.request_desk import FetchHash
 from edgistry.envelope import BY_NODE, Operation, Status
 from edgistry.errors import (
     BadReplyError,
@@ -280,3 +281,21 @@ async def test_nobody_sees_the_request_of_another_client_by_its_idempotency_key(
         )
         _, is_new = await world.requests.submit(other)
         assert is_new
+
+
+async def test_request_is_seen_by_the_hash_of_its_fetch_key_too() -> None:
+    async with desks() as world:
+        number = await world.submit(world.bind())
+        right, wrong = (FetchHash(hashlib.sha256(key).digest()) for key in (FETCH_KEY, b"other"))
+        assert (await world.requests.fetch(number, right)).state == "QUEUED"
+        with pytest.raises(UnknownRequestError):
+            await world.requests.fetch(number, wrong)
+
+
+async def test_node_s_own_request_is_seen_by_no_hash() -> None:
+    async with desks() as world:
+        number = await world.requests.submit_own(
+            DEVICE, world.bind().encoded, idempotency_key=b"own"
+        )
+        with pytest.raises(UnknownRequestError):
+            await world.requests.fetch(number, FetchHash(bytes(32)))
