@@ -4,8 +4,9 @@ Rules kept here:
 
 * What gets no answer is sent again unchanged: the issuer executes an envelope once, and remembers
   its reply. STALE and FUTURE replies are followed, and the request is bound anew (paper §3.2).
-* A request that was sent before and is then STALE may have been executed: what changes something
-  is not bound anew then (``OutcomeUnknownError``).
+* A request that got no answer and is then refused for what may have come about since (STALE, say,
+  or REVOKED) may have been executed: what changes something is neither bound anew then, nor said
+  to be refused (``OutcomeUnknownError``).
 * At most 32 requests overtake an unfinished one, so that the issuer's window of 64 never moves
   past a request that is still on its way.
 * Two requests are never the same bytes, also not those of two programs that share a capability and
@@ -52,7 +53,8 @@ MAX_REBINDS: Final = 8
 
 _JITTER_US: Final = 1_000_000
 """Tells apart the requests of callers that the issuer cannot tell apart."""
-_RESYNCHRONISE: Final = (Status.STALE, Status.FUTURE)
+_AFTER_ANOTHER_OUTCOME: Final = (Status.STALE, Status.EXPIRED, Status.CAVEAT, Status.REVOKED)
+"""What an issuer can say of a request that it has executed before, and remembers no more."""
 _CLOCK_CAVEATS: Final = ("not_after", "not_before")
 _HEADERS: Final = {"Content-Type": ENVELOPE_CONTENT_TYPE}
 
@@ -102,16 +104,16 @@ class WoofCaller:
         try:
             for _ in range(MAX_REBINDS):
                 request = self.bind(operation, target, payload, handler=handler)
-                reply, tries = await self.send(request)
+                reply, unanswered = await self.send(request)
+                is_late = status_of(reply) in _AFTER_ANOTHER_OUTCOME
+                if is_late and unanswered and operation not in READS:
+                    raise OutcomeUnknownError(
+                        f"a request on {target!r} got no answer at first ({unanswered} times), and"
+                        f" {Status(status_of(reply)).name} since"
+                    )
                 if not self.follow(reply):
                     check_done(request.envelope, reply)
                     return reply
-                is_stale = status_of(reply) == Status.STALE
-                if is_stale and tries > 1 and operation not in READS:
-                    raise OutcomeUnknownError(
-                        f"a request on {target!r} was sent {tries} times without an answer, and"
-                        " the issuer has forgotten it since"
-                    )
         finally:
             self._turns.finish(turn)
         raise StaleError(
@@ -144,7 +146,7 @@ class WoofCaller:
         return self._sequencer.follow(reply, now_us=self._clock_us())
 
     async def send(self, request: BoundRequest) -> tuple[Reply, int]:
-        """The proven reply to ``request``, and how often it was sent for it.
+        """The proven reply to ``request``, and how often it was sent without getting any.
 
         Raises:
             CannotReachError, TimedOutError, UnavailableError: no answer, after several tries.
@@ -152,9 +154,8 @@ class WoofCaller:
         """
         began_s = time.monotonic()
         pause_s = FIRST_PAUSE_S
-        tries = 0
+        unanswered = 0
         while True:
-            tries += 1
             left_s = max(began_s + self.timeout_s - time.monotonic(), 0.001)
             is_last = time.monotonic() + pause_s > began_s + self._patience_s
             try:
@@ -163,8 +164,9 @@ class WoofCaller:
                 )
                 reply = request.open_reply(reply_in(response))
                 if is_last or status_of(reply) != Status.BUSY:
-                    return reply, tries
+                    return reply, unanswered
             except (CannotReachError, UnavailableError):
+                unanswered += 1
                 if is_last:
                     raise
             await asyncio.sleep(pause_s)

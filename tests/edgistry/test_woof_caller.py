@@ -112,9 +112,37 @@ async def test_put_that_is_forgotten_meanwhile_is_not_put_again() -> None:
             raise UnavailableError("lost on the way")
 
         async with between(world, lose) as node:
-            with pytest.raises(OutcomeUnknownError, match="2 times"):
+            with pytest.raises(OutcomeUnknownError, match="STALE since"):
                 await node.put("ns/w", b"x")
         assert world.woofs.woofs.latest("ns/w") == 65
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["revoked", "after its deadline"])
+async def test_put_that_may_have_been_done_before_it_is_refused_is_not_called_refused(
+    late: bool,
+) -> None:
+    async with woof_world() as world:
+        await world.woofs.create("ns/w", 9)
+        revoked = ROOT.derive(client=ME)
+        lost = False
+
+        async def lose(request: Request) -> Response:
+            nonlocal lost
+            reply = await world.server.answer(request.body)
+            if lost:
+                return Response(body=reply)
+            lost = True
+            if late:
+                world.clock.now_us += 10 * MINUTE
+                world.server.authority.guard.sweep(now_us=world.clock.now_us)
+            else:
+                world.server.authority.deny(revoked.id)
+            raise UnavailableError("lost on the way")
+
+        async with between(world, lose, revoked) as node:
+            with pytest.raises(OutcomeUnknownError, match="EXPIRED" if late else "REVOKED"):
+                await node.put("ns/w", b"x")
+        assert world.woofs.woofs.latest("ns/w") == 1
 
 
 async def test_read_that_is_forgotten_meanwhile_is_read_anew() -> None:
