@@ -16,11 +16,13 @@ import click
 from edgistry.errors import Refused
 from edgistry.wording import refusal_text
 
+from .cmd_call import call
 from .cmd_cap import cap
 from .cmd_discover import discover
 from .cmd_grant import grant
 from .cmd_namespace import namespace
 from .cmd_region import region
+from .cmd_request import request
 from .cmd_status import status
 from .cmd_woof import woof
 
@@ -58,7 +60,7 @@ def program() -> None:
     """
 
 
-for _command in (cap, discover, grant, namespace, region, status, woof):
+for _command in (call, cap, discover, grant, namespace, region, request, status, woof):
     program.add_command(_command)
 
 

@@ -25,7 +25,7 @@ from .cap_view import moment_text
 from .identity import read_identity
 from .keyring import Keyring, KeyringEntry
 from .output import print_facts, print_json, print_table, remark
-from .params import DURATION, json_option, node_options, option
+from .params import DURATION, HandleCommand, json_option, node_options, option
 
 
 class GrantLine(Document):
@@ -57,7 +57,7 @@ def grant() -> None:
     """Ask for capabilities on services of devices."""
 
 
-@grant.command("request", short_help="Ask for capabilities on a service.")
+@grant.command("request", cls=HandleCommand, short_help="Ask for capabilities on a service.")
 @click.argument("handle", metavar="HANDLE")
 @option(
     "--allow",

@@ -39,7 +39,7 @@ class ElementDocument(Document):
 
 def element_document(number: int, element: bytes) -> ElementDocument:
     """``element`` for programs."""
-    return ElementDocument(number=number, text=_text(element), hex=element.hex())
+    return ElementDocument(number=number, text=text_of(element), hex=element.hex())
 
 
 def element_row(number: int, element: bytes, *, as_hex: bool) -> tuple[str, str]:
@@ -57,7 +57,7 @@ def print_element(element: bytes, *, as_hex: bool) -> None:
     if not sys.stdout.isatty():
         click.echo(element, nl=False)
         return
-    text = _text(element)
+    text = text_of(element)
     if text is None:
         remark("It is no text, so here are its bytes as hexadecimal digits:")
         text = element.hex()
@@ -101,7 +101,8 @@ def _read(file: str, limit: int) -> bytes:
     return data
 
 
-def _text(element: bytes) -> str | None:
+def text_of(element: bytes) -> str | None:
+    """``element`` as text, if it is some."""
     try:
         return element.decode()
     except UnicodeDecodeError:

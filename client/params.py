@@ -9,6 +9,7 @@ Not handled here: values over a limit, which are refused like everywhere else (e
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -37,6 +38,43 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic only in new 
             return self._read(value)
         except (MalformedError, InvalidValueError) as error:
             return self.fail(str(error), param, ctx)
+
+
+_HANDLE_LIKE_OPTION = re.compile(r"-[A-Za-z0-9_-]{21}")
+
+
+class HandleCommand(click.Command):
+    """A command whose arguments are handles or ids: one in 64 of these begins like an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" not in args:
+            named = [each for each in args if _HANDLE_LIKE_OPTION.fullmatch(each)]
+            args = [each for each in args if each not in named]
+            if named:
+                # Before the other arguments, which follow a handle, and after all options.
+                options, values = self._apart(ctx, args)
+                args = [*options, "--", *named, *values]
+        return super().parse_args(ctx, args)
+
+    def _apart(self, ctx: click.Context, args: list[str]) -> tuple[list[str], list[str]]:
+        """Options with their values, and what is none, in order."""
+        takes_value = {
+            name
+            for each in self.get_params(ctx)
+            if isinstance(each, click.Option) and not each.is_flag
+            for name in each.opts
+        }
+        options: list[str] = []
+        values: list[str] = []
+        words = iter(args)
+        for word in words:
+            if not word.startswith("-"):
+                values.append(word)
+                continue
+            options.append(word)
+            if word in takes_value:
+                options += [value for value in (next(words, None),) if value is not None]
+        return options, values
 
 
 def _read_cell(text: str) -> str:

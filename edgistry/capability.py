@@ -239,8 +239,7 @@ class Capability:
             tag=bytes(TAG_BYTES),
         )
         check_envelope(envelope)
-        key = request_key([holder._state for holder in holders])
-        return BoundRequest.sealed(envelope, key)
+        return BoundRequest.sealed(envelope, request_key_of(holders))
 
 
 def _check_numbers(
@@ -286,6 +285,11 @@ def request_key(states: Sequence[bytes]) -> bytes:
     if len(states) == 1:
         return states[0]
     return sha256(USE_SEVERAL_KEYS + b"".join(states)).digest()
+
+
+def request_key_of(holders: Sequence[Capability]) -> bytes:
+    """The key of an envelope's tag, from its capabilities in order. As secret as they are."""
+    return request_key([holder._state for holder in holders])
 
 
 @dataclass(frozen=True, slots=True)

@@ -861,6 +861,27 @@ class TwoAgentsError(Refused):
     help = "Stop one of the two. A copied device directory needs `edgistry-agent init` anew."
 
 
+class CallEndedError(Refused):
+    """The call of a service has ended without an answer of its handler; ``state`` says how."""
+
+    code = "call-ended"
+    number = 205
+    http_status = 409
+    help = "An expired, cancelled or rejected call was not carried out; a failed or dead one may be."
+
+    def __init__(self, detail: str, *, state: str = "") -> None:
+        super().__init__(detail)
+        self.state = state
+
+
+class CallPendingError(TimedOutError):
+    """The call of a service has not ended yet; it goes on by itself."""
+
+    code = "call-pending"
+    number = 206
+    help = "`edgistry request status ID --wait 60s` waits on; `edgistry request cancel ID` stops it."
+
+
 # --- hosts ---------------------------------------------------------------------------------------
 
 

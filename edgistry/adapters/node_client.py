@@ -28,13 +28,15 @@ from ..api import (
     ServiceEntry,
     StatusAnswer,
 )
+from ..calls import CallResult
 from ..capability import Capability
 from ..codec import Answer
 from ..discover_query import check_discover_body, discover_body, discover_parameters
-from ..errors import UnexpectedAnswerError
+from ..errors import InvalidValueError, UnexpectedAnswerError
 from .clock import wall_us
 from .http import HttpClient, Response
 from .problems import MAX_ANSWER_BYTES, content_type_of, decode_answer, refusal_in
+from .service_caller import DEFAULT_WAIT_S, CallOptions, Keep, News, ServiceCaller
 from .woof_blocking import BlockingWoofs
 from .woof_caller import PATIENCE_S, WoofCaller
 from .woof_client import WoofClient
@@ -107,6 +109,11 @@ class NodeClient(WoofClient):
                 clock_us=clock_us,
             )
         super().__init__(caller)
+        self._services = None
+        if capability is not None:
+            self._services = ServiceCaller(
+                self._http, capability, beside=beside, client=client, clock_us=clock_us
+            )
 
     async def discover(self, **what: Unpack[DiscoverArguments]) -> DiscoverAnswer:
         """One page of the services in an area, in order of (cell, key).
@@ -147,6 +154,42 @@ class NodeClient(WoofClient):
     async def regions(self) -> RegionList:
         """The named regions of the chain."""
         return await self._get("/v1/regions", RegionList)
+
+    async def call(
+        self,
+        handle: str,
+        action: str,
+        data: bytes = b"",
+        *,
+        wait_s: float = DEFAULT_WAIT_S,
+        keep: Keep = lambda ticket: None,
+        news: News = lambda answer: None,
+        acknowledge: bool = True,
+        **how: Unpack[CallOptions],
+    ) -> CallResult:
+        """Have the service with this ``handle`` carry out ``action``, and wait for its answer.
+
+        A device may sleep for long. What has no outcome after ``wait_s`` goes on by itself until
+        its time to live is over; with the ticket that ``keep`` gets, ``CallTracker`` follows it.
+        Repeating a call with the same ``idempotency_key`` from the same ticket is safe.
+
+        Raises:
+            CallPendingError: no outcome yet.
+            CallEndedError: it ended without an answer of the device's handler.
+            UnknownRouteError, NotFoundError, AuthorityError, MailboxFullError: not accepted.
+        """
+        if self._services is None:
+            raise InvalidValueError("calls need a capability: NodeClient(node, capability)")
+        return await self._services.call(
+            handle,
+            action,
+            data,
+            wait_s=wait_s,
+            keep=keep,
+            news=news,
+            acknowledge=acknowledge,
+            **how,
+        )
 
     async def status(self) -> StatusAnswer:
         """How the node is doing."""
@@ -214,6 +257,32 @@ class BlockingNodeClient(BlockingWoofs):
     def regions(self) -> RegionList:
         """See ``NodeClient.regions``."""
         return self._runner.run(self._client.regions())
+
+    def call(
+        self,
+        handle: str,
+        action: str,
+        data: bytes = b"",
+        *,
+        wait_s: float = DEFAULT_WAIT_S,
+        keep: Keep = lambda ticket: None,
+        news: News = lambda answer: None,
+        acknowledge: bool = True,
+        **how: Unpack[CallOptions],
+    ) -> CallResult:
+        """See ``NodeClient.call``."""
+        return self._runner.run(
+            self._client.call(
+                handle,
+                action,
+                data,
+                wait_s=wait_s,
+                keep=keep,
+                news=news,
+                acknowledge=acknowledge,
+                **how,
+            )
+        )
 
     def status(self) -> StatusAnswer:
         """See ``NodeClient.status``."""
