@@ -34,7 +34,7 @@ from edgistry.transactions import NodeId
 from .admin_api import DeviceRow
 from .devices import DeviceTable, handle_of, identity_of
 from .mailbox_states import OUTSTANDING, State
-from .pairing import ROW_PREFIX, Paired, PairingTable, StoredPairing
+from .pairing import Paired, PairingTable, StoredPairing, device_of_row
 from .pairing_desk import rows_of
 from .registration import Registrar
 
@@ -236,18 +236,28 @@ class DeviceSetup:
     # --- withdrawing ----------------------------------------------------------------------------
 
     async def withdraw_orphans(self) -> None:
-        """Withdraw every service whose device is paired no longer, or has it no longer."""
-        await self._withdraw(await asyncio.to_thread(self._orphans))
+        """Withdraw every service whose device is paired no longer, or has it no longer.
 
-    def _orphans(self) -> list[str]:
-        found: list[str] = []
+        Requests to devices that are paired no longer end as well.
+        """
+        orphans = await asyncio.to_thread(self._orphans)
+        async with self._stepping:
+            for device in sorted({device for device, _ in orphans}):
+                if self._table.by_device(device) is None:
+                    await self._queue.forget_device(device)
+            await self._withdraw([handle for _, handle in orphans])
+
+    def _orphans(self) -> list[tuple[str, str]]:
+        """Devices and handles of services that nobody offers any more."""
+        found: list[tuple[str, str]] = []
         if self._table.is_unused():
             return found  # every row would have to be looked at, and there may be a million
         for row in self._rows.scan():
-            if row.id is None or row.withdrawing or not row.id.startswith(ROW_PREFIX):
+            device = device_of_row(row.id)
+            if device is None or row.withdrawing:
                 continue
             if self._table.by_record(row.key) is None:
-                found.append(handle_of(row.key))
+                found.append((device, handle_of(row.key)))
         return found
 
     def _handles_of(self, rows: Sequence[DeviceRow]) -> list[str]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from edgistry import caveats as make
 from edgistry.adapters import sodium
@@ -46,17 +46,10 @@ from edgistry.transactions import Verify
 
 from .config import GrantsConfig
 from .devices import parse_handle
-from .pairing import Paired
+from .pairing import Pairings
 
 _CALL: Final = USES["call"]
 _KEY_BYTES: Final = 32
-
-
-class Pairings(Protocol):
-    """The devices whose home is here. ``PairingTable`` is one."""
-
-    def by_record(self, key: bytes) -> tuple[Paired, ServiceOffer] | None:
-        """The device and service behind that registry record."""
 
 
 class GrantDesk:

@@ -142,6 +142,13 @@ def row_id(device: str, service_type: str) -> str:
     return f"{ROW_PREFIX}{device}/{service_type}"
 
 
+def device_of_row(id: str | None) -> str | None:
+    """The paired device that a row with this id is about, if it is about one."""
+    if id is None or not id.startswith(ROW_PREFIX):
+        return None
+    return id.removeprefix(ROW_PREFIX).partition("/")[0]
+
+
 class PairingTable:
     """The pairings and codes in ``store``."""
 
@@ -159,13 +166,11 @@ class PairingTable:
     def by_record(self, key: bytes) -> tuple[Paired, ServiceOffer] | None:
         """The device and the service behind the registry record ``key``."""
         row = self._rows.by_key(key)
-        if row is None or row.withdrawing or row.id is None or not row.id.startswith(ROW_PREFIX):
+        device = None if row is None or row.withdrawing else device_of_row(row.id)
+        paired = None if device is None else self.by_device(device)
+        if row is None or paired is None:
             return None
-        device, _, name = row.id.removeprefix(ROW_PREFIX).partition("/")
-        paired = self.by_device(device)
-        if paired is None:
-            return None
-        found = (service for service in paired.services if service.type == name)
+        found = (each for each in paired.services if row_id(paired.device, each.type) == row.id)
         service = next(found, None)
         return None if service is None else (paired, service)
 

@@ -19,6 +19,10 @@ SERVICE = DEVICE.offer().services[1]
 class OneService:
     """The pairing of one device with one service."""
 
+    def by_device(self, device: str) -> Paired | None:
+        found = self.by_record(RECORD)
+        return found[0] if found is not None and device == DEVICE.id else None
+
     def by_record(self, key: bytes) -> tuple[Paired, ServiceOffer] | None:
         if key != RECORD:
             return None

@@ -175,12 +175,18 @@ class PairingWorld:
         ).encoded
 
 
-async def open_world(store: MemoryKeyValue | None = None) -> PairingWorld:
-    """A node with nothing paired, or with what is in ``store``."""
+async def open_world(
+    store: MemoryKeyValue | None = None,
+    registry: MemoryKeyValue | None = None,
+    *,
+    queue: FakeQueue | None = None,
+    draw: Draw | None = None,
+) -> PairingWorld:
+    """A node with nothing paired, or with what is in ``store`` and ``registry``."""
     store = store or MemoryKeyValue()
-    node = await open_solo(MemoryKeyValue(), store)
+    node = await open_solo(registry or MemoryKeyValue(), store)
     authority = Authority.from_secret(store, NODE_SECRET)
-    queue, draw, writing = FakeQueue(), Draw(), asyncio.Lock()
+    queue, draw, writing = queue or FakeQueue(), draw or Draw(), asyncio.Lock()
     setup = DeviceSetup(
         store,
         queue=queue,
