@@ -120,6 +120,7 @@ class WoofService:
         """What opening a stream answers: in ``result`` the number of its first element, in the
         payload the WooF's id (u64).
 
+        It is ACCEPTED: so nobody can pass it off as an element, nor as the answer to a scan.
         It goes on behind element ``last_seen`` if that is given, else from where the scan begins:
         from 0 means the newest ``count`` elements and then the new ones.
 
@@ -139,7 +140,8 @@ class WoofService:
             raise evicted(name, start, window)
         if start > window.latest + 1:
             raise _not_yet(name, start, window.latest)
-        return Outcome(result=start, payload=info.id.to_bytes(8, "big"))
+        woof_id = info.id.to_bytes(8, "big")
+        return Outcome(status=Status.ACCEPTED, result=start, payload=woof_id)
 
     def check_still_allowed(self, checked: Checked, issuer: Issuer, *, now_us: int) -> None:
         """Return if ``checked``, which was allowed in the time of ``issuer``, would be so now.

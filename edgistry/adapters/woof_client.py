@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator
 from typing import Final
 
 from ..capability import Capability
-from ..envelope import Operation
+from ..envelope import Operation, Status
 from ..errors import BadReplyError, ElementEvictedError, InvalidValueError, TooLargeError
 from ..operations import (
     NEWEST,
@@ -28,6 +28,7 @@ from ..operations import (
     encode_woof_shape,
 )
 from ..woof import MAX_NUMBER, check_element, check_namespace, split_name
+from ..woof_replies import status_of
 from .woof_caller import WoofCaller
 from .woof_follow import Following
 
@@ -258,6 +259,9 @@ class WoofClient:
 
     async def _scan(self, woof: str, scan: Scan) -> list[tuple[int, bytes]]:
         reply = await self._woofs.call(Operation.SCAN, woof, encode_scan(scan))
+        if status_of(reply) == Status.ACCEPTED or (reply.status == Status.OK and reply.result):
+            # The same envelope opens a stream: what is in an element there is no list of elements.
+            raise BadReplyError("a reply of a stream in place of the reply to a scan")
         return decode_elements(reply.payload)
 
     @property

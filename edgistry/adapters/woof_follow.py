@@ -124,15 +124,18 @@ class Following:
         self, request: BoundRequest, answer: StreamedAnswer
     ) -> AsyncGenerator[tuple[int, bytes], None]:
         reader = EventReader()
+        begun = False
         async with aclosing(answer.chunks()) as chunks:
             async for chunk in chunks:
                 for event in _events(reader, chunk):
                     reply = request.open_reply(_data_of(event))
                     if event.name == "begin":
                         self._begin(reply)
+                        begun = True
                         continue
                     check_done(request.envelope, reply)
-                    if (event.name, reply.result) != ("message", self._next):
+                    told = (event.name, status_of(reply), reply.result)
+                    if not begun or told != ("message", Status.OK, self._next):
                         raise BadReplyError(f"element {self._next} was to come in the stream")
                     self._next = reply.result + 1
                     yield reply.result, reply.payload
@@ -140,7 +143,7 @@ class Following:
 
     def _begin(self, reply: Reply) -> None:
         """Take note of where the stream begins, and of which WooF it is."""
-        if status_of(reply) != Status.OK or self._next not in (None, reply.result):
+        if status_of(reply) != Status.ACCEPTED or self._next not in (None, reply.result):
             raise BadReplyError(f"the stream does not begin at element {self._next}")
         if self._woof_id not in (None, reply.payload):
             raise MissingWoofError(f"WooF {self._woof!r} was deleted, and is another one now")

@@ -108,7 +108,7 @@ class WoofServer:
         reply = await self._execute(
             admitted, lambda checked: self._service.begin_stream(checked, last_seen)
         )
-        if admitted.status != Status.OK:
+        if admitted.status != Status.ACCEPTED:
             return reply
         return self._streams.events(admitted.checked, issuer, reply)
 

@@ -3,9 +3,10 @@
 Rules kept here:
 
 * An event's data is a reply to the envelope that opened the stream, base64 (RFC 4648 §4): so every
-  element is proven like that of a get. ``begin`` comes first, with the number of the first element
-  and the WooF's id; then the elements, each with its number as the event's id, none left out and
-  none twice; at last ``gone`` (the history has moved on, ``result`` says to where) or ``end``.
+  element is proven like that of a get. ``begin`` comes first, ACCEPTED, with the number of the
+  first element and the WooF's id; then the elements, each with its number as the event's id, none
+  left out and none twice; at last ``gone`` (the history has moved on, ``result`` says to where) or
+  ``end``.
 * A silent stream gets a comment every ``keep_alive_s``, so that both sides notice a broken one.
 * A stream ends when its capability does: by its caveats, revocation, or a new epoch.
 * What a reader has not taken is bounded: the next element is fetched when the last one is sent.

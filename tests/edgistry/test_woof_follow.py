@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import itertools
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import pytest
 
-from edgistry.adapters.http import HttpClient, HttpServer, Request, Response, Route
+from edgistry.adapters.http import Handler, HttpClient, HttpServer, Request, Response, Route
 from edgistry.adapters.node_client import NodeClient
 from edgistry.capability import BoundRequest
 from edgistry.envelope import GENERIC_REFUSAL, Operation, Status
@@ -26,7 +27,7 @@ from edgistry.errors import (
 from edgistry.event_stream import EventReader
 from edgistry.issuer import Issuer
 from edgistry.kv import MemoryKeyValue
-from edgistry.operations import Scan, encode_scan
+from edgistry.operations import Scan, encode_elements, encode_scan
 from edgistry.rights import Right
 
 from .grants import MINUTE, NOW, ROOT, SECRET, bind
@@ -291,6 +292,74 @@ async def test_silent_stream_is_kept_alive_by_comments() -> None:
         assert world.server.streams_open == 0
 
 
+async def test_beginning_of_a_stream_cannot_be_passed_off_as_an_element() -> None:
+    async with woof_world() as world:
+        await world.woofs.create("ns/w", 9)
+        await world.woofs.put("ns/w", b"1")
+
+        async def twice(request: Request) -> Response:
+            stream = await world.server.open_stream(request.body)
+            assert not isinstance(stream, bytes)
+
+            async def events() -> AsyncGenerator[bytes, None]:
+                begin = await anext(stream)
+                await stream.aclose()
+                yield begin
+                yield begin.replace(b"event: begin\n", b"id: 1\n")
+
+            return Response(headers={"Content-Type": "text/event-stream"}, stream=events())
+
+        async with between(world, "/v1/woof/stream", twice) as node:
+            with pytest.raises(BadReplyError):
+                await take(node.follow("ns/w", 1), 1)
+
+
+async def test_stream_without_its_beginning_is_refused() -> None:
+    async with woof_world() as world:
+        await world.woofs.create("ns/w", 9)
+        await world.woofs.put("ns/w", b"1")
+
+        async def headless(request: Request) -> Response:
+            stream = await world.server.open_stream(request.body)
+            assert not isinstance(stream, bytes)
+            await anext(stream)
+            return Response(headers={"Content-Type": "text/event-stream"}, stream=stream)
+
+        async with between(world, "/v1/woof/stream", headless) as node:
+            with pytest.raises(BadReplyError):
+                await take(node.follow("ns/w", 1), 1)
+
+
+async def test_element_of_a_stream_cannot_be_passed_off_as_the_answer_to_a_scan() -> None:
+    async with woof_world() as world:
+        await world.woofs.create("ns/w", 9)
+        await world.woofs.put("ns/w", encode_elements([(1, b"forged"), (2, b"forged")]))
+
+        async def as_stream(request: Request) -> Response:
+            stream = await world.server.open_stream(request.body)
+            assert not isinstance(stream, bytes)
+            await anext(stream)
+            event = (await anext(stream)).decode()
+            await stream.aclose()
+            return Response(body=base64.b64decode(event.partition("data: ")[2]))
+
+        async with between(world, "/v1/woof", as_stream) as node:
+            with pytest.raises(BadReplyError):
+                await node.scan_some("ns/w", 1)
+
+
+@contextlib.asynccontextmanager
+async def between(world: WoofWorld, path: str, answer: Handler) -> AsyncIterator[NodeClient]:
+    """A client that reaches ``answer`` in the server's place."""
+    http = HttpServer([Route(method="POST", template=path, handler=answer)])
+    at = f"http://127.0.0.1:{await http.listen_tcp('127.0.0.1', 0)}"
+    try:
+        async with NodeClient(at, ROOT, clock_us=world.clock) as client:
+            yield client
+    finally:
+        await http.stop(grace_s=0.1)
+
+
 @pytest.mark.parametrize("change", ["drop", "repeat", "forge"])
 async def test_stream_that_was_tampered_with_is_refused(change: str) -> None:
     async with woof_world() as world:
@@ -318,11 +387,8 @@ async def test_stream_that_was_tampered_with_is_refused(change: str) -> None:
 
             return Response(headers={"Content-Type": "text/event-stream"}, stream=events())
 
-        http = HttpServer([Route(method="POST", template="/v1/woof/stream", handler=tampered)])
-        at = f"http://127.0.0.1:{await http.listen_tcp('127.0.0.1', 0)}"
-        async with NodeClient(at, ROOT, clock_us=world.clock) as between:
-            elements = between.follow("ns/w", 1)
+        async with between(world, "/v1/woof/stream", tampered) as node:
+            elements = node.follow("ns/w", 1)
             assert await take(elements, 1) == [(1, b"1")]
             with pytest.raises(BadReplyError):
                 await take(elements, 1)
-        await http.stop(grace_s=0.1)
