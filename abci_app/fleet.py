@@ -30,6 +30,7 @@ from edgistry.errors import InvalidValueError, MalformedError, Refused
 from edgistry.transactions import MAX_ACTIONS, check_service_names
 
 from .admin_api import DeviceRow
+from .pairing import ROW_PREFIX, device_of_row
 
 LineNumber = NewType("LineNumber", int)
 """1 is the first line of the file, the header."""
@@ -161,6 +162,8 @@ class FleetFile:
         type_name = values.get("type", "").strip() or self._default_type
         if type_name is None:
             raise InvalidValueError("type is empty, and no --type was given")
+        if device_of_row(values.get("id", "").strip()) is not None:
+            raise InvalidValueError(f"id begins with {ROW_PREFIX!r}, which is for paired devices")
         actions = re.split(r"[\s;,|]+", values.get("actions", "").strip())
         return check_device(
             DeviceRow(

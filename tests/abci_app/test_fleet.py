@@ -80,6 +80,12 @@ def test_empty_id_means_no_id() -> None:
     assert row.id is None
 
 
+def test_an_id_that_stands_for_a_paired_device_is_refused() -> None:
+    header = "id,name,lat,lon"
+    assert "is for paired devices" in reason(" paired:abc/valve,hut,1,2", header)
+    assert isinstance(one("unpaired:abc,hut,1,2", header), DeviceRow)
+
+
 def test_actions_are_sorted_unique_and_default_to_read() -> None:
     rows = read('name,lat,lon,actions\na,1,2,write read write\nb,1,2,\nc,1,2,"a,b|c"\n')
     assert [row.actions for row in rows if isinstance(row, DeviceRow)] == [
