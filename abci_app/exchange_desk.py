@@ -47,6 +47,9 @@ from .pairing import Paired, Pairings
 
 logger = get_logger("edgistry.node.exchange")
 
+MAX_WAITING: Final = 2
+"""Exchanges of one device that wait for work; of more, the oldest ends."""
+
 MAX_REMEMBERED_BYTES: Final = 4096
 """Replies up to this size are remembered as they are; 64 of them for each device."""
 
@@ -59,7 +62,7 @@ class _Answer:
     remembered: bytes
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
     """An exchange that waits for work."""
 
@@ -229,8 +232,11 @@ class ExchangeDesk:
     def _give_up_older(self, device: str, up: ExchangeUp) -> None:
         """The device does not listen any more to what it has settled, nor does another agent."""
         given_up = False
-        for each in self._waiting.get(device, ()):
-            if each.up.instance != up.instance or each.up.counter <= up.settled:
+        waiting = self._waiting.get(device, [])
+        too_many = waiting[: max(len(waiting) - MAX_WAITING + 1, 0)]
+        for each in waiting:
+            is_settled = each.up.instance != up.instance or each.up.counter <= up.settled
+            if is_settled or each in too_many:
                 each.is_given_up = given_up = True
         if given_up:
             self._writer.ring([device])

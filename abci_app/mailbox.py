@@ -176,6 +176,10 @@ class Mailbox:
 
     # --- time -----------------------------------------------------------------------------------
 
+    def has_due(self, now_us: int) -> bool:
+        """Whether ``sweep`` would do anything."""
+        return self.boxes.due(now_us) is not None or any(True for _ in self.boxes.over(now_us))
+
     def sweep(self, decision: Decision, *, now_us: int, limit: int = 256) -> bool:
         """Let leases, deadlines and outcomes end whose time has come; whether there may be more."""
         done = 0
@@ -211,6 +215,7 @@ class Mailbox:
             if record.may_be_held:
                 reason = f"{reason}; {UNKNOWN_EFFECT}"
             self._end(decision, record, State.CANCELLED, now_us, reason)
+        decision.tell_device(device, None)
         return len(waiting)
 
     def letters(self, limit: int, *, device: str | None = None) -> list[RequestRecord]:

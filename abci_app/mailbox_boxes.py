@@ -337,11 +337,12 @@ class Decision:
         self.changes.append((forgetting_key(record.keep_until_us, request), None))
         self.size += _RECORD_BYTES
 
-    def tell_device(self, device: str, record: DeviceRecord) -> None:
-        """What is known of ``device`` from now on."""
+    def tell_device(self, device: str, record: DeviceRecord | None) -> None:
+        """What is known of ``device`` from now on; ``None``: nothing."""
         self._devices_before.append((device, self.boxes.device(device)))
-        self.boxes._devices[device] = record
-        self.changes.append((DEVICES + device.encode(), encode(record)))
+        self.boxes._devices[device] = record or DeviceRecord()
+        value = None if record is None else encode(record)
+        self.changes.append((DEVICES + device.encode(), value))
         self.size += _RECORD_BYTES
 
     def settle(self) -> None:

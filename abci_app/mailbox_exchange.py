@@ -36,6 +36,8 @@ from .mailbox_records import MAX_REMEMBERED_INSTANCES, DeviceRecord, RequestReco
 from .mailbox_states import OUTSTANDING, State
 
 UNREADABLE: Final = "the device's answer cannot be read"
+MAX_SLEEP_S: Final = 7 * 24 * 3600
+"""A device that says it will sleep longer is not waited for: no request lives longer."""
 TRIED: Final = "it was handed down {attempts} times and never arrived"
 
 
@@ -229,7 +231,8 @@ class Exchange:
         up: ExchangeUp,
         now_us: int,
     ) -> RequestDown:
-        cycles_us = seconds(max(self._limits.lease_s, 2 * up.back_in_s))
+        sleep_s = min(up.back_in_s, MAX_SLEEP_S)
+        cycles_us = seconds(max(self._limits.lease_s, 2 * sleep_s))
         result_until_us = record.deadline_us + cycles_us
         attempts = record.attempts + 1
         is_last = attempts >= self._limits.attempts

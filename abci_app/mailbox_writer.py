@@ -108,6 +108,9 @@ class MailboxWriter:
     async def sweep(self) -> bool:
         """Let end what is due; whether there may be more."""
         now_us = self.clock_us()
+        with self.lock:
+            if not self.mailbox.has_due(now_us):
+                return False
         return await self.commit(lambda decision: self.mailbox.sweep(decision, now_us=now_us))
 
     # --- waiting --------------------------------------------------------------------------------

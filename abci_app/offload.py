@@ -119,9 +119,9 @@ class ContentCache:
             self._size -= _size_of(oldest)
 
     def get(self, key: bytes, *, max_age_us: int, now_us: int) -> Content | None:
-        """Content that is at most so old."""
+        """Content that is at most so old; none when the age that will do is 0."""
         content = self._kept.get(key)
-        if content is None or content.age_us(now_us) > max_age_us:
+        if content is None or not max_age_us or content.age_us(now_us) > max_age_us:
             return None
         self._kept.move_to_end(key)
         self.hits += 1

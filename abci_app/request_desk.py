@@ -27,8 +27,8 @@ from typing import Final, cast
 from edgistry.api import WakeBucket
 from edgistry.envelope import Operation
 from edgistry.errors import (
+    AuthorityError,
     BadRequestError,
-    BusyError,
     NotFoundError,
     NotPairedError,
     UnknownRequestError,
@@ -127,8 +127,10 @@ class RequestDesk:
             content = self.answers.cache.get(
                 submission.content, max_age_us=submission.max_age_us, now_us=now_us
             )
-            if content is not None and self._writer.boxes.lookup(submission.id) is None:
-                return await self._stand_in(submission, checked, paired, content, now_us)
+            is_new = self._writer.boxes.lookup(submission.id) is None
+            admission = self._admitted(checked, now_us) if content and is_new else None
+            if content is not None and admission is not None:
+                return await self._stand_in(submission, checked, paired, content, admission, now_us)
 
         record, is_new = await self._writer.commit(
             lambda decision: self._queue(decision, submission, checked, paired, now_us)
@@ -154,22 +156,27 @@ class RequestDesk:
             decision.changes += outcome.changes
         return record, is_new
 
+    def _admitted(self, checked: Checked, now_us: int) -> Ticket | Remembered | None:
+        """The right to answer a request in the device's place, once; or what it was answered.
+
+        ``None`` when this node's own replay window does not take it: the device's may.
+        """
+        try:
+            admission = self._guard.admit(checked, now_us=now_us)
+        except AuthorityError:
+            return None
+        return None if isinstance(admission, Running) else admission
+
     async def _stand_in(
         self,
         submission: Submission,
         checked: Checked,
         paired: Paired,
         content: Content,
+        admission: Ticket | Remembered,
         now_us: int,
     ) -> tuple[RequestAnswer, bool]:
-        """Answer in the device's place; the device need not wake.
-
-        Raises:
-            AuthorityError: the envelope was used here before, or is not fresh.
-        """
-        admission = self._guard.admit(checked, now_us=now_us)
-        if isinstance(admission, Running):
-            raise BusyError("the same request is being answered; send it again")
+        """Answer in the device's place; the device need not wake."""
         ticket = admission if isinstance(admission, Ticket) else None
         reply = stand_in(checked, content, now_us=now_us)
         if isinstance(admission, Remembered):

@@ -18,9 +18,9 @@ from edgistry.pairing import device_object
 from .desk_world import DEVICE, FETCH_KEY, NODE, PAIRED, SECOND, RealDevice, desks
 
 
-async def until_waiting(exchanges: ExchangeDesk) -> None:
+async def until_waiting(exchanges: ExchangeDesk, count: int = 1) -> None:
     async with asyncio.timeout(10):
-        while not exchanges.waiting:  # noqa: ASYNC110
+        while exchanges.waiting < count:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 
 
@@ -78,6 +78,17 @@ async def test_exchange_that_the_device_gave_up_gets_nothing() -> None:
         assert (await lost).requests == ()
         number = await world.submit(world.bind())
         assert [each.request_id for each in (await waiting).requests] == [number]
+
+
+async def test_device_that_leaves_many_exchanges_open_gets_answers_to_the_oldest() -> None:
+    async with desks() as world:
+        waiting = []
+        for number in range(3):
+            waiting.append(asyncio.create_task(world.device.exchange(wait_s=30, settled=0)))
+            await until_waiting(world.exchanges, min(number + 1, 2))
+        assert (await waiting[0]).requests == ()
+        await world.device.exchange()
+        await asyncio.gather(*waiting)
 
 
 async def test_two_exchanges_may_be_under_way_at_once() -> None:

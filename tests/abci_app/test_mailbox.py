@@ -396,6 +396,17 @@ def test_end_of_a_request_that_vanished_with_its_device_says_that_nobody_knows()
     assert mail.record(request).reason == UNKNOWN_EFFECT
 
 
+def test_device_that_says_it_sleeps_for_ever_keeps_no_request_for_ever() -> None:
+    mail = Mail()
+    device = Device(mail)
+    request = mail.submit()
+    device.exchange(back_in_s=0xFFFFFFFF)
+    device.exchange(count=0, back_in_s=0xFFFFFFFF)
+    assert mail.state(request) == State.ACKED
+    mail.passes(15 * 24 * HOUR)
+    assert mail.state(request) == State.EXPIRED
+
+
 def test_request_is_not_handed_down_before_its_time() -> None:
     mail = Mail()
     device = Device(mail)
@@ -741,6 +752,8 @@ def test_clients_of_a_device_that_leaves_learn_it() -> None:
     ]  # fmt: skip
     assert UNKNOWN_EFFECT in mail.record(held).reason
     assert UNKNOWN_EFFECT not in mail.record(waiting).reason
+    assert mail.boxes.device(device.id).exchanges == 0
+    assert [key for key, _ in mail.store.scan(b"mailbox/d/", b"mailbox/e")] == []
 
 
 # --- decisions ----------------------------------------------------------------------------------

@@ -144,6 +144,13 @@ async def test_get_is_answered_from_an_earlier_get() -> None:
         assert reply.payload == b"21.5"
 
 
+async def test_request_that_the_nodes_own_window_does_not_take_goes_to_the_device() -> None:
+    async with desks() as world:
+        await fill(world)
+        assert await ask(world, world.bind(sequence_epoch=1)) is None
+        assert len((await world.device.exchange()).requests) == 1
+
+
 async def test_recorded_request_learns_nothing_new() -> None:
     """Who has recorded a request may send it again: the same reply, not newer content."""
     async with desks() as world:
@@ -201,10 +208,10 @@ def test_cache_keeps_what_was_asked_for_last_within_its_bytes() -> None:
     cache = ContentCache(limit=3 * (256 + 10))
     for key in (b"a", b"b", b"c"):
         cache.put(key, Content(bytes(10), 0))
-    assert cache.get(b"a", max_age_us=0, now_us=0) is not None
+    assert cache.get(b"a", max_age_us=1, now_us=0) is not None
     cache.put(b"d", Content(bytes(10), 0))
-    assert cache.get(b"b", max_age_us=0, now_us=0) is None
-    assert cache.get(b"a", max_age_us=0, now_us=0) is not None
+    assert cache.get(b"b", max_age_us=1, now_us=0) is None
+    assert cache.get(b"a", max_age_us=1, now_us=0) is not None
     cache.put(b"e", Content(bytes(3 * 266), 0))
     assert len(cache) == 0, "what is too large for it pushes out the rest, and goes, too"
 
@@ -213,8 +220,9 @@ def test_cache_keeps_the_newest() -> None:
     cache = ContentCache()
     cache.put(b"a", Content(b"new", 10))
     cache.put(b"a", Content(b"old", 5))
-    content = cache.get(b"a", max_age_us=0, now_us=10)
+    content = cache.get(b"a", max_age_us=1, now_us=11)
     assert content is not None
     assert content.payload == b"new"
-    assert cache.get(b"a", max_age_us=0, now_us=11) is None
+    assert cache.get(b"a", max_age_us=1, now_us=12) is None
+    assert cache.get(b"a", max_age_us=0, now_us=10) is None, "nobody asked for shared content"
     assert Content(b"", 10).age_us(5) == 0, "a clock that was set back makes nothing negative"
