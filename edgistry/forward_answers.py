@@ -79,11 +79,6 @@ def verdict_of(reply: Reply) -> Verdict:
     return VERDICTS.get(reply.status & ~BY_NODE, Verdict.AGAIN)
 
 
-def is_failure(reply: Reply) -> bool:
-    """Whether the destination itself has failed, and not only refused."""
-    return reply.status & ~BY_NODE == Status.STORAGE
-
-
 def words_for(reply: Reply) -> str:
     """What ``reply`` says, for people."""
     status = reply.status & ~BY_NODE

@@ -32,7 +32,7 @@ from .codec import replace
 from .envelope import Reply, decode_envelope
 from .errors import AuthorityError, CaveatError, InvalidValueError, Refused
 from .forward_actions import Action, Ask, Authorise, Collect, Rest, State, Store
-from .forward_answers import Verdict, is_failure, verdict_of, words_for
+from .forward_answers import Verdict, verdict_of, words_for
 from .forward_records import ForwardRecord
 from .forward_requests import Forward, ForwardRequests
 from .kv import Change
@@ -56,10 +56,6 @@ class _Begun:
     encoded: bytes
     request: BoundRequest | None
     """``None``: it was not made with the capability in use."""
-
-
-PATIENCE: Final = 12
-"""Failures in a row, about a minute, after which a destination that failed gets a new request."""
 
 
 class Forwarding:
@@ -298,9 +294,6 @@ class Forwarding:
     def _judge(self, asked: _Begun, reply: Reply, now_us: int, chance: float) -> None:
         """The first element under way has got a proven answer."""
         verdict = verdict_of(reply)
-        if verdict is Verdict.AGAIN and self._failures >= PATIENCE:
-            # The failure itself may be what the destination remembers as its answer.
-            verdict = Verdict.SPENT if is_failure(reply) else verdict
         if verdict is Verdict.DELIVERED:
             self._deliver(reply.result)
         elif verdict is Verdict.REFUSED:

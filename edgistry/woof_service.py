@@ -7,7 +7,8 @@ Rules kept here:
   loses none of them or all. So the identical envelope appends once, and reading it again cannot
   be replayed by who recorded it.
 * A refusal is an answer with a tag, remembered like any other; what was staged for it is not
-  written. EVICTED, NOT_YET and a lost element carry in ``result`` the number to go on from.
+  written. EVICTED and NOT_YET carry in ``result`` the number to go on from. STORAGE alone is not
+  remembered: it says nothing about the request, which may be executed when it is sent again.
 * A scan answers with as many elements as fit into a reply, at least one, or says TOO_LARGE.
 * A put that names a handler is refused unless there is one of that name here.
 * A stream is opened by the envelope of a scan, which is executed once like any other: nobody can
@@ -241,7 +242,8 @@ class Execution:
     def stage(self) -> Staging:
         """All that is to be written for the request. Called with the store's lock held.
 
-        What it raises is a bug; nothing is staged then.
+        Raises:
+            Refused: the store has failed; nothing is staged, and nothing is to be remembered.
         """
         staging = self._service.woofs.begin()
         try:
@@ -257,6 +259,8 @@ class Execution:
             staging.add(outcome.changes)
         except Refused as error:
             staging.take_back()
+            if error.wire_status == Status.STORAGE:
+                raise
             staging = self._service.woofs.begin()
             self.status = error.wire_status
             self.reply = refusal_reply(self.checked, error)

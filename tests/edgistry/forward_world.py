@@ -8,7 +8,7 @@ from itertools import islice
 from edgistry.authority import Authority
 from edgistry.capability import Capability
 from edgistry.envelope import decode_envelope
-from edgistry.errors import CannotReachError, MissingWoofError
+from edgistry.errors import CannotReachError, MissingWoofError, StorageError
 from edgistry.forward_actions import Action, Ask, Authorise, Collect, Rest, Store
 from edgistry.forward_records import ForwardRecord, read_envelopes, read_record
 from edgistry.forward_requests import PROBE_SEQUENCE, Forward
@@ -55,10 +55,14 @@ class Destination:
         if not isinstance(admitted, Execution):
             assert isinstance(admitted, bytes), "nothing runs beside this"
             return admitted
-        with self.world.woofs.lock:
-            staging = admitted.stage()
-            self.world.store.write(staging.changes, sync=False)
-            staging.settle()
+        try:
+            with self.world.woofs.lock:
+                staging = admitted.stage()
+                self.world.store.write(staging.changes, sync=False)
+                staging.settle()
+        except StorageError as error:
+            admitted.abandon()
+            return admitted.checked.refusal(error)
         admitted.done()
         return admitted.reply
 

@@ -556,7 +556,32 @@ def test_requests_are_puts_to_the_target() -> None:
         assert (envelope.op, envelope.target) == (Operation.PUT, TARGET)
 
 
-def test_destination_whose_failure_is_remembered_gets_a_new_request_after_a_while() -> None:
+def test_destination_that_fails_gets_the_same_request_for_as_long_as_it_does() -> None:
+    # What it could not make durable may be there all the same when it is started again.
+    world = edge()
+    world.put(b"a")
+    asked = world.until_sending()
+    kept = dict(world.destination.world.store.scan(b"", None))
+    world.destination.answer(asked.request)
+    landed = dict(world.destination.world.store.scan(b"", None))
+
+    def fail(checked: Checked, staging: Staging) -> Outcome:
+        raise StorageError("a broken database")
+
+    world.destination.world.store.write(
+        [(key, kept.get(key)) for key in {**kept, **landed}], sync=True
+    )
+    world.destination.restart()
+    world.destination.service.change = fail  # type: ignore[method-assign]
+    world.work_for(600)
+    assert world.forwarding.reason == "the destination cannot write"
+    world.destination.world.store.write(landed.items(), sync=True)
+    world.destination.restart()
+    world.work_for(60)
+    assert world.destination.elements() == [b"a"]
+
+
+def test_request_that_a_failing_destination_refused_is_carried_out_when_it_works_again() -> None:
     def fail(checked: Checked, staging: Staging) -> Outcome:
         raise StorageError("a broken database")
 
@@ -564,7 +589,6 @@ def test_destination_whose_failure_is_remembered_gets_a_new_request_after_a_whil
     world.put(b"a")
     world.destination.service.change = fail  # type: ignore[method-assign]
     world.work_for(600)
-    assert world.forwarding.reason == "the destination cannot write"
     world.destination.restart()
     world.work_for(60)
     assert world.destination.elements() == [b"a"]
