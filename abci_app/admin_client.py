@@ -184,11 +184,10 @@ class AdminClient:
         """Revoke the capability with this id (32 hexadecimal digits)."""
         return self._post("/admin/capabilities/revoke", RevokeRequest(id=public_id), RevokeAnswer)
 
-    def pair_code(self, *, ttl_s: float, replace: bool) -> CodeAnswer:
-        """A code with which one device can pair."""
-        return self._post(
-            "/admin/pairing/codes", CodeRequest(ttl_s=ttl_s, replace=replace), CodeAnswer
-        )
+    def pair_codes(self, count: int, *, ttl_s: float, replace: bool) -> CodeAnswer:
+        """Codes with each of which one device can pair."""
+        body = CodeRequest(ttl_s=ttl_s, replace=replace, count=count)
+        return self._post("/admin/pairing/codes", body, CodeAnswer)
 
     def import_device(self, offer: bytes, *, replace: bool) -> ImportAnswer:
         """Pair the device that made ``offer``."""

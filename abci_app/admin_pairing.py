@@ -48,8 +48,11 @@ class _AdminPairing:
     async def code(self, request: Request) -> Document:
         parameters_of(request)
         asked = body_of(request, CodeRequest)
-        made, expires_us = await self._desk.new_code(ttl_s=asked.ttl_s, replace_key=asked.replace)
-        return CodeAnswer(code=made.text(), expires=block_time_text(expires_us))
+        made, expires_us = await self._desk.new_codes(
+            asked.count, ttl_s=asked.ttl_s, replace_key=asked.replace
+        )
+        codes = tuple(each.text() for each in made)
+        return CodeAnswer(codes=codes, expires=block_time_text(expires_us))
 
     async def import_offer(self, request: Request) -> Document:
         parameters_of(request)

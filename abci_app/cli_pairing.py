@@ -25,7 +25,7 @@ from .cli_shared import (
 )
 from .cli_waiting import admin_client
 from .directory import write_secret
-from .pairing_api import PairedEntry
+from .pairing_api import MAX_CODES, PairedEntry
 
 replace_option = option(
     "--replace", env="EDGISTRY_REPLACE", is_flag=True,
@@ -39,21 +39,26 @@ replace_option = option(
     "--ttl", "ttl_s", env="EDGISTRY_TTL", type=DURATION, metavar="DURATION", default="10m",
     help="How long it is good, up to 7 days.",
 )  # fmt: skip
+@option(
+    "--count", env="EDGISTRY_COUNT", type=click.IntRange(1, MAX_CODES), metavar="COUNT",
+    default=1, help="Make so many codes, one a line.",
+)  # fmt: skip
 @replace_option
 @json_option
-def pair_code(directory: Path, ttl_s: float, replace: bool, as_json: bool) -> None:
+def pair_code(directory: Path, ttl_s: float, count: int, replace: bool, as_json: bool) -> None:
     """Make a code with which one device can pair with the node in DIR.
 
     Type it at the device: edgistry-agent pair DIR --node URL --code CODE. It says which key the
     node has, so that the device speaks to nobody else, and is a secret until it was used.
     """
     with admin_client(directory) as client:
-        answer = client.pair_code(ttl_s=ttl_s, replace=replace)
+        answer = client.pair_codes(count, ttl_s=ttl_s, replace=replace)
     if as_json:
         print_json(answer)
         return
-    click.echo(answer.code)
-    tell(f"good for one device until {answer.expires}")
+    for code in answer.codes:
+        click.echo(code)
+    tell(f"good for one device{' each' if count > 1 else ''} until {answer.expires}")
 
 
 @click.command("import")

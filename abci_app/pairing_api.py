@@ -14,17 +14,21 @@ from typing import Annotated, Literal
 from edgistry.codec import Document, Meta
 from edgistry.pairing import MAX_OFFER_BYTES
 
+MAX_CODES = 10_000
+"""Made at once."""
+
 
 class CodeRequest(Document):
-    """Make a one-time code."""
+    """Make one-time codes."""
 
     ttl_s: float
     replace: bool
-    """It also lets in a device whose id is known with another key."""
+    """They also let in devices whose ids are known with another key."""
+    count: Annotated[int, Meta(ge=1, le=MAX_CODES)] = 1
 
 
 class CodeAnswer(Document):
-    code: str
+    codes: tuple[str, ...]
     expires: str
     """RFC 3339."""
 

@@ -61,7 +61,7 @@ from .pairing import Paired, PairingTable, StoredCode, StoredPairing, node_capab
 
 logger = get_logger("edgistry.node.pairing")
 
-MAX_OPEN_CODES = 1000
+MAX_OPEN_CODES = 20_000
 MAX_CODE_TTL_S = 7 * 24 * 3600
 
 
@@ -112,12 +112,19 @@ class PairingDesk:
     # --- codes ----------------------------------------------------------------------------------
 
     async def new_code(self, *, ttl_s: float, replace_key: bool = False) -> tuple[PairingCode, int]:
-        """A code for one device, and until when it is good (µs since 1970).
+        """As ``new_codes``, for one device."""
+        (code,), expires_us = await self.new_codes(1, ttl_s=ttl_s, replace_key=replace_key)
+        return code, expires_us
 
-        With ``replace_key`` it also lets in a device whose id is known with another key.
+    async def new_codes(
+        self, count: int, *, ttl_s: float, replace_key: bool = False
+    ) -> tuple[list[PairingCode], int]:
+        """Codes for that many devices, one each, and until when they are good (µs since 1970).
+
+        With ``replace_key`` they also let in devices whose ids are known with another key.
 
         Raises:
-            LimitExceededError: 1000 codes are open, or ``ttl_s`` is not between 0 and 7 days.
+            LimitExceededError: too many codes are open, or ``ttl_s`` is not between 0 and 7 days.
         """
         if not 0 < ttl_s <= MAX_CODE_TTL_S:
             raise LimitExceededError(f"a code lives up to {MAX_CODE_TTL_S // 86400} days")
@@ -125,16 +132,23 @@ class PairingDesk:
             now_us = self._clock_us()
             codes = list(self.table.codes())
             old = [digest for digest, code in codes if code.expires_us < now_us]
-            if len(codes) - len(old) >= MAX_OPEN_CODES:
-                raise LimitExceededError(f"{MAX_OPEN_CODES} codes are open already")
-            secret = self._draw(CODE_SECRET_BYTES)
-            code = StoredCode(expires_us=now_us + round(ttl_s * 1e6), replace=replace_key)
-            changes = self.table.put_code(code_digest(secret), code)
+            if len(codes) - len(old) + count > MAX_OPEN_CODES:
+                raise LimitExceededError(f"at most {MAX_OPEN_CODES} codes are open at a time")
+            stored = StoredCode(expires_us=now_us + round(ttl_s * 1e6), replace=replace_key)
+            secrets_made = [self._draw(CODE_SECRET_BYTES) for _ in range(count)]
+            changes = [
+                change
+                for secret in secrets_made
+                for change in self.table.put_code(code_digest(secret), stored)
+            ]
             for digest in old:
                 changes += self.table.delete_code(digest)
             await self._write(changes)
-        made = PairingCode(node_key=self._node_key, port=self._link_port, secret=secret)
-        return made, code.expires_us
+        made = [
+            PairingCode(node_key=self._node_key, port=self._link_port, secret=secret)
+            for secret in secrets_made
+        ]
+        return made, stored.expires_us
 
     # --- pairing --------------------------------------------------------------------------------
 

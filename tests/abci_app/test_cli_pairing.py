@@ -70,8 +70,14 @@ def test_a_code_names_the_key_and_the_link_of_the_node(node: PairingNode) -> Non
 
 def test_a_code_comes_as_json_with_its_end(node: PairingNode) -> None:
     answer = json.loads(pair_code(node, "--json", "--ttl", "1h").stdout)
-    assert parse_code(answer["code"]).port == 27003
+    (code,) = answer["codes"]
+    assert parse_code(code).port == 27003
     assert answer["expires"].endswith("Z")
+
+
+def test_many_codes_are_made_at_once_and_all_differ(node: PairingNode) -> None:
+    lines = pair_code(node, "--count", "50").stdout.splitlines()
+    assert len({parse_code(line).secret for line in lines}) == 50
 
 
 def test_a_code_that_lives_too_long_is_refused(node: PairingNode) -> None:
