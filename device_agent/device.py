@@ -41,7 +41,7 @@ from .directory import (
     read_epoch,
     read_manifest,
 )
-from .executor import Executor
+from .executor import DeviceService, Executor
 from .homes import Home
 from .link import HttpLink
 from .queues import DeviceQueues
@@ -108,7 +108,8 @@ async def _device(
         woofs = DurableWoofs(store)
         parts.push_async_callback(woofs.close)
         authority = Authority(store, issuer)
-        executor = Executor(woofs, authority, DeviceQueues(store), require_handler=table.require)
+        service = DeviceService(woofs.woofs, authority, require_handler=table.require)
+        executor = Executor(woofs, service, DeviceQueues(store))
         runtime = HandlerRuntime(store, woofs, table, on_end=executor.handler_ended)
         await executor.drop_strangers({home.id for home in homes})
         parts.push_async_callback(executor.clear)

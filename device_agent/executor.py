@@ -18,14 +18,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from hashlib import sha256
 from itertools import chain
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
-from edgistry.adapters.durable_woofs import DurableWoofs
+from edgistry.adapters.group_commit import Work
 from edgistry.adapters.log import get_logger
-from edgistry.authority import Authority
 from edgistry.envelope import Operation, Status, decode_reply
 from edgistry.errors import Refused, StorageError, UnavailableError
 from edgistry.faas_outcome import Failure
@@ -37,9 +37,12 @@ from edgistry.verifier import Checked
 from edgistry.woof_replies import READS, status_of
 from edgistry.woof_service import Duplicate, Execution, WoofService
 from edgistry.woof_staging import Staging
+from edgistry.woof_store import WoofStore
 from edgistry.woof_triggers import Trigger
 
 from .queues import Asker, DeviceQueues, TakenOn, place_of
+
+T = TypeVar("T")
 
 logger = get_logger("edgistry.agent.executor")
 
@@ -57,25 +60,47 @@ class DeviceService(WoofService):
         return Outcome(status=Status.ACCEPTED, result=outcome.result)
 
 
-class Executor:
-    """Executes requests on ``woofs`` as ``authority`` allows, and keeps results in ``queues``.
+class Committer(Protocol):
+    """Makes works durable, in order. ``GroupCommitter`` is one."""
 
-    ``require_handler`` raises ``UnknownHandlerError`` unless there is a handler of that name. The
-    runtime of the handlers is to call ``handler_ended``. Used in one event loop.
+    @property
+    def lock(self) -> threading.Lock:
+        """Held while something is decided and handed over."""
+
+    def hand_over(self, work: Work) -> asyncio.Future[None]:
+        """Done when ``work`` is durable."""
+
+
+class Woofs(Protocol):
+    """The device's WooFs, and the one way to write them. ``DurableWoofs`` is one."""
+
+    @property
+    def committer(self) -> Committer:
+        """Their writer."""
+
+    @property
+    def woofs(self) -> WoofStore:
+        """What is written."""
+
+    async def commit(self, decide: Callable[[Staging], T]) -> T:
+        """What ``decide`` answers, once all that it staged is durable."""
+
+    def start_sweeping(self) -> None:
+        """Remove what is left of deleted WooFs, in the background."""
+
+
+class Executor:
+    """Executes requests on ``woofs`` by ``service``, and keeps results in ``queues``.
+
+    Should a handler be going to answer, ``handler_ended`` is to be called when it has ended. Used
+    in one event loop.
     """
 
-    def __init__(
-        self,
-        woofs: DurableWoofs,
-        authority: Authority,
-        queues: DeviceQueues,
-        *,
-        require_handler: Callable[[str], object],
-    ) -> None:
+    def __init__(self, woofs: Woofs, service: WoofService, queues: DeviceQueues) -> None:
         self._woofs = woofs
-        self._authority = authority
+        self._authority = service.authority
         self._queues = queues
-        self._service = DeviceService(woofs.woofs, authority, require_handler=require_handler)
+        self._service = service
         self._taken_on = queues.taken_on()
         """Requests whose handlers have not ended. Changed with the committer's lock held."""
         self._places = {_digest(each.envelope): at for at, each in self._taken_on.items()}

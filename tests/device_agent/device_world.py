@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from device_agent.executor import Executor
+from device_agent.executor import DeviceService, Executor
 from device_agent.queues import DeviceQueues
 from edgistry.adapters.durable_woofs import DurableWoofs
 from edgistry.adapters.faas_runtime import HandlerRuntime
@@ -114,7 +114,8 @@ async def inside(
     table = HandlerTable.from_names({str(number): each for number, each in enumerate(handlers)})
     woofs = DurableWoofs(kept)
     authority = Authority(kept, issuer)
-    executor = Executor(woofs, authority, DeviceQueues(kept), require_handler=table.require)
+    service = DeviceService(woofs.woofs, authority, require_handler=table.require)
+    executor = Executor(woofs, service, DeviceQueues(kept))
     runtime = HandlerRuntime(kept, woofs, table, on_end=executor.handler_ended)
     await woofs.create_namespace("meter")
     await woofs.create("meter/read", 100)
