@@ -15,11 +15,12 @@ Not handled here: handlers (the runtime listens with ``on_triggers``), and who m
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import islice
 from typing import Final, TypeVar
 
-from ..errors import ElementNotYetError
+from ..errors import ElementNotYetError, Refused
 from ..kv import KeyValue
 from ..woof import Window, WoofId, evicted
 from ..woof_staging import Staging
@@ -155,9 +156,16 @@ class DurableWoofs:
         self.start_sweeping()
 
     def start_sweeping(self) -> None:
-        """Remove what is left of deleted WooFs, in the background. Called in an event loop."""
+        """Remove what is left of deleted WooFs, in the background. Called in an event loop.
+
+        What cannot be removed now, on a full disk say, is left for the next time.
+        """
         if self._sweeper is None or self._sweeper.done():
-            self._sweeper = asyncio.create_task(self.sweep())
+            self._sweeper = asyncio.create_task(self._sweep_if_possible())
+
+    async def _sweep_if_possible(self) -> None:
+        with contextlib.suppress(Refused):
+            await self.sweep()
 
     async def sweep(self) -> None:
         """Remove what is left of deleted WooFs; nothing is, afterwards."""

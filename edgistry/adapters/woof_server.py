@@ -64,7 +64,9 @@ class WoofServer:
         return self._streams.open
 
     async def run(self) -> None:
-        """Drop replay windows that are over, now and then, until cancelled."""
+        """Remove what is left of WooFs deleted before; then, until cancelled, drop replay windows
+        that are over, now and then."""
+        self._woofs.start_sweeping()
         while True:
             await asyncio.sleep(SWEEP_EVERY_S)
             sweep = functools.partial(self.authority.guard.sweep, now_us=self._clock_us())

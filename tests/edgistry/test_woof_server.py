@@ -31,9 +31,10 @@ from edgistry.errors import (
 )
 from edgistry.event_stream import EventReader
 from edgistry.issuer import Issuer
-from edgistry.kv import Change, MemoryKeyValue
+from edgistry.kv import Change, MemoryKeyValue, prefix_end
 from edgistry.operations import Extent, Scan, encode_get, encode_scan
 from edgistry.rights import Right
+from edgistry.woof_keys import ELEMENTS
 
 from .grants import ME, MINUTE, NOW, ROOT, bind
 from .woof_world import HANDLER, WoofWorld, woof_world
@@ -204,6 +205,25 @@ async def test_deleted_woof_begins_again_at_one() -> None:
         await node.delete_namespace("ns")
         with pytest.raises(MissingNamespaceError):
             await node.create("ns/w", 3)
+
+
+async def test_what_an_earlier_life_left_of_a_deleted_woof_is_removed() -> None:
+    store = MemoryKeyValue()
+
+    def rest() -> list[bytes]:
+        return [key for key, _ in store.scan(ELEMENTS, prefix_end(ELEMENTS))]
+
+    async with woof_world(store) as world:
+        await world.woofs.create("ns/w", 9)
+        await world.woofs.put("ns/w", b"x")
+        await world.woofs.commit(lambda staging: staging.delete("ns/w"))
+    assert rest()
+    async with woof_world(store) as world:
+        upkeep = asyncio.create_task(world.server.run())
+        async with asyncio.timeout(20):
+            while rest():  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        upkeep.cancel()
 
 
 async def test_scan_gives_what_fits_into_a_reply() -> None:
