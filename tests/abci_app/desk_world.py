@@ -152,7 +152,7 @@ class RealDevice:
     async def wake(self, **more: Any) -> None:
         """Fetch, execute, report."""
         self.execute(await self.exchange(**more))
-        await self.exchange(**more)
+        await self.exchange(**{**more, "want_count": 0})
 
 
 @dataclass

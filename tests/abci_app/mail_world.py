@@ -14,6 +14,7 @@ from abci_app.mailbox_states import State
 from edgistry.envelope import Status, encode_reply
 from edgistry.kv import MemoryKeyValue
 from edgistry.messages import (
+    Account,
     ExchangeDown,
     ExchangeUp,
     RequestResult,
@@ -191,6 +192,7 @@ class Device:
             want_bytes=limit,
             back_in_s=back_in_s,
             results=tuple(taken.values()),
+            account=Account(awake_ms=5, sent=100, received=10),
             settled=self.settled,
         )
         self.settled = self.counter

@@ -15,7 +15,7 @@ from edgistry.envelope import GENERIC_REFUSAL, Operation, Status, decode_reply
 from edgistry.messages import RequestResult, decode_down
 from edgistry.pairing import device_object
 
-from .desk_world import DEVICE, FETCH_KEY, NODE, PAIRED, SECOND, RealDevice, desks
+from .desk_world import DEVICE, FETCH_KEY, HOUR, NODE, PAIRED, SECOND, RealDevice, desks
 
 
 async def until_waiting(exchanges: ExchangeDesk, count: int = 1) -> None:
@@ -218,6 +218,43 @@ def test_any_bytes_get_a_reply(data: bytes) -> None:
             return await world.exchanges.answer(data)
 
     assert asyncio.run(answer()) == GENERIC_REFUSAL
+
+
+async def test_hundred_queued_requests_of_mixed_priorities_pass_the_replay_window() -> None:
+    async with desks(share=100) as world:
+        requests = [world.bind(payload=b"%d" % number) for number in range(100)]
+        numbers = [
+            await world.submit(
+                request, priority=(7 * position) % 10, idempotency_key=b"%d" % position
+            )
+            for position, request in enumerate(requests)
+        ]
+        for _ in range(30):
+            await world.device.wake(want_count=4)
+        replies = [
+            await world.outcome(request, number)
+            for request, number in zip(requests, numbers, strict=True)
+        ]
+        assert {reply.status for reply in replies} == {Status.OK}
+        assert sorted(map(int, world.device.executed)) == list(range(100))
+        assert list(map(int, world.device.executed)) != list(range(100)), "by priority"
+
+
+async def test_request_captured_and_withheld_past_its_deadline_never_runs() -> None:
+    async with desks() as world:
+        request = world.bind()
+        number = await world.submit(request)
+        down = await world.device.exchange(back_in_s=600)
+        world.now_us += HOUR + SECOND
+        world.device.execute(down)
+        assert world.device.executed == []
+        assert decode_reply(world.device.results[0].reply).status == Status.EXPIRED
+        world.device.results = [
+            RequestResult(request_id=number, kind=2, reply=world.device.results[0].reply)
+        ]
+        await world.device.exchange()
+        assert (await world.outcome(request, number)).status == Status.EXPIRED
+        assert (await world.requests.fetch(number, FETCH_KEY)).state == "EXPIRED"
 
 
 async def test_twenty_requests_and_twenty_answers_travel_in_one_exchange() -> None:

@@ -12,6 +12,7 @@ import pytest
 from abci_app.mailbox import UNKNOWN_EFFECT
 from abci_app.mailbox_boxes import Decision
 from abci_app.mailbox_exchange import UNREADABLE
+from abci_app.mailbox_records import forgetting_key
 from abci_app.mailbox_states import State
 from edgistry.envelope import Status
 from edgistry.errors import (
@@ -24,9 +25,9 @@ from edgistry.errors import (
     TwoAgentsError,
     UnknownRequestError,
 )
-from edgistry.messages import RequestResult, ResultKind
+from edgistry.messages import ExchangeUp, RequestResult, ResultKind
 
-from .mail_world import ALICE, BOB, HOUR, MINUTE, SECOND, Device, Mail
+from .mail_world import ALICE, BOB, DEVICE, HOUR, MINUTE, SECOND, Device, Mail
 
 # --- what people suffer from elsewhere ----------------------------------------------------------
 
@@ -170,6 +171,28 @@ def test_idempotency_key_is_known_an_hour_after_the_delivery_and_until_the_deadl
     mail.passes(1)
     assert mail.boxes.lookup(request) is None
     assert [key for key, _ in mail.store.scan(b"", None) if not key.startswith(b"mailbox/d/")] == []
+
+
+def test_id_is_known_until_the_deadline_whatever_became_of_it() -> None:
+    mail = Mail()
+    device = Device(mail)
+    delivered, waiting = (mail.submit(deadline_us=mail.now_us + 72 * HOUR) for _ in range(2))
+    device.wake()
+    mail.acknowledge(delivered)
+    mail.passes(72 * HOUR - 1)
+    assert mail.states([delivered, waiting]) == [State.DELIVERED, State.RESPONDED]
+    mail.passes(1)
+    assert mail.boxes.lookup(delivered) is mail.boxes.lookup(waiting) is None
+
+
+def test_entry_of_a_time_that_does_not_count_is_removed_alone() -> None:
+    mail = Mail()
+    request = mail.submit()
+    Device(mail).wake()
+    mail.store.write([(forgetting_key(mail.now_us, request), b"")], sync=True)
+    mail.passes(SECOND)
+    assert mail.state(request) == State.RESPONDED
+    assert mail.store.get(forgetting_key(mail.now_us - SECOND, request)) is None
 
 
 def test_request_that_can_never_run_is_refused() -> None:
@@ -485,6 +508,29 @@ def test_device_gets_as_much_as_it_asks_for() -> None:
     assert not down.more
 
 
+def test_bytes_that_one_client_takes_are_not_there_for_another_in_the_same_round() -> None:
+    mail = Mail()
+    mail.submit("a", envelope=bytes(600))
+    mail.submit("b", envelope=bytes(600), party=BOB)
+    device = Device(mail)
+    device.exchange(limit=1000)
+    assert len(device.envelopes) == 1
+    device.exchange(limit=1000)
+    assert len(device.envelopes) == 2
+
+
+def test_request_in_an_answer_that_may_still_come_is_not_handed_down_again() -> None:
+    mail = Mail()
+    device = Device(mail)
+    request = mail.submit()
+    device.exchange(lose_down=True)
+    device.settled = 0
+    device.exchange()
+    assert (device.envelopes, mail.state(request)) == ([], State.LEASED)
+    device.exchange()
+    assert len(device.envelopes) == 1
+
+
 def test_agent_that_was_replaced_is_refused() -> None:
     mail = Mail()
     mail.submit()
@@ -494,10 +540,13 @@ def test_agent_that_was_replaced_is_refused() -> None:
     with pytest.raises(TwoAgentsError):
         first.exchange()
     mail.crash()
-    with pytest.raises(TwoAgentsError):
-        first.exchange()
-    second.wake()
-    assert len(second.executed) == 1
+    third = Device(mail, instance=b"agent..3")
+    third.exchange(count=0)
+    for replaced in (first, second):
+        with pytest.raises(TwoAgentsError):
+            replaced.exchange()
+    third.wake()
+    assert len(third.executed) == 1
 
 
 def test_exchange_that_had_ended_is_noticed() -> None:
@@ -532,6 +581,10 @@ def test_account_of_a_device_adds_up_once() -> None:
     device.exchange(back_in_s=600)
     known = mail.boxes.device(device.id)
     assert (known.exchanges, known.back_in_s, known.seen_us) == (2, 600, mail.now_us)
+    assert (known.awake_ms, known.sent, known.received) == (10, 200, 20)
+    device.counter, device.settled = device.counter - 1, 0
+    device.exchange(back_in_s=600)
+    assert mail.boxes.device(device.id) == known, "the same exchange in another envelope"
     mail.crash()
     assert mail.boxes.device(device.id) == known
 
@@ -677,10 +730,12 @@ def test_age_counts_from_when_the_device_could_first_have_it() -> None:
     mail.passes(SECOND)
     device.exchange(lose_down=True)
     assert mail.record(first).leased_us == mail.now_us, "the first one did not arrive"
+    leased_us = mail.now_us
     mail.passes(10 * MINUTE)
-    leased_us = mail.record(first).leased_us
-    Device(mail, instance=b"agent..2").exchange(count=0)
-    assert mail.record(first).leased_us == leased_us
+    assert mail.state(first) == State.QUEUED
+    device.settled = 0
+    device.exchange()
+    assert mail.record(first).leased_us == leased_us, "the second one may have arrived"
 
 
 # --- dead letters, and devices that leave -------------------------------------------------------
@@ -780,14 +835,62 @@ def test_decision_taken_back_leaves_no_trace() -> None:
     assert mail.submit("other")
 
 
+def has_work(mail: Mail, want_count: int = 1) -> bool:
+    up = ExchangeUp(
+        version=1, instance=bytes(8), counter=1, want_count=want_count, want_bytes=1 << 20
+    )
+    return mail.exchanges.has_work(DEVICE, up, now_us=mail.now_us)
+
+
+def test_there_is_work_while_there_is_something_to_tell() -> None:
+    mail = Mail()
+    assert not has_work(mail)
+    request = mail.submit()
+    assert has_work(mail)
+    assert not has_work(mail, want_count=0)
+    device = Device(mail)
+    device.exchange()
+    assert not has_work(mail)
+    mail.cancel(request)
+    assert has_work(mail, want_count=0)
+    device.exchange(results={}, limit=0)
+    mail.submit("later", not_before_us=mail.now_us + SECOND)
+    assert not has_work(mail)
+    mail.now_us += SECOND
+    assert has_work(mail)
+
+
+def test_device_is_not_woken_twice_for_one_recalled_request() -> None:
+    mail = Mail()
+    device = Device(mail)
+    request = mail.submit()
+    device.exchange()
+    device.waiting.clear()  # it has begun
+    mail.cancel(request)
+    assert has_work(mail)
+    device.exchange()
+    assert not has_work(mail)
+
+
+def test_request_past_its_deadline_is_not_handed_down_before_anybody_has_noticed() -> None:
+    mail = Mail()
+    mail.submit()
+    mail.now_us += HOUR
+    device = Device(mail)
+    device.exchange()
+    assert device.envelopes == []
+
+
 def test_request_is_not_handed_down_before_it_is_durable() -> None:
     mail = Mail()
     decision = Decision(mail.boxes)
     mail.mailbox.submit(decision, mail.asked(), now_us=mail.now_us, retry_after_s=1)
     device = Device(mail)
+    assert not has_work(mail)
     device.exchange()
     assert device.envelopes == []
     mail.store.write(decision.changes, sync=True)
     decision.settle()
+    assert has_work(mail)
     device.exchange()
     assert len(device.envelopes) == 1
