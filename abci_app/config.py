@@ -27,7 +27,7 @@ EngineLevel = Literal["debug", "info", "error", "none"]
 
 DEFAULT_BASE_PORT = 27000
 PORTS_PER_NODE = 10
-"""Node i of a cluster has base + 10 i: API, + 1 p2p, + 2 engine RPC, + 3 kept for the peer link."""
+"""Node i of a cluster has base + 10 i: API, + 1 p2p, + 2 engine RPC, + 3 link."""
 P2P_OFFSET, RPC_OFFSET, PEER_LINK_OFFSET = 1, 2, 3
 MAX_NODES = 100
 """Votes grow with the square of the validators; CometBFT is used with up to a few hundred."""
@@ -129,6 +129,14 @@ class LinkConfig:
     )
     port: int = setting(
         0, help="Port; 0 for the third after that of the API.", check=check_link_port
+    )
+    peers: tuple[str, ...] = setting(
+        (),
+        help=(
+            "The links of the other nodes, as ID@HOST:PORT, with the ids that the registry has.\n"
+            "Requests to services of a node that is not named here are refused."
+        ),
+        check=check_peers,
     )
 
 

@@ -18,6 +18,7 @@ from edgistry.adapters.http import HttpServer, Route
 from edgistry.adapters.tls import server_context
 from edgistry.authority import Authority
 from edgistry.kv import KeyValue
+from edgistry.pairing import MAX_REQUEST_BYTES
 from edgistry.transactions import node_id_of
 
 from .admin_pairing import pairing_admin_routes
@@ -26,6 +27,7 @@ from .config import NodeConfig
 from .device_setup import DeviceSetup, RequestQueue
 from .link_server import link_server, pairing_routes
 from .pairing_desk import PairingDesk
+from .peer_api import MAX_PEER_BODY_BYTES
 from .registration import Registrar
 
 
@@ -89,7 +91,8 @@ async def listen_on_link(
     Raises:
         PortInUseError, ConfigError: it cannot listen where the configuration says.
     """
-    server = link_server([*pairing_routes(devices.desk), *more])
+    routes = [*pairing_routes(devices.desk), *more]
+    server = link_server(routes, body_limit=max(MAX_REQUEST_BYTES, MAX_PEER_BODY_BYTES))
     try:
         context = server_context(seed, members=members)
         await server.listen_tcp(config.link_host, config.link_port, tls=context)

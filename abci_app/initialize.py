@@ -20,19 +20,21 @@ from pathlib import Path
 from edgistry.adapters import config as toml
 from edgistry.adapters.crypto import generate_signing_key, public_key_of
 from edgistry.errors import InvalidValueError
-from edgistry.transactions import check_chain_id
+from edgistry.transactions import NodeId, check_chain_id, node_id_of
 
 from . import comet_config
 from .comet_config import Genesis, Validator, genesis_document, peer_id
 from .config import (
     MAX_NODES,
     P2P_OFFSET,
+    PEER_LINK_OFFSET,
     PORTS_PER_NODE,
     RPC_OFFSET,
     ApiConfig,
     ClusterConfig,
     EngineConfig,
     EngineKind,
+    LinkConfig,
     NodeConfig,
     PeerConfig,
     check_base_port,
@@ -203,11 +205,16 @@ def _cluster_configs(cluster: ClusterConfig, seeds: list[_Seeds]) -> list[NodeCo
         f"{peer_id(public_key_of(keys.p2p))}@{url_host(host)}:{port + P2P_OFFSET}"
         for host, port, keys in zip(cluster.hosts, ports, seeds, strict=True)
     ]
+    links = [
+        f"{_node_id(keys).hex()}@{url_host(host)}:{port + PEER_LINK_OFFSET}"
+        for host, port, keys in zip(cluster.hosts, ports, seeds, strict=True)
+    ]
     return [
         NodeConfig(
             name=name,
             engine="cometbft",
             api=ApiConfig(host=_listen_host(host), port=port),
+            link=LinkConfig(peers=tuple(link for link in links if link != own_link)),
             peers=PeerConfig(
                 host=_listen_host(host),
                 port=port + P2P_OFFSET,
@@ -215,10 +222,14 @@ def _cluster_configs(cluster: ClusterConfig, seeds: list[_Seeds]) -> list[NodeCo
             ),
             cometbft=EngineConfig(rpc_port=port + RPC_OFFSET),
         )
-        for name, host, port, own in zip(
-            cluster.names, cluster.hosts, ports, addresses, strict=True
+        for name, host, port, own, own_link in zip(
+            cluster.names, cluster.hosts, ports, addresses, links, strict=True
         )
     ]
+
+
+def _node_id(keys: _Seeds) -> NodeId:
+    return node_id_of(public_key_of(keys.registry))
 
 
 def _listen_host(host: str) -> str:

@@ -21,7 +21,7 @@ from edgistry.pairing import MAX_REQUEST_BYTES, PAIR_PATH, UNPAIR_PATH, decode_r
 
 from .pairing_desk import PairingDesk
 
-MAX_CONNECTIONS = 256
+MAX_CONNECTIONS = 1024
 
 
 def link_server(routes: Sequence[Route], *, body_limit: int = MAX_REQUEST_BYTES) -> HttpServer:

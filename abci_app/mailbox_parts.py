@@ -5,19 +5,17 @@ Not handled here: pairing (``device_parts``), HTTP, and in which order parts sta
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 from edgistry.adapters.durable_woofs import DurableWoofs
-from edgistry.adapters.http import Handler
 from edgistry.authority import Authority
 from edgistry.kv import KeyValue
 
 from .admin_mailbox import mailbox_admin_routes
 from .admin_server import AdminRoute
 from .exchange_desk import ExchangeDesk
-from .http_requests import device_handlers
 from .mailbox_desk import MailboxDesk
 from .mailbox_writer import MailboxWriter
 from .metrics import NodeMetrics
@@ -40,10 +38,6 @@ class MailboxParts:
     def admin_routes(self) -> list[AdminRoute]:
         """What the operator asks about mailboxes."""
         return mailbox_admin_routes(MailboxDesk(self.writer, self.exchanges))
-
-    def handlers(self) -> Mapping[str, Handler]:
-        """Its part of the public API."""
-        return device_handlers(self.requests, self.exchanges)
 
     def watch(self, metrics: NodeMetrics) -> None:
         """Show numbers of it; none of a single device or client."""

@@ -39,12 +39,12 @@ from .device_parts import listen_on_link, open_device_parts
 from .directory import NodeDirectory, read_registry_seed
 from .grants import GrantDesk
 from .handler_desk import HandlerDesk
-from .http_grants import grant_handlers
 from .http_server import public_server
 from .issuing_desk import IssuingDesk
 from .mailbox_parts import open_mailbox_parts
 from .metrics import NodeMetrics
 from .pairing import PairingTable
+from .peer_parts import open_peer_parts
 from .running import Running, stop_signal
 from .schema import genesis_members
 from .service import NodeService
@@ -114,24 +114,38 @@ async def run_node(
             registrar=service.registrar,
             queue=mail.requests,
         )
-        grants = GrantDesk(pairings, config.grants)
+        members = genesis_members(genesis.state)
+        peers = open_peer_parts(
+            config,
+            seed=seed,
+            node_id=node_id,
+            members=members,
+            store=local.queues,
+            committer=local.woofs.committer,
+            find=app.reader.service,
+            requests=mail.requests,
+            grants=GrantDesk(pairings, config.grants),
+        )
+        parts.push_async_callback(peers.courier.close)
         tasks = Running(
             consensus.run(),
             service.run(),
             *local.running(),
             *mail.running(),
             *devices.running(),
+            *peers.running(),
         )
         async with tasks as running, AsyncExitStack() as doors:
             metrics = NodeMetrics()
             local.watch(metrics)
             mail.watch(metrics)
+            peers.watch(metrics)
             http = public_server(
                 service,
                 local.door,
                 version=__version__,
                 metrics=metrics,
-                devices={**mail.handlers(), **grant_handlers(grants)},
+                devices=peers.handlers(mail.exchanges),
             )
             doors.push_async_callback(http.stop)
             await http.listen_tcp(config.api.host, config.api.port)
@@ -139,7 +153,8 @@ async def run_node(
                 config,
                 devices,
                 seed=seed,
-                members=[each.public_key for each in genesis_members(genesis.state).values()],
+                members=[each.public_key for each in members.values()],
+                more=peers.routes,
             )
             doors.push_async_callback(link.stop)
             desk = HandlerDesk(local.runtime, module=config.handlers.module, outbox=service.outbox)

@@ -1,0 +1,119 @@
+"""The part of a node that is about other nodes: links to them, and requests for their devices.
+
+Not handled here: listening (``device_parts``), and in which order parts start and stop (``node``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgistry.adapters.group_commit import GroupCommitter
+from edgistry.adapters.http import Handler, Route
+from edgistry.adapters.log import get_logger
+from edgistry.errors import ConfigError
+from edgistry.kv import KeyValue
+from edgistry.transactions import NodeId
+
+from .config import NodeConfig, peer_id_of
+from .entry_book import EntryBook
+from .entry_courier import Courier
+from .entry_desk import EntryDesk, FindService, GrantForwarder
+from .http_grants import PublicGrants, grant_handlers
+from .http_requests import PublicExchange, device_handlers
+from .metrics import NodeMetrics
+from .peer_link import PeerLink, way_to
+from .peer_routes import peer_routes
+from .request_desk import RequestDesk
+from .schema import Member
+
+logger = get_logger("edgistry.node.peers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerParts:
+    """Requests and grants, wherever they belong; ``running`` has to run."""
+
+    requests: EntryDesk
+    grants: GrantForwarder
+    book: EntryBook
+    courier: Courier
+    routes: list[Route]
+    """What other nodes ask of this one, over the link."""
+
+    def handlers(self, exchanges: PublicExchange) -> Mapping[str, Handler]:
+        """The part of the public API that is about devices; ``exchanges`` are with this node's."""
+        return {**device_handlers(self.requests, exchanges), **grant_handlers(self.grants)}
+
+    def running(self) -> list[Coroutine[Any, Any, None]]:
+        """What is to run while the node does."""
+        return [self.courier.run()]
+
+    def watch(self, metrics: NodeMetrics) -> None:
+        """Show numbers of it; none of a single node, service or client."""
+        book = self.book
+        for name, help_text, read in (
+            (
+                "entry_requests",
+                "Requests to services of other nodes, in any state.",
+                lambda: len(book),
+            ),
+            (
+                "entry_waiting_bytes",
+                "Bytes of requests that wait for other nodes.",
+                lambda: book.waiting_bytes,
+            ),
+        ):
+            metrics.watch(name, help_text, read)
+
+
+def open_peer_parts(
+    config: NodeConfig,
+    *,
+    seed: bytes,
+    node_id: NodeId,
+    members: Mapping[NodeId, Member],
+    store: KeyValue,
+    committer: GroupCommitter,
+    find: FindService,
+    requests: RequestDesk,
+    grants: PublicGrants,
+) -> PeerParts:
+    """Requests that entered are in ``store``; ``requests`` and ``grants`` are this node's own.
+
+    Called in the node's event loop.
+
+    Raises:
+        ConfigError: a link to a node that is no member, or two to one.
+        CorruptDatabaseError: what is stored cannot be read.
+    """
+    links = _links(config, seed=seed, node_id=node_id, members=members)
+    book = EntryBook(store, committer)
+    courier = Courier(book, links)
+    return PeerParts(
+        requests=EntryDesk(requests, book, courier, node_id=node_id, find=find),
+        grants=GrantForwarder(grants, links, node_id=node_id, find=find),
+        book=book,
+        courier=courier,
+        routes=peer_routes(requests, grants),
+    )
+
+
+def _links(
+    config: NodeConfig, *, seed: bytes, node_id: NodeId, members: Mapping[NodeId, Member]
+) -> dict[NodeId, PeerLink]:
+    links: dict[NodeId, PeerLink] = {}
+    for peer in config.link.peers:
+        node = NodeId(bytes.fromhex(peer_id_of(peer)))
+        member = members.get(node)
+        if member is None or node == node_id:
+            raise ConfigError(f"[link] peers: {peer} is no other member of this chain")
+        if node in links:
+            raise ConfigError(f"[link] peers: {peer} is the second link to that node")
+        url = f"https://{peer.partition('@')[2]}"
+        links[node] = PeerLink(node, way_to(url, public_key=member.public_key, seed=seed))
+    without = len(members) - 1 - len(links)
+    if without > 0:
+        logger.warning("some nodes have no link in node.toml, section [link]", nodes=without)
+    return links
