@@ -162,6 +162,17 @@ async def test_capability_of_an_earlier_pairing_is_void() -> None:
         assert await refused(world.device, world.device.request().encoded) == Status.REJECTED
 
 
+async def test_exchange_on_another_object_is_nobodys() -> None:
+    async with desks() as world:
+        everything = NODE.mint(serial=PAIRED.serial)
+        for target in (f"other/{DEVICE}", DEVICE, "devices", ""):
+            request = everything.bind(
+                Operation.EXCHANGE, target, payload=world.device.request().envelope.payload,
+                client=bytes(8), sequence=world.now_us, deadline=world.now_us + SECOND,
+            )  # fmt: skip
+            assert await refused(world.device, request.encoded) == Status.REJECTED
+
+
 async def test_agent_that_was_replaced_is_told() -> None:
     async with desks() as world:
         first, second = world.device, RealDevice(world, instance=b"agent..2")

@@ -830,9 +830,24 @@ def test_decision_taken_back_leaves_no_trace() -> None:
         mail.decide(decide)
     assert dict(mail.store.scan(b"", None)) == before
     assert mail.state(request) == State.RESPONDED
-    assert mail.boxes.live == {}
+    assert mail.boxes.live == mail.boxes._unsettled == {}
     assert mail.boxes.count(device.id, ALICE).unfetched == 1
     assert mail.submit("other")
+
+
+def test_later_decision_is_not_forgotten_when_an_earlier_one_is_written() -> None:
+    mail = Mail()
+    request = mail.submit()
+    first, second = Decision(mail.boxes), Decision(mail.boxes)
+    mail.mailbox.cancel(first, request, now_us=mail.now_us)
+    mail.mailbox.acknowledge(second, request, now_us=mail.now_us)
+    mail.store.write(first.changes, sync=True)
+    first.settle()
+    assert mail.state(request) == State.DELIVERED
+    mail.store.write(second.changes, sync=True)
+    second.settle()
+    mail.crash()
+    assert mail.state(request) == State.DELIVERED
 
 
 def has_work(mail: Mail, want_count: int = 1) -> bool:

@@ -154,6 +154,8 @@ def test_idle_exchange_takes_few_bytes() -> None:
 def test_cut_message_is_malformed(cut: int) -> None:
     with pytest.raises(MalformedError):
         decode_up(encode_up(UP)[:cut])
+    with pytest.raises(MalformedError):
+        decode_down(encode_down(DOWN)[: min(cut, len(encode_down(DOWN)) - 1)])
 
 
 @pytest.mark.parametrize(
