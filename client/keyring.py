@@ -237,8 +237,11 @@ def _beside(entry: KeyringEntry, entries: Sequence[KeyringEntry]) -> tuple[Capab
     return tuple(found[1:])
 
 
-def _authority(entry: KeyringEntry, wanted: Wanted) -> tuple[int, int, int, str]:
-    """Sorts by how much more than ``wanted`` the entry could do."""
+def _authority(entry: KeyringEntry, wanted: Wanted) -> tuple[int, int, bool, int, str]:
+    """Sorts by how much more than ``wanted`` the entry could do.
+
+    Of two that could do as much, one for just that place is surely of the issuer there.
+    """
     needed = RIGHTS_NEEDED[wanted.operation]
     if wanted.operation == Operation.PUT and wanted.handler:
         needed |= Right.INVOKE
@@ -248,4 +251,5 @@ def _authority(entry: KeyringEntry, wanted: Wanted) -> tuple[int, int, int, str]
         if not needed & ~each.rights and covers(each.object, wanted.target)
     ]
     longest, rights = max(granting, key=lambda pair: (pair[0], -pair[1]), default=(0, 0))
-    return -longest, rights, entry.capability.chain.not_after_us, entry.name
+    elsewhere = entry.place != wanted.place
+    return -longest, rights, elsewhere, entry.capability.chain.not_after_us, entry.name

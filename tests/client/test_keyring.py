@@ -182,6 +182,12 @@ class TestChoosing:
 
         assert [at("http://here"), at("http://there"), at("")] == ["here", "any", "here"]
 
+    def test_of_two_alike_the_one_for_the_place_is_taken(self, keyring: Keyring) -> None:
+        keyring.add("a", granted(Right.GET, "sensors/temp"))
+        keyring.add("b", granted(Right.GET, "sensors/temp"), place="http://here")
+        wanted = Wanted(operation=Operation.GET, target="sensors/temp", place="http://here")
+        assert chosen(keyring, wanted) == "b"
+
     def test_a_clients_capability_is_for_that_client(self, keyring: Keyring) -> None:
         capability = granted(Right.GET, caveats=[caveats.client(b"client-1")])
         keyring.add("mine", capability)
