@@ -1,4 +1,4 @@
-"""The part of a node that is about devices: pairing them, preparing them, and the link.
+"""The part of a node that is about devices: pairing, preparing and mirroring them, and the link.
 
 Rules kept here: the link has the node's registry key behind its certificate, and knows members of
 the chain by theirs.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgistry.adapters.crypto import public_key_of
+from edgistry.adapters.durable_woofs import DurableWoofs
 from edgistry.adapters.http import HttpServer, Route
 from edgistry.adapters.tls import server_context
 from edgistry.authority import Authority
@@ -24,8 +25,9 @@ from edgistry.transactions import node_id_of
 from .admin_pairing import pairing_admin_routes
 from .admin_server import AdminRoute
 from .config import NodeConfig
-from .device_setup import DeviceSetup, RequestQueue
+from .device_setup import DeviceSetup
 from .link_server import link_server, pairing_routes
+from .mirror_keeper import MirrorKeeper, OwnRequests
 from .pairing_desk import PairingDesk
 from .peer_api import MAX_PEER_BODY_BYTES
 from .registration import Registrar
@@ -37,10 +39,11 @@ class DeviceParts:
 
     desk: PairingDesk
     setup: DeviceSetup
+    mirrors: MirrorKeeper
 
     def running(self) -> list[Coroutine[Any, Any, None]]:
         """What is to run while the node does."""
-        return [self.setup.run()]
+        return [self.setup.run(), self.mirrors.run()]
 
     def admin_routes(self) -> list[AdminRoute]:
         """What the operator asks about pairing."""
@@ -52,11 +55,12 @@ def open_device_parts(
     *,
     seed: bytes,
     store: KeyValue,
+    woofs: DurableWoofs,
     authority: Authority,
     registrar: Registrar,
-    queue: RequestQueue,
+    queue: OwnRequests,
 ) -> DeviceParts:
-    """Pairing over ``store``, for the node with registry key ``seed``."""
+    """Pairing over ``store``, for the node with registry key ``seed``; mirrors go to ``woofs``."""
     node_key = public_key_of(seed)
     writing = asyncio.Lock()
     setup = DeviceSetup(
@@ -75,7 +79,9 @@ def open_device_parts(
         link_port=config.link_port,
         writing=writing,
     )
-    return DeviceParts(desk=desk, setup=setup)
+    mirrors = MirrorKeeper(store, woofs, queue=queue, node_id=node_id_of(node_key))
+    setup.on_ready = mirrors.watch
+    return DeviceParts(desk=desk, setup=setup, mirrors=mirrors)
 
 
 async def listen_on_link(

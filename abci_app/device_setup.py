@@ -91,6 +91,8 @@ class DeviceSetup:
         self._draw = draw
         self._writing = writing
         self._look_every_s = look_every_s
+        self.on_ready: Callable[[str], None] | None = None
+        """Told of devices that have all that they offer."""
         # A device that leaves must not be listed by a step that had begun before.
         self._stepping = asyncio.Lock()
         self._unfinished: set[str] = set()
@@ -224,6 +226,8 @@ class DeviceSetup:
                 logger.warning("a service cannot be listed", reason=outcome.reason)
         await self._store_stage(paired, stage="ready", requests=())
         logger.info("a device is ready", services=len(rows))
+        if self.on_ready is not None:
+            self.on_ready(paired.device)
 
     async def _store_stage(self, paired: Paired, **changes: object) -> None:
         async with self._writing:

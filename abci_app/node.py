@@ -110,6 +110,7 @@ async def run_node(
             config,
             seed=seed,
             store=local.queues,
+            woofs=local.woofs,
             authority=local.authority,
             registrar=service.registrar,
             queue=mail.requests,

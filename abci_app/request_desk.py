@@ -315,6 +315,18 @@ class RequestDesk:
             raise UnknownRequestError("there is no request with this id")
         return record.outcome, self._writer.store.get(REPLIES + request)
 
+    async def let_go(self, request: bytes) -> None:
+        """The outcome of a request of this node need not be kept.
+
+        Raises:
+            UnknownRequestError: there is no such request, or no longer.
+            NotEndedError: there is no outcome yet.
+        """
+        now_us = self._writer.clock_us()
+        await self._writer.commit(
+            lambda decision: self._mailbox.acknowledge(decision, request, now_us=now_us)
+        )
+
     async def forget_device(self, device: str) -> int:
         """End all requests to a device that is no longer paired; how many it were."""
         now_us = self._writer.clock_us()

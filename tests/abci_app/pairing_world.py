@@ -110,6 +110,9 @@ class FakeQueue:
             return State.RESPONDED, self.replies[request]
         raise NotFoundError("no such request")
 
+    async def let_go(self, request: bytes) -> None:
+        del self.replies[request]
+
     async def forget_device(self, device: str) -> None:
         self.forgotten.append(device)
         self.waiting = {key: each for key, each in self.waiting.items() if each[0] != device}

@@ -17,6 +17,7 @@ from abci_app.config import NodeConfig
 from abci_app.device_parts import DeviceParts, open_device_parts
 from abci_app.issuing import open_authority
 from edgistry.adapters.crypto import public_key_of
+from edgistry.adapters.durable_woofs import DurableWoofs
 from edgistry.kv import KeyValue
 from edgistry.pairing import decode_answer, encode_offer, parse_code
 
@@ -31,10 +32,13 @@ class PairingNode(NodeThread):
     devices: DeviceParts
 
     async def furnish_more(self, parts: AsyncExitStack, queues: KeyValue) -> list[AdminRoute]:
+        woofs = DurableWoofs(queues)
+        parts.push_async_callback(woofs.close)
         self.devices = open_device_parts(
             NodeConfig(name="solo"),
             seed=SEED,
             store=queues,
+            woofs=woofs,
             authority=open_authority(self.layout, queues),
             registrar=self.node.service.registrar,
             queue=FakeQueue(),

@@ -30,6 +30,7 @@ from device_agent.directory import (
 )
 from device_agent.pairing import read_pairing, read_pairings
 from edgistry.adapters.crypto import generate_signing_key, public_key_of
+from edgistry.adapters.durable_woofs import DurableWoofs
 from edgistry.adapters.tls import server_context
 from edgistry.issuer import Issuer
 from edgistry.kv import KeyValue
@@ -70,10 +71,13 @@ class LinkedNode(NodeThread):
     port: int
 
     async def furnish_more(self, parts: AsyncExitStack, queues: KeyValue) -> list[AdminRoute]:
+        woofs = DurableWoofs(queues)
+        parts.push_async_callback(woofs.close)
         self.devices = open_device_parts(
             NodeConfig(name="solo"),
             seed=SEED,
             store=queues,
+            woofs=woofs,
             authority=open_authority(self.layout, queues),
             registrar=self.node.service.registrar,
             queue=FakeQueue(),
