@@ -1,0 +1,210 @@
+"""Calls through other nodes of a real cluster than the device's own, while either of them dies."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from device_agent.directory import AgentDirectory
+from edgistry.adapters.grant_client import ClientKeys, request_grant
+from edgistry.adapters.http import HttpClient
+from edgistry.adapters.node_client import BlockingNodeClient
+from edgistry.adapters.service_caller import CallTracker, ServiceCaller
+from edgistry.calls import CallResult, Ticket
+from edgistry.capability import Capability
+from edgistry.codec import replace
+from edgistry.errors import BadTagError
+from edgistry.requests_api import RequestAnswer
+
+from .harness import Cluster
+
+pytestmark = pytest.mark.engine
+
+ENTRY, HOME = 0, 1
+COMMAND_S = 60.0
+HANDLERS = """
+import pathlib
+from edgistry.handlers import handler
+
+@handler
+async def read(context, woof, seq, element):
+    with (pathlib.Path(__file__).parent / "effects").open("ab") as file:
+        file.write(element + b"\\n")
+    return b"did " + element
+"""
+
+
+class Device:
+    """The agent's program in a directory beside the cluster; it runs once whenever it is told."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.root = cluster.parent / "device"
+        self._agent("init", "--type", "thermometer", "--lat", "46", "--lon", "8")
+        files = AgentDirectory(self.root)
+        manifest = files.manifest_file.read_text().replace("fresh_s = 60", "fresh_s = 0")
+        files.manifest_file.write_text(manifest)
+        for path in files.handlers_dir.glob("*.py"):
+            path.write_text(HANDLERS)
+        self._effects = files.handlers_dir / "effects"
+        code = cluster.command("pair-code", str(cluster.directory(HOME).root)).strip()
+        self._agent("pair", "--node", cluster.api(HOME), "--code", "-", text=code)
+
+    def _agent(self, command: str, *words: str, text: str = "") -> None:
+        program = Path(sys.executable).with_name("edgistry-agent")
+        done = subprocess.run(
+            [program, command, str(self.root), *words],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_S,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+
+    def wake(self) -> None:
+        """One wake of the device."""
+        self._agent("run", "--once")
+
+    def effects(self) -> list[str]:
+        """What it has done, in order."""
+        return self._effects.read_text().split() if self._effects.exists() else []
+
+
+class Client:
+    """A client with keys of its own, at one node."""
+
+    def __init__(self, cluster: Cluster, node: int, handle: str) -> None:
+        self._url = cluster.api(node)
+        self._handle = handle
+        keys = ClientKeys.generate()
+
+        async def ask() -> Capability:
+            async with HttpClient(self._url) as http:
+                grant = await request_grant(http, keys, handle)
+            return Capability.from_bytes(grant.granted[0].capability)
+
+        self.capability = asyncio.run(ask())
+
+    def give(self, data: bytes, *, forge: bool = False) -> tuple[Ticket, RequestAnswer]:
+        """Give a call to the node; it has it durably."""
+
+        async def give() -> tuple[Ticket, RequestAnswer]:
+            async with HttpClient(self._url) as http:
+                ticket = ServiceCaller(http, self.capability).ticket(self._handle, "read", data)
+                tracker = CallTracker(http, ticket)
+                if forge:
+                    tracker = CallTracker(http, _forged(ticket))
+                return ticket, await tracker.submit()
+
+        return asyncio.run(give())
+
+    def look(self, ticket: Ticket, answer: RequestAnswer) -> RequestAnswer:
+        """How the call is doing."""
+
+        async def look() -> RequestAnswer:
+            async with HttpClient(self._url) as http:
+                tracker = CallTracker(http, ticket)
+                tracker.known_as(answer.id)
+                return await tracker.look()
+
+        return asyncio.run(look())
+
+    def result(self, ticket: Ticket, answer: RequestAnswer) -> CallResult:
+        """Its proven result, which is acknowledged."""
+
+        async def result() -> CallResult:
+            async with HttpClient(self._url) as http:
+                tracker = CallTracker(http, ticket)
+                tracker.known_as(answer.id)
+                return await tracker.result(await tracker.wait(answer, COMMAND_S))
+
+        return asyncio.run(result())
+
+
+def _forged(ticket: Ticket) -> Ticket:
+    envelope = bytes([*ticket.envelope[:-1], ticket.envelope[-1] ^ 1])
+    return replace(ticket, envelope=envelope)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Four nodes that run; a test leaves them running."""
+    with Cluster() as four:
+        four.start()
+        yield four
+
+
+@pytest.fixture(scope="module")
+def device(cluster: Cluster) -> Iterator[Device]:
+    """A device at home at one node, ready and asleep."""
+    device = Device(cluster)
+    yield device
+    shutil.rmtree(device.root, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def client(cluster: Cluster, device: Device) -> Client:
+    """A client at another node."""
+
+    def listed() -> str | None:
+        device.wake()
+        with BlockingNodeClient(cluster.api(ENTRY)) as node:
+            found = node.discover(near=(46.0, 8.0), radius_km=20.0).services
+        return found[0].handle if found else None
+
+    return Client(cluster, ENTRY, cluster.wait_until("the service listed", listed))
+
+
+def test_client_at_one_node_calls_a_sleeping_device_at_home_at_another(
+    device: Device, client: Client
+) -> None:
+    ticket, answer = client.give(b"first")
+    assert (answer.state, device.effects()) == ("QUEUED", [])
+    device.wake()
+    result = client.result(ticket, answer)
+    assert (result.payload, result.by_node, device.effects()) == (b"did first", False, ["first"])
+
+
+def test_forged_call_is_refused_through_another_node(device: Device, client: Client) -> None:
+    before = device.effects()
+    with pytest.raises(BadTagError):
+        client.give(b"forged", forge=True)
+    device.wake()
+    assert device.effects() == before
+
+
+def test_call_given_while_the_home_node_was_dead_outlives_the_entry_node_too(
+    cluster: Cluster, device: Device, client: Client
+) -> None:
+    before = device.effects()
+    cluster.kill_node(HOME)
+    given = [client.give(b"%d" % number) for number in range(5)]
+    assert {answer.state for _, answer in given} == {"QUEUED"}
+    cluster.kill_node(ENTRY)
+    cluster.start(ENTRY, HOME)
+    home = str(cluster.directory(HOME).root)
+    cluster.wait_until(
+        "the calls at home",
+        lambda: cluster.command_json("mailbox", "show", home)["outstanding"] == len(given),
+    )
+    device.wake()
+    results = [client.result(*each).payload for each in given]
+    assert results == [b"did %d" % number for number in range(5)]
+    assert sorted(device.effects()[len(before) :]) == [str(number) for number in range(5)]
+
+
+def test_outcome_outlives_the_home_node_at_the_entry_node(
+    cluster: Cluster, device: Device, client: Client
+) -> None:
+    ticket, answer = client.give(b"late")
+    device.wake()
+    cluster.wait_until("the outcome here", lambda: client.look(ticket, answer).final)
+    cluster.kill_node(HOME)
+    assert client.result(ticket, answer).payload == b"did late"
+    cluster.start(HOME)
