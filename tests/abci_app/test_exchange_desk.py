@@ -80,6 +80,20 @@ async def test_exchange_that_the_device_gave_up_gets_nothing() -> None:
         assert [each.request_id for each in (await waiting).requests] == [number]
 
 
+async def test_request_is_not_handed_to_an_exchange_that_was_just_given_up() -> None:
+    async with desks() as world:
+        lost = asyncio.create_task(world.device.exchange(wait_s=30))
+        await until_waiting(world.exchanges)
+        # Both become durable together, before the exchange that waits has its turn.
+        number, _ = await asyncio.gather(
+            world.submit(world.bind()), world.device.exchange(want_count=0)
+        )
+        assert (await lost).requests == ()
+        down = await world.device.exchange()
+        assert [each.request_id for each in down.requests] == [number]
+        assert (await world.requests.fetch(number, FETCH_KEY)).attempts == 1
+
+
 async def test_device_that_leaves_many_exchanges_open_gets_answers_to_the_oldest() -> None:
     async with desks() as world:
         waiting = []
