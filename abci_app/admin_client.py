@@ -66,6 +66,7 @@ from .pairing_api import (
     ForgetRequest,
     ImportAnswer,
     ImportRequest,
+    MirrorList,
     PairedList,
 )
 
@@ -197,6 +198,10 @@ class AdminClient:
     def paired(self, limit: int) -> PairedList:
         """Up to ``limit`` paired devices."""
         return self._get("/admin/pairing/devices", PairedList, {"limit": str(limit)})
+
+    def mirrors(self, limit: int) -> MirrorList:
+        """Up to ``limit`` WooFs of devices that the node mirrors."""
+        return self._get("/admin/mirrors", MirrorList, {"limit": str(limit)})
 
     def revoke_device(self, device: str) -> ForgetRequest:
         """Forget a paired device."""

@@ -10,11 +10,13 @@ from itertools import islice
 from edgistry.adapters.http import Request
 from edgistry.api import block_time_text
 from edgistry.codec import Document, encode
-from edgistry.pairing import decode_offer
+from edgistry.pairing import WoofOffer, decode_offer
 
 from .admin_api import MAX_LIST
 from .admin_requests import body_of, integer, parameters_of
 from .admin_server import AdminRoute
+from .mirror import MirrorRecord, mirror_name
+from .mirror_keeper import MirrorKeeper
 from .pairing import Paired
 from .pairing_api import (
     CodeAnswer,
@@ -22,28 +24,32 @@ from .pairing_api import (
     ForgetRequest,
     ImportAnswer,
     ImportRequest,
+    MirrorEntry,
+    MirrorList,
     PairedEntry,
     PairedList,
 )
 from .pairing_desk import PairingDesk
 
 
-def pairing_admin_routes(desk: PairingDesk) -> list[AdminRoute]:
+def pairing_admin_routes(desk: PairingDesk, mirrors: MirrorKeeper) -> list[AdminRoute]:
     """Method, path and what answers it."""
-    admin = _AdminPairing(desk)
+    admin = _AdminPairing(desk, mirrors)
     return [
         ("POST", "/admin/pairing/codes", admin.code),
         ("POST", "/admin/pairing/devices", admin.import_offer),
         ("GET", "/admin/pairing/devices", admin.devices),
         ("POST", "/admin/pairing/revoke", admin.revoke),
+        ("GET", "/admin/mirrors", admin.mirrors),
     ]
 
 
 class _AdminPairing:
     """From requests to use cases."""
 
-    def __init__(self, desk: PairingDesk) -> None:
+    def __init__(self, desk: PairingDesk, mirrors: MirrorKeeper) -> None:
         self._desk = desk
+        self._mirrors = mirrors
 
     async def code(self, request: Request) -> Document:
         parameters_of(request)
@@ -73,6 +79,25 @@ class _AdminPairing:
         asked = body_of(request, ForgetRequest)
         await self._desk.revoke(asked.device)
         return asked
+
+    async def mirrors(self, request: Request) -> Document:
+        given = parameters_of(request, "limit")
+        limit = integer(given, "limit", default=100, low=1, high=MAX_LIST)
+        found = list(islice(self._mirrors.mirrors(), limit + 1))
+        entries = tuple(_mirror(*each) for each in found[:limit])
+        return MirrorList(mirrors=entries, more=len(found) > limit)
+
+
+def _mirror(paired: Paired, woof: WoofOffer, record: MirrorRecord | None) -> MirrorEntry:
+    return MirrorEntry(
+        device=paired.device,
+        woof=woof.name,
+        mirror=mirror_name(paired.device, woof.name),
+        through=0 if record is None else record.next - 1,
+        lost=0 if record is None else record.lost,
+        gaps=() if record is None else record.gaps,
+        begun=0 if record is None else record.begun,
+    )
 
 
 def _entry(paired: Paired) -> PairedEntry:

@@ -19,7 +19,7 @@ from .cli_handlers import handlers
 from .cli_host import host
 from .cli_mailbox import mailbox
 from .cli_node import abci, init, run, status
-from .cli_pairing import device_import, device_paired, device_revoke, pair_code
+from .cli_pairing import device_import, device_mirrors, device_paired, device_revoke, pair_code
 from .cli_register import device, fleet, region
 from .cli_repair import repair
 from .cli_shared import CONTEXT_SETTINGS, Program
@@ -46,7 +46,7 @@ for _command in (
 ):  # fmt: skip
     program.add_command(_command)
 
-for _command in (device_import, device_paired, device_revoke):
+for _command in (device_import, device_paired, device_mirrors, device_revoke):
     device.add_command(_command)
 
 

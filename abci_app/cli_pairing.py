@@ -32,6 +32,11 @@ replace_option = option(
     help="Also let in a device whose id is known here with another key.",
 )  # fmt: skip
 
+limit_option = option(
+    "--limit", env="EDGISTRY_LIMIT", type=click.IntRange(1, MAX_LIST), metavar="COUNT",
+    default=100, help="Show at most so many.",
+)  # fmt: skip
+
 
 @click.command("pair-code")
 @directory_argument
@@ -88,12 +93,36 @@ def device_import(directory: Path, file: Path, out: Path, replace: bool, as_json
         click.echo(f"{answer.device} is paired; carry {out} to it")
 
 
+@click.command("mirrors")
+@directory_argument
+@limit_option
+@json_option
+def device_mirrors(directory: Path, limit: int, as_json: bool) -> None:
+    """List the WooFs of devices that the node in DIR mirrors.
+
+    THROUGH is the number, on the device, of the last element that is here; LOST counts those that
+    the device had evicted before they were read. MIRROR is a WooF of this node: it can be read with
+    a capability, and go onward with [[forward]] in node.toml.
+    """
+    with admin_client(directory) as client:
+        answer = client.mirrors(limit)
+    if as_json:
+        print_json(answer)
+        return
+    if not answer.mirrors:
+        tell("nothing is mirrored; a device's manifest says mirror = true")
+        return
+    rows = [
+        (each.device, each.woof, each.mirror, each.through, each.lost) for each in answer.mirrors
+    ]
+    print_table(("DEVICE", "WOOF", "MIRROR", "THROUGH", "LOST"), rows)
+    if answer.more:
+        tell(f"there are more; --limit shows up to {MAX_LIST}")
+
+
 @click.command("paired")
 @directory_argument
-@option(
-    "--limit", env="EDGISTRY_LIMIT", type=click.IntRange(1, MAX_LIST), metavar="COUNT",
-    default=100, help="Show at most so many.",
-)  # fmt: skip
+@limit_option
 @json_option
 def device_paired(directory: Path, limit: int, as_json: bool) -> None:
     """List the devices that are paired with the node in DIR.

@@ -47,7 +47,7 @@ class DeviceParts:
 
     def admin_routes(self) -> list[AdminRoute]:
         """What the operator asks about pairing."""
-        return pairing_admin_routes(self.desk)
+        return pairing_admin_routes(self.desk, self.mirrors)
 
 
 def open_device_parts(

@@ -1,7 +1,7 @@
 """Mirrors: copies of devices' WooFs on their home node, as decisions.
 
 The node reads the device's WooF by ordinary requests of its own, one after the other, and appends
-what it gets to a WooF of its own: ``DEVICE/NAMESPACE.WOOF``.
+what it gets to a WooF of its own: ``m-PSEUDONYM/NAMESPACE.WOOF``.
 
 Rules kept here:
 
@@ -77,7 +77,12 @@ def mirror_name(device: str, woof: str) -> str:
     name = woof.replace("/", ".")
     if len(name) > MAX_COMPONENT:
         name = f"{name[:23]}.{hashlib.sha256(woof.encode()).hexdigest()[:8]}"
-    return f"{device}/{name}"
+    return f"{mirror_namespace(device)}/{name}"
+
+
+def mirror_namespace(device: str) -> str:
+    """The namespace of a device's mirrors: names of WooFs get into logs, ids of devices must not."""
+    return f"m-{hashlib.sha256(b'edgistry mirror' + device.encode()).hexdigest()[:16]}"
 
 
 def record_key(device: str, woof: str) -> bytes:

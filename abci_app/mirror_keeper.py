@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from edgistry.adapters.clock import wall_us
@@ -38,6 +38,7 @@ from .mirror import (
     Progress,
     begin_mirror,
     mirror_name,
+    mirror_namespace,
     paired_again,
     progress_of,
     question_of,
@@ -101,6 +102,13 @@ class MirrorKeeper:
 
     def _with_mirrors(self) -> set[str]:
         return {paired.device for paired in self._table.scan() if mirrored(paired)}
+
+    def mirrors(self) -> Iterator[tuple[Paired, WoofOffer, MirrorRecord | None]]:
+        """All mirrors in order of devices; ``None`` for one that has not begun."""
+        for paired in self._table.scan():
+            for woof in mirrored(paired):
+                data = self._store.get(record_key(paired.device, woof.name))
+                yield paired, woof, None if data is None else read_mirror(data)
 
     async def step(self, device: str) -> None:
         """Go one step on with the mirrors of ``device``."""
@@ -173,7 +181,7 @@ class MirrorKeeper:
 
         def decide(staging: Staging) -> None:
             if not is_there:
-                staging.create_namespace(paired.device)
+                staging.create_namespace(mirror_namespace(paired.device))
                 staging.create(name, woof.history, woof.element_size)
             for element in progress.elements:
                 staging.put(name, element)

@@ -83,3 +83,28 @@ class PairedList(Document):
     devices: tuple[PairedEntry, ...]
     more: bool
     """Whether there are more than were asked for."""
+
+
+class MirrorEntry(Document):
+    """A device's WooF that this node mirrors."""
+
+    device: str
+    woof: str
+    """On the device."""
+    mirror: str
+    """Here."""
+    through: int
+    """The number, on the device, of the last element that is here."""
+    lost: int
+    """Elements that the device had evicted before they were read."""
+    gaps: tuple[tuple[int, int], ...]
+    """First and last number of each gap, the newest of them."""
+    begun: int
+    """How often the WooF has begun anew on the device."""
+
+
+class MirrorList(Document):
+    """Mirrors in order of device ids."""
+
+    mirrors: tuple[MirrorEntry, ...]
+    more: bool

@@ -16,10 +16,12 @@ from abci_app.cli import program
 from abci_app.config import NodeConfig
 from abci_app.device_parts import DeviceParts, open_device_parts
 from abci_app.issuing import open_authority
+from abci_app.mirror import mirror_name
+from abci_app.pairing import StoredPairing
 from edgistry.adapters.crypto import public_key_of
 from edgistry.adapters.durable_woofs import DurableWoofs
 from edgistry.kv import KeyValue
-from edgistry.pairing import decode_answer, encode_offer, parse_code
+from edgistry.pairing import WoofOffer, decode_answer, encode_offer, parse_code
 
 from .node_thread import NodeThread
 from .pairing_world import FakeDevice, FakeQueue
@@ -30,8 +32,10 @@ class PairingNode(NodeThread):
     """A node with which devices can pair."""
 
     devices: DeviceParts
+    queues: KeyValue
 
     async def furnish_more(self, parts: AsyncExitStack, queues: KeyValue) -> list[AdminRoute]:
+        self.queues = queues
         woofs = DurableWoofs(queues)
         parts.push_async_callback(woofs.close)
         self.devices = open_device_parts(
@@ -106,6 +110,23 @@ def test_a_device_is_imported_listed_and_revoked(
     assert "no device is paired" in node.invoke("device", "paired").stderr
     again = node.invoke("device", "revoke", device)
     assert (again.exit_code, "no device with that id" in again.stderr) == (1, True)
+
+
+def test_mirrors_of_devices_are_listed_with_how_far_they_are(node: PairingNode) -> None:
+    assert "nothing is mirrored" in node.invoke("device", "mirrors").stderr
+    device = FakeDevice(7)
+    woof = WoofOffer(name="sensors/air", history=9, mirror=True)
+    stored = StoredPairing(
+        offer=device.offer(woofs=(woof,)), serial=70, paired_us=0, code=b"", stage="ready"
+    )
+    table = node.devices.desk.table
+    node.do(lambda: node.queues.write(table.put(stored), sync=True))
+    (entry,) = json.loads(node.invoke("device", "mirrors", "--json").stdout)["mirrors"]
+    assert entry["mirror"] == mirror_name(device.id, "sensors/air")
+    assert (entry["woof"], entry["through"], entry["lost"]) == ("sensors/air", 0, 0)
+    lines = node.invoke("device", "mirrors").stdout.splitlines()
+    assert lines[1].split() == [device.id, "sensors/air", entry["mirror"], "0", "0"]
+    node.invoke("device", "revoke", device.id)
 
 
 def test_an_answer_is_never_written_over_another_file(
