@@ -29,6 +29,7 @@ from ..errors import (
     CannotReachError,
     MalformedError,
     MissingWoofError,
+    Refused,
     StaleError,
     TimedOutError,
     UnavailableError,
@@ -68,7 +69,7 @@ class Following:
         self._tail = tail
         self._woof_id: bytes | None = None
         self._patience_s = patience_s
-        self._heard_s = 0.0
+        self._heard = False
 
     async def elements(self) -> AsyncGenerator[tuple[int, bytes], None]:
         """Each element with its number, for ever.
@@ -80,17 +81,24 @@ class Following:
             CannotReachError, TimedOutError, UnavailableError: nobody answered for ``patience_s``.
             AuthorityError: the capability does not allow it, or no longer.
         """
-        self._heard_s = time.monotonic()
         pause_s = FIRST_PAUSE_S
+        silent_since_s = time.monotonic()
         while True:
+            self._heard = False
+            failure: Refused = CannotReachError(f"the stream of {self._woof!r} ended at once")
             try:
                 async with aclosing(self._once()) as found:
                     async for number, element in found:
                         pause_s = FIRST_PAUSE_S
                         yield number, element
-            except (CannotReachError, TimedOutError, UnavailableError):
-                if time.monotonic() - self._heard_s > self._patience_s:
-                    raise
+            except (CannotReachError, TimedOutError, UnavailableError) as error:
+                failure = error
+            now_s = time.monotonic()
+            if self._heard:
+                # Not since the last element: who reads may have taken long over that.
+                silent_since_s = now_s
+            elif now_s - silent_since_s > self._patience_s:
+                raise failure
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
@@ -127,6 +135,7 @@ class Following:
         begun = False
         async with aclosing(answer.chunks()) as chunks:
             async for chunk in chunks:
+                self._heard = True
                 for event in _events(reader, chunk):
                     reply = request.open_reply(_data_of(event))
                     if event.name == "begin":
@@ -139,7 +148,6 @@ class Following:
                         raise BadReplyError(f"element {self._next} was to come in the stream")
                     self._next = reply.result + 1
                     yield reply.result, reply.payload
-                self._heard_s = time.monotonic()
 
     def _begin(self, reply: Reply) -> None:
         """Take note of where the stream begins, and of which WooF it is."""

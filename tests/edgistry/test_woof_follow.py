@@ -7,6 +7,7 @@ import base64
 import contextlib
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from unittest.mock import Mock
 
 import pytest
 
@@ -23,6 +24,7 @@ from edgistry.errors import (
     MissingWoofError,
     NoRightError,
     RevokedError,
+    UnavailableError,
 )
 from edgistry.event_stream import EventReader
 from edgistry.issuer import Issuer
@@ -109,6 +111,57 @@ async def test_follow_gives_up_when_the_node_stays_away() -> None:
         await world.stop()
         with pytest.raises(CannotReachError):
             await coming
+
+
+async def test_follow_gives_up_when_streams_end_at_once_for_too_long() -> None:
+    async def nothing(request: Request) -> Response:
+        async def events() -> AsyncGenerator[bytes, None]:
+            await asyncio.sleep(0)
+            if request.method == "GET":
+                yield b""
+
+        return Response(headers={"Content-Type": "text/event-stream"}, stream=events())
+
+    async with (
+        woof_world() as world,
+        between(world, "/v1/woof/stream", nothing, timeout_s=0.1) as node,
+    ):
+        with pytest.raises(CannotReachError, match="ended at once"):
+            await take(node.follow("ns/w", 1), 1)
+
+
+async def test_reader_who_takes_long_over_an_element_is_not_cut_off_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 0.0
+    monkeypatch.setattr("edgistry.adapters.woof_follow.time", Mock(monotonic=lambda: now_s))
+    async with woof_world() as world:
+        await world.woofs.create("ns/w", 9)
+        for number in range(1, 3):
+            await world.woofs.put("ns/w", b"%d" % number)
+        streams = 0
+
+        async def breaks_off(request: Request) -> Response:
+            nonlocal streams
+            streams += 1
+            if streams == 2:
+                raise UnavailableError("not now")
+            stream = await world.server.open_stream(request.body)
+            assert not isinstance(stream, bytes)
+
+            async def events() -> AsyncGenerator[bytes, None]:
+                yield await anext(stream)
+                yield await anext(stream)
+                await stream.aclose()
+
+            return Response(headers={"Content-Type": "text/event-stream"}, stream=events())
+
+        async with between(world, "/v1/woof/stream", breaks_off) as node:
+            elements = node.follow("ns/w", 1)
+            assert await take(elements, 1) == [(1, b"1")]
+            now_s = 1000.0  # much longer than the patience, and only then the connection breaks
+            assert await take(elements, 1) == [(2, b"2")]
+            await elements.aclose()
 
 
 async def test_too_slow_a_reader_is_told_where_the_history_begins() -> None:
@@ -349,12 +402,14 @@ async def test_element_of_a_stream_cannot_be_passed_off_as_the_answer_to_a_scan(
 
 
 @contextlib.asynccontextmanager
-async def between(world: WoofWorld, path: str, answer: Handler) -> AsyncIterator[NodeClient]:
+async def between(
+    world: WoofWorld, path: str, answer: Handler, *, timeout_s: float = 20.0
+) -> AsyncIterator[NodeClient]:
     """A client that reaches ``answer`` in the server's place."""
     http = HttpServer([Route(method="POST", template=path, handler=answer)])
     at = f"http://127.0.0.1:{await http.listen_tcp('127.0.0.1', 0)}"
     try:
-        async with NodeClient(at, ROOT, clock_us=world.clock) as client:
+        async with NodeClient(at, ROOT, timeout_s=timeout_s, clock_us=world.clock) as client:
             yield client
     finally:
         await http.stop(grace_s=0.1)
