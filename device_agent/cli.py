@@ -11,6 +11,7 @@ from __future__ import annotations
 import click
 
 from .cli_account import energy, status
+from .cli_fleet import fleet
 from .cli_pair import pair, pairing_file, unpair
 from .cli_run import init, run
 from .cli_shared import CONTEXT_SETTINGS, Program
@@ -31,7 +32,7 @@ def program() -> None:
     """
 
 
-for _command in (init, pair, pairing_file, unpair, run, status, energy):
+for _command in (init, pair, pairing_file, unpair, run, status, energy, fleet):
     program.add_command(_command)
 
 
