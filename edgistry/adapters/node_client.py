@@ -163,7 +163,7 @@ class NodeClient(WoofClient):
         *,
         wait_s: float = DEFAULT_WAIT_S,
         keep: Keep = lambda ticket: None,
-        news: News = lambda answer: None,
+        news: News | None = None,
         acknowledge: bool = True,
         **how: Unpack[CallOptions],
     ) -> CallResult:
@@ -266,7 +266,7 @@ class BlockingNodeClient(BlockingWoofs):
         *,
         wait_s: float = DEFAULT_WAIT_S,
         keep: Keep = lambda ticket: None,
-        news: News = lambda answer: None,
+        news: News | None = None,
         acknowledge: bool = True,
         **how: Unpack[CallOptions],
     ) -> CallResult:

@@ -164,13 +164,14 @@ class ServiceCaller:
         *,
         wait_s: float = DEFAULT_WAIT_S,
         keep: Keep = lambda ticket: None,
-        news: News = lambda answer: None,
+        news: News | None = None,
         acknowledge: bool = True,
         **how: Unpack[CallOptions],
     ) -> CallResult:
         """Call ``action`` and wait for its answer; the other arguments are those of ``ticket``.
 
-        ``keep`` gets the ticket before anything is sent; ``news`` hears how the call is doing.
+        ``keep`` gets the ticket before anything is sent; ``news`` hears how the call is doing,
+        which takes a question to the node for every state in between.
         Without ``acknowledge`` the node keeps the outcome, to be fetched again, for a day.
 
         Raises:
@@ -185,7 +186,8 @@ class ServiceCaller:
             keep(ticket)
             tracker = CallTracker(self._http, ticket)
             answer = await tracker.submit()
-            news(answer)
+            if news is not None:
+                news(answer)
             answer = await tracker.wait(answer, until_s - time.monotonic(), news)
             reply = reply_of(ticket.request, answer)
             if reply is None or not self._sequencer.follow(reply, now_us=self._clock_us()):
@@ -261,9 +263,9 @@ class CallTracker:
         return await self._ask("GET", f"{_PATH}/{self._id}", query=query, wait_s=wait_s)
 
     async def wait(
-        self, answer: RequestAnswer, wait_s: float, news: News = lambda answer: None
+        self, answer: RequestAnswer, wait_s: float, news: News | None = None
     ) -> RequestAnswer:
-        """The end of the call, of which ``answer`` is known.
+        """The end of the call, of which ``answer`` is known; ``news`` hears of states in between.
 
         Raises:
             CallPendingError: it has not ended after ``wait_s`` seconds.
@@ -275,13 +277,14 @@ class CallTracker:
             if left_s <= 0:
                 raise CallPendingError(f"request {self._id} is {answer.state} still")
             try:
-                found = await self.look(left_s, known=answer.state)
+                known = None if news is None else answer.state
+                found = await self.look(left_s, known=known)
                 pauses_s = iter(_PAUSES_S)
             except (CannotReachError, TimedOutError, UnavailableError):
                 # The node may be starting again; the call is safe in it.
                 await asyncio.sleep(min(next(pauses_s, _PAUSES_S[-1]), max(left_s, 0.0)))
                 continue
-            if found.state != answer.state:
+            if news is not None and found.state != answer.state:
                 news(found)
             answer = found
         return answer
