@@ -81,7 +81,7 @@ def mirror_name(device: str, woof: str) -> str:
 
 
 def mirror_namespace(device: str) -> str:
-    """The namespace of a device's mirrors: names of WooFs get into logs, ids of devices must not."""
+    """The namespace of a device's mirrors. WooFs' names get into logs; device ids must not."""
     return f"m-{hashlib.sha256(b'edgistry mirror' + device.encode()).hexdigest()[:16]}"
 
 
