@@ -87,11 +87,11 @@ class Discoverer:
         area = query.area
         after = None if query.cursor is None else decode_cursor(query.cursor)
         # Whatever can be refused at any height is refused before there is any waiting for one.
-        cover = None if isinstance(area, RegionArea) else await self._cover(area)
+        cover = None if isinstance(area, RegionArea) else await self.cover(area)
         if query.min_height is not None:
-            await self._reach(query.min_height)
+            await self.reach(query.min_height)
         if cover is None:
-            cover = await self._cover(area)
+            cover = await self.cover(area)
         # From here to the end nothing waits: all of the answer is from one height.
         reader = self._reader
         page = self.index.search(
@@ -101,11 +101,16 @@ class Discoverer:
         return DiscoverAnswer(
             height=head.height,
             block_time=_block_time(head.block_time_us),
-            services=tuple(map(_entry, page.items)),
+            services=tuple(map(entry_of, page.items)),
             next=None if page.next is None else encode_cursor(page.next),
         )
 
-    async def _reach(self, height: int) -> None:
+    async def reach(self, height: int) -> None:
+        """Return when the registry is at ``height``.
+
+        Raises:
+            NotYetError: it did not get there in time.
+        """
         try:
             async with asyncio.timeout(self._min_height_wait_s):
                 while self._reader.head.height < height:
@@ -115,8 +120,13 @@ class Discoverer:
                 f"this node is at height {self._reader.head.height}, not yet at {height}"
             ) from None
 
-    async def _cover(self, area: Area) -> Cover:
-        """The cover of ``area``; a region's is that of its version when this returns."""
+    async def cover(self, area: Area) -> Cover:
+        """The cover of ``area``; a region's is that of its version when this returns.
+
+        Raises:
+            BusyError: too many queries wait for their area to be covered.
+            UnknownRegionError, MalformedError, InvalidValueError, LimitExceededError: the area.
+        """
         if isinstance(area, PolygonArea):
             async with self._polygons:
                 return await asyncio.to_thread(cover_geojson, area.geojson)
@@ -140,7 +150,8 @@ def _place(cell: int) -> tuple[str, int, tuple[float, float], int]:
     return cell_text(cell), resolution_of(cell), cell_center(cell), accuracy_m(cell)
 
 
-def _entry(found: Found) -> ServiceEntry:
+def entry_of(found: Found) -> ServiceEntry:
+    """What clients may see of a service."""
     text, resolution, center, accuracy = _place(found.cell)
     profile = found.profile
     return ServiceEntry(

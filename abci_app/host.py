@@ -22,6 +22,7 @@ from edgistry.api import (
     block_time_text,
 )
 from edgistry.errors import ConfigError, NoRegistryError
+from edgistry.watch_api import WatchQuery
 
 from .admin_forwards import forward_routes
 from .admin_issuing import issuing_routes
@@ -84,6 +85,10 @@ class Host:
         self._warnings = warnings
 
     async def discover(self, _query: DiscoverQuery) -> NoReturn:
+        """Raises NoRegistryError."""
+        raise NoRegistryError("this is a host: it knows no services")
+
+    async def watch(self, _query: WatchQuery) -> NoReturn:
         """Raises NoRegistryError."""
         raise NoRegistryError("this is a host: it knows no services")
 

@@ -11,6 +11,7 @@ WooFs (whoever implements ``PublicWoofs``).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
@@ -33,8 +34,11 @@ from edgistry.errors import MalformedError, NoRegistryError
 from edgistry.event_stream import EVENT_CONTENT_TYPE
 from edgistry.openapi import openapi_document
 from edgistry.routes import OPERATIONS
+from edgistry.watch_api import WatchQuery, parse_height, parse_watch_body, parse_watch_parameters
 
 from .metrics import NodeMetrics
+
+_EVENT_HEADERS = {"Content-Type": EVENT_CONTENT_TYPE, "Cache-Control": "no-store"}
 
 
 class PublicNode(Protocol):
@@ -47,6 +51,9 @@ class PublicNode(Protocol):
             UnknownRegionError, InvalidValueError, LimitExceededError, MalformedError (a cursor
             or a polygon that is none), NotYetError.
         """
+
+    async def watch(self, query: WatchQuery) -> AsyncGenerator[bytes, None]:
+        """The events of a stream of changes; raises as ``Watcher.watch``."""
 
     def regions(self) -> RegionList: ...
 
@@ -141,8 +148,7 @@ def woof_handlers(woofs: PublicWoofs) -> Mapping[str, Handler]:
         opened = await woofs.open_stream(request.body, last_seen=_last_seen(request))
         if isinstance(opened, bytes):
             return Response(headers={"Content-Type": ENVELOPE_CONTENT_TYPE}, body=opened)
-        headers = {"Content-Type": EVENT_CONTENT_TYPE, "Cache-Control": "no-store"}
-        return Response(headers=headers, stream=opened)
+        return Response(headers=_EVENT_HEADERS, stream=opened)
 
     return {"woof": woof, "woof_stream": woof_stream}
 
@@ -166,6 +172,17 @@ def _handlers(node: PublicNode, *, version: str, metrics: NodeMetrics) -> Mappin
     async def discover_by_body(request: Request) -> Response:
         _refuse_parameters(request)
         return json_response(await node.discover(parse_discover_body(request.body)))
+
+    async def watch(request: Request) -> Response:
+        query = _resumed(parse_watch_parameters(request.query), request)
+        if request.method == "HEAD":
+            return Response(headers=_EVENT_HEADERS)
+        return Response(headers=_EVENT_HEADERS, stream=await node.watch(query))
+
+    async def watch_by_body(request: Request) -> Response:
+        _refuse_parameters(request)
+        query = _resumed(parse_watch_body(request.body), request)
+        return Response(headers=_EVENT_HEADERS, stream=await node.watch(query))
 
     async def regions(request: Request) -> Response:
         _refuse_parameters(request)
@@ -196,6 +213,8 @@ def _handlers(node: PublicNode, *, version: str, metrics: NodeMetrics) -> Mappin
     return {
         "discover": discover,
         "discover_by_body": discover_by_body,
+        "watch": watch,
+        "watch_by_body": watch_by_body,
         "regions": regions,
         "status": status,
         "health": health,
@@ -203,6 +222,14 @@ def _handlers(node: PublicNode, *, version: str, metrics: NodeMetrics) -> Mappin
         "metrics": metrics_text,
         "openapi": openapi,
     }
+
+
+def _resumed(query: WatchQuery, request: Request) -> WatchQuery:
+    """``query`` behind the last event that the reader has seen, if it says so."""
+    text = request.headers.get("Last-Event-ID")
+    if text is None:
+        return query
+    return dataclasses.replace(query, since=parse_height("Last-Event-ID", text))
 
 
 def _refuse_parameters(request: Request) -> None:

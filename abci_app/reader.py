@@ -63,6 +63,7 @@ class RegistryReader:
         self._committed = asyncio.Event()
         self._leases: dict[NodeId, int] = {}
         self._region_versions: dict[str, int] = {}
+        self._region_heights: dict[str, int] = {}
         self._shift_us = 0
         self._lease_now_us = 0
         self.refresh()
@@ -121,6 +122,10 @@ class RegistryReader:
         for key, value in self._ledger.records.scan(REGIONS, prefix_end(REGIONS)):
             yield key[len(REGIONS) :].decode(), unpack(value, StoredRegion)
 
+    def region_changed_at(self, name: str) -> int:
+        """The height at which the region ``name`` was last put since this program began, or 0."""
+        return self._region_heights.get(name, 0)
+
     def sequence(self, node_id: NodeId) -> SequenceState:
         """The last consumed sequence of ``node_id`` (0: none) and its latest refused ones."""
         data = self._ledger.records.get(sequence_key(node_id))
@@ -135,6 +140,11 @@ class RegistryReader:
         """Whether records of ``node_id`` are shown: its lease lives at the head."""
         return self._leases.get(NodeId(node_id), 0) > self._lease_now_us
 
+    def visible_nodes(self) -> frozenset[NodeId]:
+        """All nodes whose records are shown at the head."""
+        now_us = self._lease_now_us
+        return frozenset(node for node, until_us in self._leases.items() if until_us > now_us)
+
     def subscribe(self, callback: Subscriber) -> None:
         """Call ``callback`` after each Commit from now on."""
         self._subscribers.append(callback)
@@ -148,11 +158,15 @@ class RegistryReader:
 
         ``changed`` are the database keys of all records that the block changed.
         """
-        groups = {key[:1] for key in changed}
+        keys = list(changed)
+        groups = {key[:1] for key in keys}
         if not groups.isdisjoint((LEASES, LEASE_CLOCK_KEY)):
             self._read_leases()
         if REGIONS in groups:
             self._region_versions.clear()
+            for key in keys:
+                if key.startswith(REGIONS):
+                    self._region_heights[key[len(REGIONS) :].decode()] = self.head.height
         self._lease_now_us = self.head.block_time_us - self._shift_us
         for callback in self._subscribers:
             callback(self.head, changes)

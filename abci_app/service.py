@@ -4,7 +4,8 @@ Rules kept here:
 
 * Reads come from the last committed block, writes go through the outbox; both go on while the
   node is cut off.
-* After each Commit the index, the outbox and the block watch hear of it, in this order.
+* After each Commit the index, the log of changes, the outbox and the block watch hear of it, in
+  this order.
 
 Not handled here: the use cases themselves (``registration``, ``regions``, ``discover_service``,
 ``leases``), transport (``http_server``, ``admin_server``), starting and stopping (``node``).
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Protocol
 
 from edgistry import __version__
@@ -29,6 +30,7 @@ from edgistry.api import (
 )
 from edgistry.kv import Change, KeyValue
 from edgistry.transactions import NodeId, RecordKey, Sign
+from edgistry.watch_api import WatchQuery
 
 from .admin_api import (
     DeviceRow,
@@ -48,6 +50,7 @@ from .regions import Regions
 from .registration import Registrar
 from .renumbering import Renumbering
 from .schema import Head
+from .watch_service import Watcher
 
 logger = get_logger("edgistry.node")
 
@@ -124,6 +127,7 @@ class NodeService:
             for warning in self._warnings():
                 logger.warning(warning)
         self.discoverer = Discoverer(reader)
+        self.watcher = Watcher(reader, self.discoverer)
         reader.subscribe(self._committed)
 
     async def run(self) -> None:
@@ -142,6 +146,10 @@ class NodeService:
     async def discover(self, query: DiscoverQuery) -> DiscoverAnswer:
         """As ``Discoverer.discover``."""
         return await self.discoverer.discover(query)
+
+    async def watch(self, query: WatchQuery) -> AsyncGenerator[bytes, None]:
+        """As ``Watcher.watch``."""
+        return await self.watcher.watch(query)
 
     def regions(self) -> RegionList:
         """All regions of the last committed block."""

@@ -20,6 +20,7 @@ from .api import (
 )
 from .codec import Document, json_schemas
 from .errors import Refused
+from .event_stream import EVENT_CONTENT_TYPE
 from .routes import COMMON_REFUSALS, OPERATIONS, Operation, Parameter
 
 _REFERENCE = "#/components/schemas/{name}"
@@ -103,8 +104,8 @@ def _content(kind: type[Document] | str | tuple[str, ...]) -> dict[str, Any]:
         return {each: content for one in kind for each, content in _content(one).items()}
     if not isinstance(kind, str):
         return {JSON_CONTENT_TYPE: {"schema": _reference(kind)}}
-    if kind == ENVELOPE_CONTENT_TYPE:
-        return {kind: {}}  # bytes, which JSON Schema does not describe
+    if kind in (ENVELOPE_CONTENT_TYPE, EVENT_CONTENT_TYPE):
+        return {kind: {}}  # bytes or events, which JSON Schema does not describe
     form = "object" if kind == JSON_CONTENT_TYPE else "string"
     return {kind: {"schema": {"type": form}}}
 

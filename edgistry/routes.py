@@ -53,6 +53,7 @@ from .event_stream import EVENT_CONTENT_TYPE
 from .grants_api import GRANTS_PATH, GrantAnswer, GrantBody
 from .requests_api import FETCH_KEY_HEADER, MAX_WAIT_S, RequestAnswer, SubmitBody
 from .signed_request import CLIENT_HEADER, NONCE_HEADER, SIGNATURE_HEADER, TIME_HEADER
+from .watch_api import WATCH_PATH, WatchBody
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +129,15 @@ DISCOVER_PARAMETERS = (
     Parameter(
         name="min_height",
         description=f"Wait up to {MIN_HEIGHT_WAIT_S} s for this height (read your own writes).",
+        schema={"type": "integer", "minimum": 0},
+    ),
+)
+
+WATCH_PARAMETERS = (
+    *(each for each in DISCOVER_PARAMETERS if each.name not in ("limit", "cursor", "min_height")),
+    Parameter(
+        name="since",
+        description="Changes behind this height; a Last-Event-ID header does the same.",
         schema={"type": "integer", "minimum": 0},
     ),
 )
@@ -216,6 +226,24 @@ OPERATIONS = (
         summary="Find services in a polygon, or by any of the areas of GET.",
         answer=DiscoverAnswer,
         body=DiscoverBody,
+        refusals=_DISCOVER_REFUSALS,
+    ),
+    Operation(
+        name="watch",
+        method="GET",
+        path=WATCH_PATH,
+        summary="Watch the services in an area: server-sent events (docs/protocol.md).",
+        answer=EVENT_CONTENT_TYPE,
+        parameters=WATCH_PARAMETERS,
+        refusals=_DISCOVER_REFUSALS,
+    ),
+    Operation(
+        name="watch_by_body",
+        method="POST",
+        path=WATCH_PATH,
+        summary="Watch a polygon, or any of the areas of GET.",
+        answer=EVENT_CONTENT_TYPE,
+        body=WatchBody,
         refusals=_DISCOVER_REFUSALS,
     ),
     Operation(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from abci_app.http_server import public_server
@@ -23,6 +23,8 @@ from edgistry.api import (
 )
 from edgistry.envelope import GENERIC_REFUSAL
 from edgistry.errors import LimitExceededError, MalformedError, NotYetError, UnknownRegionError
+from edgistry.event_stream import encode_event
+from edgistry.watch_api import WatchQuery
 
 HEIGHT = 7
 BLOCK_TIME = block_time_text(1_772_366_400_000_000)
@@ -50,6 +52,9 @@ class FakeNode:
         default_factory=lambda: [entry(1), entry(2), entry(3, "valve")]
     )
     queries: list[DiscoverQuery] = field(default_factory=list)
+    watched: list[WatchQuery] = field(default_factory=list)
+    streams: list[list[bytes]] = field(default_factory=list)
+    """What is sent to each watcher in turn; to those after the last, only the beginning."""
     is_ready: bool = True
 
     async def discover(self, query: DiscoverQuery) -> DiscoverAnswer:
@@ -57,6 +62,21 @@ class FakeNode:
         if query.min_height is not None and query.min_height > HEIGHT:
             raise NotYetError(f"height {query.min_height} is not reached", retry_after_s=5)
         return self._page(query, self._found(query))
+
+    async def watch(self, query: WatchQuery) -> AsyncGenerator[bytes, None]:
+        self.watched.append(query)
+        if query.since is not None and query.since > HEIGHT + 90:
+            raise NotYetError(f"height {query.since} is not reached", retry_after_s=5)
+        self._found(DiscoverQuery(area=query.area, type=query.type))
+        begin = encode_event(f'{{"height":{query.since or HEIGHT}}}', name="begin")
+        sent = self.streams.pop(0) if self.streams else []
+
+        async def events() -> AsyncGenerator[bytes, None]:
+            yield begin
+            for each in sent:
+                yield each
+
+        return events()
 
     def _found(self, query: DiscoverQuery) -> list[ServiceEntry]:
         if not isinstance(query.area, RegionArea):

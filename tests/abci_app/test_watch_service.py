@@ -1,0 +1,233 @@
+"""Streams of registry changes from a node: what they tell, when they end, what they cost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+
+import abci_app.watch_service as watch_module
+from abci_app.change_log import ChangeLog
+from abci_app.watch_service import Watcher
+from edgistry.api import DiscoverQuery, NearArea, PolygonArea, RegionArea
+from edgistry.codec import decode_json, encode_json
+from edgistry.errors import BusyError, NotYetError, UnknownRegionError
+from edgistry.event_stream import EventReader
+from edgistry.kv import MemoryKeyValue
+from edgistry.watch_api import WatchQuery
+
+from .solo_node import SoloNode, open_solo, row
+
+NEAR = NearArea(latitude=46.0, longitude=8.0, radius_km=20.0)
+QUERY = WatchQuery(area=NEAR)
+POLYGON = {
+    "type": "Polygon",
+    "coordinates": [[[7.9, 45.9], [8.1, 45.9], [8.1, 46.1], [7.9, 46.1], [7.9, 45.9]]],
+}
+Event = tuple[str, Any, str]
+
+
+class Reading:
+    """A reader of one stream."""
+
+    def __init__(self, stream: AsyncGenerator[bytes, None]) -> None:
+        self.stream = stream
+        self._reader = EventReader()
+
+    async def next(self) -> Event:
+        """The next event: name, data, id; comments are skipped."""
+        async with asyncio.timeout(20):
+            async for chunk in self.stream:
+                for event in self._reader.feed(chunk):
+                    return event.name, decode_json(event.data.encode(), Any, limit=10**6), event.id
+        return "end", None, ""
+
+
+@pytest.fixture
+async def node() -> SoloNode:
+    return await open_solo(MemoryKeyValue(), MemoryKeyValue())
+
+
+async def reading(node: SoloNode, query: WatchQuery = QUERY) -> Reading:
+    made = Reading(await node.service.watch(query))
+    name, data, event_id = await made.next()
+    assert (name, str(data["height"])) == ("begin", event_id)
+    return made
+
+
+async def register(node: SoloNode, *numbers: int, **changes: object) -> list[str]:
+    outcomes = (await node.service.register([row(n, **changes) for n in numbers])).outcomes
+    await node.settle()
+    return [str(each.handle) for each in outcomes]
+
+
+def height(node: SoloNode) -> int:
+    return node.app.reader.head.height
+
+
+async def test_service_appears_changes_and_leaves_as_discover_shows_it(node: SoloNode) -> None:
+    watching = await reading(node)
+    (handle,) = await register(node, 0, id="hut")
+    found = (await node.service.discover(DiscoverQuery(area=NEAR))).services[0]
+    name, data, event_id = await watching.next()
+    assert (name, data["appeared"], data["changed"], data["left"]) == (
+        "changes",
+        [decode_json(encode_json(found), Any, limit=10**6)],
+        [],
+        [],
+    )
+    assert event_id == str(data["height"])
+    await register(node, 0, id="hut", actions=("read", "reset"))
+    _, data, _ = await watching.next()
+    assert [each["actions"] for each in data["changed"]] == [["read", "reset"]]
+    await node.service.withdraw([handle])
+    await node.settle()
+    _, data, _ = await watching.next()
+    assert (data["appeared"], data["changed"], data["left"]) == ([], [], [handle])
+
+
+async def test_other_places_and_types_are_not_told(node: SoloNode) -> None:
+    watching = await reading(node, WatchQuery(area=NEAR, type="valve"))
+    await register(node, 0)  # another type
+    await register(node, 90, type="valve")  # 99 km away
+    (handle,) = await register(node, 1, type="valve")
+    _, data, _ = await watching.next()
+    assert [each["handle"] for each in data["appeared"]] == [handle]
+
+
+async def test_service_that_moves_out_of_the_area_has_left(node: SoloNode) -> None:
+    watching = await reading(node)
+    (handle,) = await register(node, 0, id="hut")
+    await watching.next()
+    await register(node, 0, id="hut", lat=47.5)
+    _, data, _ = await watching.next()
+    assert data["left"] == [handle]
+
+
+async def test_stream_resumes_behind_the_height_that_was_told_last(node: SoloNode) -> None:
+    start = height(node)
+    first = await register(node, 0)
+    middle = height(node)
+    second = await register(node, 1)
+    for since, expected in ((start, [first, second]), (middle, [second])):
+        watching = await reading(node, WatchQuery(area=NEAR, since=since))
+        told = [(await watching.next())[1]["appeared"] for _ in expected]
+        assert [[each["handle"] for each in some] for some in told] == expected
+
+
+async def test_height_the_node_has_not_reached_is_waited_for(node: SoloNode) -> None:
+    opening = asyncio.create_task(node.service.watch(WatchQuery(area=NEAR, since=height(node) + 1)))
+    await asyncio.sleep(0)
+    assert not opening.done()
+    await node.block()
+    watching = Reading(await opening)
+    assert (await watching.next())[0] == "begin"
+    node.service.discoverer._min_height_wait_s = 0.01
+    with pytest.raises(NotYetError):
+        await node.service.watch(WatchQuery(area=NEAR, since=height(node) + 50))
+
+
+async def test_reader_whom_the_log_has_left_behind_is_told_so(node: SoloNode) -> None:
+    watching = await reading(node)
+    node.service.watcher._log = ChangeLog(height(node), node.app.reader.visible_nodes(), most=1)
+    await register(node, 0)
+    await register(node, 1)
+    name, data, event_id = await watching.next()
+    assert (name, data["height"]) == ("gone", height(node))
+    assert "no longer" in data["reason"]
+    assert int(event_id) < data["height"]
+    assert (await watching.next())[0] == "end"
+
+
+async def test_height_from_before_this_program_is_gone(node: SoloNode) -> None:
+    await node.block()
+    node.service.watcher._log.floor = height(node)
+    watching = await reading(node, WatchQuery(area=NEAR, since=0))
+    assert (await watching.next())[0] == "gone"
+
+
+async def test_lease_that_lapses_sends_watchers_to_list_anew(node: SoloNode) -> None:
+    await register(node, 0)
+    watching = await reading(node)
+    node.clock.advance(3600)
+    # A silence is no time in which leases age; the second block ends them.
+    while node.app.reader.visible_nodes():
+        node.clock.advance(14)
+        await node.engine.make_block()
+    assert (await watching.next())[0] == "gone"
+    assert not (await node.service.discover(DiscoverQuery(area=NEAR))).services
+
+
+async def test_region_that_was_put_anew_ends_what_watches_it(node: SoloNode) -> None:
+    await node.service.named_regions.put("alp", POLYGON)
+    await node.settle()
+    since = height(node)
+    watching = await reading(node, WatchQuery(area=RegionArea(name="alp")))
+    await register(node, 0)
+    assert len((await watching.next())[1]["appeared"]) == 1
+    smaller = {**POLYGON, "coordinates": [[[7.9, 45.9], [8.0, 45.9], [8.0, 46.0], [7.9, 45.9]]]}
+    await node.service.named_regions.put("alp", smaller)
+    await node.settle()
+    name, data, _ = await watching.next()
+    assert (name, data["reason"]) == ("gone", "the region was changed")
+    late = await reading(node, WatchQuery(area=RegionArea(name="alp"), since=since))
+    assert (await late.next())[0] == "gone"
+
+
+async def test_polygon_can_be_watched_and_an_unknown_region_cannot(node: SoloNode) -> None:
+    watching = await reading(node, WatchQuery(area=PolygonArea(geojson=POLYGON)))
+    await register(node, 0)
+    assert len((await watching.next())[1]["appeared"]) == 1
+    with pytest.raises(UnknownRegionError):
+        await node.service.watch(WatchQuery(area=RegionArea(name="nowhere")))
+
+
+async def test_large_block_comes_in_parts_of_which_the_last_has_the_id(
+    node: SoloNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "MAX_EVENT_SERVICES", 4)
+    watching = await reading(node)
+    before = height(node)
+    await register(node, *range(10))
+    events = [await watching.next() for _ in range(3)]
+    assert [len(data["appeared"]) for _, data, _ in events] == [4, 4, 2]
+    assert [data["more"] for _, data, _ in events] == [True, True, False]
+    assert [int(event_id) > before for _, _, event_id in events] == [False, False, True]
+
+
+async def test_silent_stream_tells_the_height_or_that_it_lives(node: SoloNode) -> None:
+    watcher = Watcher(node.app.reader, node.service.discoverer, keep_alive_s=0.001)
+    stream = await watcher.watch(QUERY)
+    begin = await anext(stream)
+    assert begin.startswith(b"event: begin\n")
+    assert await anext(stream) == b":\n\n"
+    await node.block()
+    while (event := await anext(stream)) == b":\n\n":
+        pass
+    assert event.startswith(b"event: height\nid: %d\n" % height(node))
+    await stream.aclose()
+
+
+async def test_streams_are_counted_and_bounded(node: SoloNode) -> None:
+    watcher = Watcher(node.app.reader, node.service.discoverer, most=2)
+    streams = [await watcher.watch(QUERY) for _ in range(2)]
+    for stream in streams:
+        await anext(stream)
+    assert watcher.open == 2
+    with pytest.raises(BusyError):
+        await watcher.watch(QUERY)
+    for stream in streams:
+        await stream.aclose()
+    assert watcher.open == 0
+    await watcher.watch(QUERY)
+
+
+async def test_no_event_tells_more_than_discover_does(node: SoloNode) -> None:
+    stream = await node.service.watch(QUERY)
+    await anext(stream)
+    await register(node, 0, id="secret-id", name="secret hut")
+    event = (await anext(stream)).decode()
+    for secret in ("secret", "hut", "solo", "commitment", "home", "46.0,"):
+        assert secret not in event
