@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from edgistry import BlockingNodeClient
-from edgistry.adapters.http import HttpServer, Request, Response, Route
+from edgistry.adapters.http import Request, Response
 from edgistry.adapters.node_client import NodeClient
 from edgistry.adapters.woof_caller import MAX_OVERTAKING
 from edgistry.capability import Capability
@@ -32,23 +30,7 @@ from edgistry.rights import Right
 
 from .grants import ME, MINUTE, NOW, ROOT, YOU, bind
 from .woof_tools import FailingKeyValue
-from .woof_world import WoofWorld, woof_world
-
-Between = Callable[[Request], Awaitable[Response]]
-
-
-@contextlib.asynccontextmanager
-async def between(
-    world: WoofWorld, answer: Between, capability: Capability = ROOT, *, timeout_s: float = 20.0
-) -> AsyncIterator[NodeClient]:
-    """A client whose requests all go to ``answer``."""
-    http = HttpServer([Route(method="POST", template="/v1/woof", handler=answer)])
-    at = f"http://127.0.0.1:{await http.listen_tcp('127.0.0.1', 0)}"
-    try:
-        async with NodeClient(at, capability, timeout_s=timeout_s, clock_us=world.clock) as client:
-            yield client
-    finally:
-        await http.stop(grace_s=0.1)
+from .woof_world import between, woof_world
 
 
 async def test_put_whose_answer_was_lost_is_sent_again_and_done_once() -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from unittest.mock import Mock
 
 import pytest
 
-from edgistry.adapters.http import Handler, HttpClient, HttpServer, Request, Response, Route
+from edgistry.adapters.http import HttpClient, Request, Response
 from edgistry.adapters.node_client import NodeClient
 from edgistry.capability import BoundRequest
 from edgistry.envelope import GENERIC_REFUSAL, Operation, Status
@@ -33,7 +32,7 @@ from edgistry.operations import Scan, encode_elements, encode_scan
 from edgistry.rights import Right
 
 from .grants import MINUTE, NOW, ROOT, SECRET, bind
-from .woof_world import WoofWorld, woof_world
+from .woof_world import WoofWorld, between, woof_world
 
 Elements = AsyncGenerator[tuple[int, bytes], None]
 sequences = itertools.count(NOW + 1000)
@@ -124,7 +123,7 @@ async def test_follow_gives_up_when_streams_end_at_once_for_too_long() -> None:
 
     async with (
         woof_world() as world,
-        between(world, "/v1/woof/stream", nothing, timeout_s=0.1) as node,
+        between(world, nothing, path="/v1/woof/stream", timeout_s=0.1) as node,
     ):
         with pytest.raises(CannotReachError, match="ended at once"):
             await take(node.follow("ns/w", 1), 1)
@@ -156,7 +155,7 @@ async def test_reader_who_takes_long_over_an_element_is_not_cut_off_for_it(
 
             return Response(headers={"Content-Type": "text/event-stream"}, stream=events())
 
-        async with between(world, "/v1/woof/stream", breaks_off) as node:
+        async with between(world, breaks_off, path="/v1/woof/stream") as node:
             elements = node.follow("ns/w", 1)
             assert await take(elements, 1) == [(1, b"1")]
             now_s = 1000.0  # much longer than the patience, and only then the connection breaks
@@ -362,7 +361,7 @@ async def test_beginning_of_a_stream_cannot_be_passed_off_as_an_element() -> Non
 
             return Response(headers={"Content-Type": "text/event-stream"}, stream=events())
 
-        async with between(world, "/v1/woof/stream", twice) as node:
+        async with between(world, twice, path="/v1/woof/stream") as node:
             with pytest.raises(BadReplyError):
                 await take(node.follow("ns/w", 1), 1)
 
@@ -378,7 +377,7 @@ async def test_stream_without_its_beginning_is_refused() -> None:
             await anext(stream)
             return Response(headers={"Content-Type": "text/event-stream"}, stream=stream)
 
-        async with between(world, "/v1/woof/stream", headless) as node:
+        async with between(world, headless, path="/v1/woof/stream") as node:
             with pytest.raises(BadReplyError):
                 await take(node.follow("ns/w", 1), 1)
 
@@ -396,23 +395,9 @@ async def test_element_of_a_stream_cannot_be_passed_off_as_the_answer_to_a_scan(
             await stream.aclose()
             return Response(body=base64.b64decode(event.partition("data: ")[2]))
 
-        async with between(world, "/v1/woof", as_stream) as node:
+        async with between(world, as_stream) as node:
             with pytest.raises(BadReplyError):
                 await node.scan_some("ns/w", 1)
-
-
-@contextlib.asynccontextmanager
-async def between(
-    world: WoofWorld, path: str, answer: Handler, *, timeout_s: float = 20.0
-) -> AsyncIterator[NodeClient]:
-    """A client that reaches ``answer`` in the server's place."""
-    http = HttpServer([Route(method="POST", template=path, handler=answer)])
-    at = f"http://127.0.0.1:{await http.listen_tcp('127.0.0.1', 0)}"
-    try:
-        async with NodeClient(at, ROOT, timeout_s=timeout_s, clock_us=world.clock) as client:
-            yield client
-    finally:
-        await http.stop(grace_s=0.1)
 
 
 @pytest.mark.parametrize("change", ["drop", "repeat", "forge"])
@@ -442,7 +427,7 @@ async def test_stream_that_was_tampered_with_is_refused(change: str) -> None:
 
             return Response(headers={"Content-Type": "text/event-stream"}, stream=events())
 
-        async with between(world, "/v1/woof/stream", tampered) as node:
+        async with between(world, tampered, path="/v1/woof/stream") as node:
             elements = node.follow("ns/w", 1)
             assert await take(elements, 1) == [(1, b"1")]
             with pytest.raises(BadReplyError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from abci_app.http_server import woof_handlers
 from edgistry.adapters.durable_woofs import DurableWoofs
-from edgistry.adapters.http import HttpServer, Route
+from edgistry.adapters.http import Handler, HttpServer, Route
 from edgistry.adapters.node_client import NodeClient
 from edgistry.adapters.woof_server import WoofServer
 from edgistry.authority import Authority
@@ -95,3 +95,22 @@ async def woof_world(
         for client in world.clients:
             await client.close()
         await world.stop()
+
+
+@contextlib.asynccontextmanager
+async def between(
+    world: WoofWorld,
+    answer: Handler,
+    capability: Capability = ROOT,
+    *,
+    path: str = "/v1/woof",
+    timeout_s: float = 20.0,
+) -> AsyncIterator[NodeClient]:
+    """A client whose requests to ``path`` all go to ``answer``, and nowhere else."""
+    http = HttpServer([Route(method="POST", template=path, handler=answer)])
+    at = f"http://127.0.0.1:{await http.listen_tcp('127.0.0.1', 0)}"
+    try:
+        async with NodeClient(at, capability, timeout_s=timeout_s, clock_us=world.clock) as client:
+            yield client
+    finally:
+        await http.stop(grace_s=0.1)
