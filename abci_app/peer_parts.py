@@ -88,7 +88,7 @@ def open_peer_parts(
         ConfigError: a link to a node that is no member, or two to one.
         CorruptDatabaseError: what is stored cannot be read.
     """
-    links = _links(config, seed=seed, node_id=node_id, members=members)
+    links = links_of(config, seed=seed, node_id=node_id, members=members)
     book = EntryBook(store, committer)
     courier = Courier(book, links)
     return PeerParts(
@@ -100,9 +100,10 @@ def open_peer_parts(
     )
 
 
-def _links(
+def links_of(
     config: NodeConfig, *, seed: bytes, node_id: NodeId, members: Mapping[NodeId, Member]
 ) -> dict[NodeId, PeerLink]:
+    """The links that the configuration names, not yet connected; raises as above."""
     links: dict[NodeId, PeerLink] = {}
     for peer in config.link.peers:
         node = NodeId(bytes.fromhex(peer_id_of(peer)))

@@ -38,13 +38,14 @@ from edgistry.grants_api import (
     GRANT_PURPOSE,
     GRANTS_PATH,
     Grant,
+    GrantAnswer,
     Granted,
     open_grant,
     seal_context,
 )
 from edgistry.issuer import Issuer
 from edgistry.requests_api import to_bytes, to_text
-from edgistry.signed_request import client_tag, sign_request
+from edgistry.signed_request import SignedRequest, client_tag, sign_request
 
 from .granting_world import DEVICE, HANDLE, RECORD, OneService
 from .pairing_world import Draw
@@ -75,9 +76,15 @@ class Asker:
         raw: bytes | None = None,
         **fields: object,
     ) -> Grant:
+        desk = GrantDesk(OneService(), policy, clock_us=lambda: NOW, draw=Draw())
+        return self.open(await desk.grant(self.signed(time_us=time_us, raw=raw, **fields)))
+
+    def signed(
+        self, *, time_us: int = NOW, raw: bytes | None = None, **fields: object
+    ) -> SignedRequest:
         plain = {"handle": HANDLE, "sealing_key": to_text(sealing_public_key_of(self.sealing))}
         body = encode_json({**plain, **fields}) if raw is None else raw
-        request = sign_request(
+        return sign_request(
             "POST",
             GRANTS_PATH,
             body,
@@ -86,8 +93,8 @@ class Asker:
             time_us=time_us,
             nonce=b"n" * 16,
         )
-        desk = GrantDesk(OneService(), policy, clock_us=lambda: NOW, draw=Draw())
-        answer = await desk.grant(request)
+
+    def open(self, answer: GrantAnswer) -> Grant:
         return open_grant(self.unseal(to_bytes(answer.sealed, "sealed")), client_id=self.id)
 
     def unseal(self, sealed: bytes) -> bytes:

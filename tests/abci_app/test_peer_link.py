@@ -1,0 +1,210 @@
+"""The link between nodes: who is heard, what passes it, and what comes back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from abci_app.config import GrantsConfig, LinkConfig, NodeConfig
+from abci_app.entry_desk import GrantForwarder
+from abci_app.grants import GrantDesk
+from abci_app.peer_api import (
+    ACKNOWLEDGE_PATH,
+    CANCEL_PATH,
+    GRANT_PATH,
+    LOOK_PATH,
+    OUTCOMES_PATH,
+    PASS_PATH,
+    Reference,
+)
+from abci_app.peer_link import PeerLink, is_away, way_to
+from abci_app.peer_parts import links_of
+from abci_app.peer_routes import peer_routes
+from abci_app.schema import Member, StoredService
+from edgistry.adapters.crypto import (
+    generate_sealing_key,
+    generate_signing_key,
+    public_key_of,
+    sealing_public_key_of,
+)
+from edgistry.adapters.http import HttpClient, HttpServer, Request
+from edgistry.adapters.tls import client_context, server_context
+from edgistry.errors import (
+    ClientSignatureError,
+    ConfigError,
+    FutureError,
+    GrantRefusedError,
+    NotFoundError,
+    PermissionRefusedError,
+    UnavailableError,
+    UnknownRequestError,
+    WrongNodeKeyError,
+)
+from edgistry.requests_api import to_text
+from edgistry.transactions import node_id_of
+
+from .desk_world import SECOND, desks
+from .granting_world import RECORD, OneService
+from .peer_world import ENTRY, HOME, STORED, CutWay, nodes
+from .test_grants import NOW, Asker
+
+HOME_SEED, ENTRY_SEED, STRANGER_SEED = (generate_signing_key() for _ in range(3))
+NOBODY = Reference(id=b"?" * 16, fetch_hash=b"?" * 32)
+PATHS = (PASS_PATH, LOOK_PATH, ACKNOWLEDGE_PATH, CANCEL_PATH, OUTCOMES_PATH, GRANT_PATH)
+
+
+@contextlib.asynccontextmanager
+async def listening() -> AsyncIterator[str]:
+    """A home node's link over TLS that knows the entry node; its address."""
+    async with desks() as home:
+        grants = GrantDesk(home.pairings, GrantsConfig())
+        server = HttpServer(peer_routes(home.requests, grants))
+        context = server_context(HOME_SEED, members=[public_key_of(ENTRY_SEED)])
+        port = await server.listen_tcp("127.0.0.1", 0, tls=context)
+        try:
+            yield f"https://127.0.0.1:{port}"
+        finally:
+            await server.stop(grace_s=0.1)
+
+
+async def test_node_that_proves_to_be_a_member_is_heard_over_tls() -> None:
+    async with listening() as url:
+        way = way_to(url, public_key=public_key_of(HOME_SEED), seed=ENTRY_SEED)
+        link = PeerLink(HOME, way)
+        assert (await link.which_ended([NOBODY])).ended == ()
+        with pytest.raises(UnknownRequestError):
+            await link.look(NOBODY)
+        await link.close()
+
+
+async def test_caller_without_a_node_s_key_is_not_heard_over_tls() -> None:
+    async with listening() as url:
+        key = public_key_of(HOME_SEED)
+        link = PeerLink(HOME, HttpClient(url, tls=client_context(key)))
+        with pytest.raises(PermissionRefusedError):
+            await link.look(NOBODY)
+        await link.close()
+
+
+async def test_nothing_is_said_to_a_node_with_another_key_and_it_counts_as_away() -> None:
+    async with listening() as url:
+        way = way_to(url, public_key=public_key_of(STRANGER_SEED), seed=ENTRY_SEED)
+        link = PeerLink(HOME, way)
+        with pytest.raises(WrongNodeKeyError) as refused:
+            await link.look(NOBODY)
+        assert is_away(refused.value)
+        assert not link.seems_up
+        await link.close()
+
+
+async def test_refusal_passes_the_link_as_what_it_is() -> None:
+    async with nodes() as world:
+        skewed = world.home.asked(world.home.bind(sequence=world.home.now_us + 200 * SECOND))
+        world.home.now_us -= 200 * SECOND
+        # The entry node's clock is right, the home node's is late.
+        world.book.clock_us = lambda: world.home.now_us + 200 * SECOND
+        with pytest.raises(FutureError):
+            await world.entry.submit(skewed)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@given(body=st.binary(max_size=200))
+async def test_any_bytes_from_a_node_are_answered_or_refused(path: str, body: bytes) -> None:
+    async with desks() as home:
+        server = HttpServer(peer_routes(home.requests, GrantDesk(home.pairings, GrantsConfig())))
+        request = Request(method="POST", path=path, body=body, peer_node=ENTRY)
+        assert (await server.answer(request)).status in {200, 400, 413}
+
+
+# --- grants -------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def granting() -> AsyncIterator[tuple[GrantForwarder, CutWay]]:
+    """The entry node's side of grants on a service of ``granting_world``."""
+    async with desks() as home:
+        desk = GrantDesk(OneService(), GrantsConfig(), clock_us=lambda: NOW)
+        way = CutWay(HttpServer(peer_routes(home.requests, desk)))
+        nobody = GrantDesk(home.pairings, GrantsConfig(), clock_us=lambda: NOW)
+
+        def find(key: bytes) -> StoredService | None:
+            return STORED if key == RECORD else None
+
+        links = {HOME: PeerLink(HOME, way)}
+        yield GrantForwarder(nobody, links, node_id=ENTRY, find=find), way
+
+
+async def test_grant_is_asked_for_at_any_node_and_opens_for_the_client_alone() -> None:
+    async with granting() as (entry, _):
+        asker = Asker()
+        granted = asker.open(await entry.grant(asker.signed()))
+        assert [each.action for each in granted.granted] == ["read"]
+
+
+async def test_node_on_the_way_cannot_have_a_grant_sealed_to_itself() -> None:
+    async with granting() as (entry, way):
+        asker, thief = Asker(), Asker(sealing=generate_sealing_key())
+        old, new = (to_text(sealing_public_key_of(each.sealing)) for each in (asker, thief))
+        way.tamper_request = lambda _path, body: body.replace(old.encode(), new.encode())
+        with pytest.raises(ClientSignatureError):
+            await entry.grant(asker.signed())
+
+
+async def test_home_node_s_policy_counts() -> None:
+    async with granting() as (entry, _):
+        with pytest.raises(GrantRefusedError):
+            await entry.grant(Asker().signed(actions=("open",)))
+
+
+async def test_grant_cannot_wait_for_a_home_node_that_is_away_nor_tell_who_it_is() -> None:
+    async with granting() as (entry, way):
+        way.is_cut = True
+        with pytest.raises(UnavailableError) as refused:
+            await entry.grant(Asker().signed())
+        assert "cut" not in refused.value.detail
+
+
+async def test_service_of_a_node_without_a_link_is_unavailable() -> None:
+    async with granting() as (entry, _):
+        entry._links = {}
+        with pytest.raises(UnavailableError):
+            await entry.grant(Asker().signed())
+
+
+async def test_unknown_service_is_not_found() -> None:
+    async with granting() as (entry, _):
+        with pytest.raises(NotFoundError):
+            await entry.grant(Asker().signed(handle="A" * 22))
+
+
+# --- links in node.toml -------------------------------------------------------------------------
+
+
+def peers(*entries: str) -> NodeConfig:
+    return NodeConfig(name="entry", link=LinkConfig(peers=entries))
+
+
+async def test_links_lead_to_other_members_only_and_once() -> None:
+    own, other, stranger = (
+        node_id_of(public_key_of(seed)) for seed in (ENTRY_SEED, HOME_SEED, STRANGER_SEED)
+    )
+    members = {
+        node_id_of(public_key_of(seed)): Member(public_key=public_key_of(seed), name=name)
+        for seed, name in ((ENTRY_SEED, "entry"), (HOME_SEED, "home"))
+    }
+
+    def links(*entries: str) -> list[bytes]:
+        return list(links_of(peers(*entries), seed=ENTRY_SEED, node_id=own, members=members))
+
+    assert links(f"{other.hex()}@10.0.0.1:27013") == [other]
+    for wrong in (
+        [f"{stranger.hex()}@10.0.0.1:27013"],
+        [f"{own.hex()}@10.0.0.1:27013"],
+        [f"{other.hex()}@10.0.0.1:27013", f"{other.hex()}@10.0.0.2:27013"],
+    ):
+        with pytest.raises(ConfigError):
+            links(*wrong)
