@@ -219,7 +219,7 @@ class Agent:
             self._clock.now_s(),
             at_work=executor.is_at_work,
             is_ready=executor.has_news,
-            more=down.more and executor.held() < self._batch.held,
+            more=down.more and self._wanted > 0,
             is_owed=bool(down.requests) or down.more or executor.has_results(node.home.id),
             hint_s=float(down.next_wake_s),
         )
@@ -268,11 +268,13 @@ class Agent:
                 ) from None
             raise
         executor.answered(home, told, frozenset(down.confirmed))
+        # Whatever the node hands down, the device takes no more than it wants.
+        requests = down.requests[: self._wanted]
         self._wake.exchanges += 1
-        self._wake.requests += len(down.requests)
+        self._wake.requests += len(requests)
         now_us = self.time.at(self._reading_us())
-        if down.requests and now_us is not None:
-            await executor.execute(home, down.requests, now_us=now_us)
+        if requests and now_us is not None:
+            await executor.execute(home, requests, now_us=now_us)
         talk.ended(request)
         return down
 
@@ -324,6 +326,11 @@ class Agent:
         # Before any node has proven the time the wall clock is a first guess, and no more.
         guess_us = self._clock.wall_us() if now_us is None else now_us
         return talk.request(wish, told, account, now_us=guess_us)
+
+    @property
+    def _wanted(self) -> int:
+        """How many requests the device takes now."""
+        return min(self._batch.count, max(self._batch.held - self._executor.held(), 0))
 
     def _count(self, answer: Answer) -> None:
         self._wake.sent += answer.sent

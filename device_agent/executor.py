@@ -40,7 +40,7 @@ from edgistry.woof_staging import Staging
 from edgistry.woof_store import WoofStore
 from edgistry.woof_triggers import Trigger
 
-from .queues import Asker, DeviceQueues, TakenOn, place_of
+from .queues import MAX_ASKERS, Asker, DeviceQueues, TakenOn, place_of
 
 T = TypeVar("T")
 
@@ -108,6 +108,8 @@ class Executor:
         """Of those taken on: the node knows that they are."""
         self._sent: set[Asker] = set()
         """Results that are on their way, or have been told."""
+        self._results: set[Asker] = set(queues.results())
+        """Results that are durable, and that their nodes may not have."""
         self._gone: set[Asker] = set()
         """Results that their nodes have; removed from the disk with a later write."""
         self._ending: dict[asyncio.Task[None], list[Asker]] = {}
@@ -138,8 +140,12 @@ class Executor:
                 raise end
 
     async def _one(self, asker: Asker, envelope: bytes, now_us: int) -> None:
-        self._gone.discard(asker)
-        if self._queues.has_result(asker):
+        if asker in self._gone:
+            # The node had it, and has lost it: it is still on the disk.
+            self._gone.discard(asker)
+            self._results.add(asker)
+        if asker in self._results:
+            self._sent.discard(asker)
             return
         reply = await self._admitted(asker, envelope, now_us)
         if reply is None:
@@ -185,10 +191,28 @@ class Executor:
             execution.abandon()
             raise
         # Not after the await: whoever waits may be cancelled while the write goes on.
-        future.add_done_callback(functools.partial(_end, execution))
+        asked = None if staging.triggers else asker
+        future.add_done_callback(functools.partial(self._written, execution, asked))
         await asyncio.shield(future)
         if operation == Operation.DELETE:
             self._woofs.start_sweeping()
+
+    def _written(
+        self, execution: Execution, asker: Asker | None, future: asyncio.Future[None]
+    ) -> None:
+        """The request is durable, and so is its result if it has one; or nothing was written."""
+        if future.cancelled() or future.exception() is not None:
+            execution.abandon()
+            return
+        execution.done()
+        if asker is not None:
+            self._has_ended([asker])
+
+    def _has_ended(self, askers: Iterable[Asker]) -> None:
+        """These have their results, durably."""
+        self._told.difference_update(askers)
+        self._results.update(askers)
+        self._news.set()
 
     def _take_on(self, asker: Asker, envelope: bytes, staging: Staging) -> None:
         place = place_of(staging.triggers[-1])
@@ -207,7 +231,7 @@ class Executor:
             if place is None:
                 return False
             taken = self._taken_on[place]
-            if asker not in taken.askers:
+            if asker not in taken.askers and len(taken.askers) < MAX_ASKERS:
                 taken = TakenOn(envelope=envelope, askers=(*taken.askers, asker))
                 staging.add([self._queues.take_on(place, taken)])
                 self._taken_on[place] = taken
@@ -217,6 +241,7 @@ class Executor:
 
     async def _finish(self, askers: Sequence[Asker], reply: bytes) -> None:
         await self._woofs.commit(lambda staging: staging.add(self._ended(askers, reply)))
+        self._has_ended(askers)
 
     # --- how handlers end -----------------------------------------------------------------------
 
@@ -234,6 +259,7 @@ class Executor:
         except Refused as error:
             # The device has begun a new epoch since: whoever asked holds nothing any more.
             logger.warning("a request of an earlier epoch is not answered", code=error.code)
+            askers = []
         else:
             reply = self._final_reply(checked, trigger, outcome)
             staging.add(self._authority.guard.final_reply(checked, reply))
@@ -257,8 +283,7 @@ class Executor:
             # Where the store has failed, whoever writes next is told; nothing has settled.
             with contextlib.suppress(StorageError, UnavailableError):
                 await self._woofs.commit(_nothing)
-                self._told.difference_update(askers)
-                self._news.set()
+                self._has_ended(askers)
 
         def done(task: asyncio.Task[None]) -> None:
             del self._ending[task]
@@ -290,8 +315,9 @@ class Executor:
             for each in self._unfinished()
             if each.home == home and each not in self._told
         }
-        for asker, finished in self._queues.results(home):
-            if asker not in self._gone:
+        for asker in sorted(self._results):
+            finished = self._queues.result(asker) if asker.home == home else None
+            if finished is not None:
                 told[asker.request_id] = RequestResult(
                     request_id=asker.request_id, kind=finished.kind, reply=finished.reply
                 )
@@ -308,7 +334,9 @@ class Executor:
     def answered(self, home: bytes, told: Sequence[RequestResult], ids: Collection[bytes]) -> None:
         """Node ``home`` has answered what it was ``told``, and needs these no more."""
         confirmed = [each for each in told if each.request_id in ids]
-        self._gone.update(_ends_in(home, confirmed))
+        ended = _ends_in(home, confirmed)
+        self._gone.update(ended & self._results)
+        self._results -= ended
         unfinished = self._unfinished()
         for each in confirmed:
             asker = Asker(home, each.request_id)
@@ -318,7 +346,7 @@ class Executor:
     @property
     def has_news(self) -> bool:
         """Whether there are results that no node was told."""
-        return any(asker not in self._sent for asker in self._all_results())
+        return not self._results <= self._sent
 
     async def news(self) -> None:
         """Return when there are results that no node was told."""
@@ -328,24 +356,17 @@ class Executor:
 
     def has_results(self, home: bytes) -> bool:
         """Whether there are results that node ``home`` does not have, as far as is known."""
-        return any(asker not in self._gone for asker, _ in self._queues.results(home))
+        return any(asker.home == home for asker in self._results)
 
     def held(self) -> int:
         """How many requests are taken on, or have results that some node does not have."""
-        return len(self._taken_on) + len(self._all_results())
-
-    def _all_results(self) -> list[Asker]:
-        return [
-            asker
-            for home in self._queues.homes()
-            for asker, _ in self._queues.results(home)
-            if asker not in self._gone
-        ]
+        return len(self._taken_on) + len(self._results)
 
     async def drop_strangers(self, homes: Collection[bytes]) -> None:
         """Forget results for nodes that are not among ``homes`` any more."""
-        for home in self._queues.homes() - set(homes):
-            self._gone.update(asker for asker, _ in self._queues.results(home))
+        strangers = {asker for asker in self._results if asker.home not in homes}
+        self._results -= strangers
+        self._gone |= strangers
         await self.clear()
 
     async def clear(self) -> None:
@@ -386,10 +407,3 @@ def _digest(envelope: bytes) -> bytes:
 
 def _nothing(_staging: Staging) -> None:
     """Nothing to write: done when everything before it is."""
-
-
-def _end(execution: Execution, future: asyncio.Future[None]) -> None:
-    if future.cancelled() or future.exception() is not None:
-        execution.abandon()
-    else:
-        execution.done()

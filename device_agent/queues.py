@@ -16,7 +16,6 @@ Not handled here: deciding (``executor.py``); the write is the caller's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Final, NamedTuple, TypeVar
 
 from edgistry.codec import Meta, Wire, decode, encode
@@ -28,6 +27,9 @@ from edgistry.woof_triggers import Trigger
 T = TypeVar("T")
 
 HOME_BYTES: Final = 20
+
+MAX_ASKERS: Final = 64
+"""Ids under which one envelope may be waited for."""
 
 _TAKEN_ON: Final = b"device/p"
 _RESULTS: Final = b"device/r"
@@ -48,7 +50,7 @@ class TakenOn(Wire):
     """A request that was executed but for its handler."""
 
     envelope: Annotated[bytes, Meta(max_length=MAX_QUEUED_ENVELOPE_BYTES)]
-    askers: tuple[tuple[_Home, _Id], ...]
+    askers: Annotated[tuple[tuple[_Home, _Id], ...], Meta(max_length=MAX_ASKERS)]
     """One, unless the same envelope came under several ids."""
 
 
@@ -84,28 +86,19 @@ class DeviceQueues:
 
     # --- results --------------------------------------------------------------------------------
 
-    def has_result(self, asker: Asker) -> bool:
-        """Whether there is a result for this request."""
-        return self._store.get(_result_key(asker)) is not None
+    def results(self) -> list[Asker]:
+        """Who waits for a result that is there."""
+        start = len(_RESULTS)
+        return [
+            Asker(key[start : start + HOME_BYTES], key[start + HOME_BYTES :])
+            for key, _ in self._store.scan(_RESULTS, prefix_end(_RESULTS))
+        ]
 
-    def results(self, home: bytes) -> Iterator[tuple[Asker, Finished]]:
-        """The results for one node, by id."""
-        prefix = _RESULTS + home
-        for key, value in self._store.scan(prefix, prefix_end(prefix)):
-            yield Asker(home, key[len(prefix) :]), _read(key, value, Finished)
-
-    def homes(self) -> set[bytes]:
-        """The nodes for which there are results."""
-        found = set()
-        start: bytes | None = _RESULTS
-        while start is not None:
-            key = next((key for key, _ in self._store.scan(start, prefix_end(_RESULTS))), None)
-            if key is None:
-                break
-            home = key[len(_RESULTS) : len(_RESULTS) + HOME_BYTES]
-            found.add(home)
-            start = prefix_end(_RESULTS + home)
-        return found
+    def result(self, asker: Asker) -> Finished | None:
+        """The result of this request, if it is there."""
+        key = _result_key(asker)
+        value = self._store.get(key)
+        return None if value is None else _read(key, value, Finished)
 
     def finish(self, asker: Asker, kind: ResultKind, reply: bytes) -> Change:
         """Remembers a result until the node has it."""

@@ -76,6 +76,8 @@ class MadeUpNode:
     """Executes what it gets; its answers are lost."""
     closed: int = 0
     confirms: bool = True
+    pushes: int = 0
+    """Hands down so many requests, whatever the device wants."""
 
     def __post_init__(self) -> None:
         seed = hashlib.sha256(self.name.encode()).digest()
@@ -118,7 +120,7 @@ class MadeUpNode:
             for number in self.queue
             if number not in self.results and number not in self.acknowledged
         ]
-        taken = waiting[: up.want_count]
+        taken = waiting[: max(up.want_count, self.pushes)]
         answer = ExchangeDown(
             version=MESSAGES_VERSION,
             now_us=self.now_us,

@@ -117,6 +117,17 @@ async def test_device_takes_no_more_than_it_can_hold() -> None:
         assert len(node.results) == 50
 
 
+async def test_node_that_hands_down_more_than_is_wanted_is_not_obeyed() -> None:
+    requests = Requests()
+    bound = {number: requests.bind(payload=b"x") for number in range(30)}
+    node = MadeUpNode(queue=bound, confirms=False, pushes=30)
+    async with device(node, habits=HABITS, batch=Batch(count=5, held=10)) as running:
+        for _ in range(3):
+            await running.wake_up()
+        assert running.inner.executor.held() == 10
+        assert len(running.inner.elements()) == 10
+
+
 async def test_what_a_wake_cost_is_told_with_the_next_one() -> None:
     node = MadeUpNode()
     async with device(node, habits=HABITS) as running:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from device_agent.queues import Asker, DeviceQueues, TakenOn
+from device_agent.queues import MAX_ASKERS, Asker, DeviceQueues, TakenOn
 from edgistry.envelope import GENERIC_REFUSAL, Flag, Operation, Status
 from edgistry.errors import CorruptDatabaseError, StorageError
 from edgistry.handlers import GiveUpError, handler
@@ -235,6 +235,31 @@ async def test_same_envelope_under_two_ids_runs_once_and_answers_both() -> None:
         assert replies == [device.report(OTHER_HOME)[3].reply] * 2
 
 
+async def test_envelope_under_ever_more_ids_fills_no_memory() -> None:
+    gate, slow = held_up()
+    request = Requests().bind(payload=b"17", handler="slow")
+    async with inside(slow) as device:
+        for number in range(MAX_ASKERS + 10):
+            await device.execute(down(request, number))
+        assert len(device.report()) == MAX_ASKERS
+        gate.open()
+        await device.settled()
+        assert calls == [b"17"]
+
+
+async def test_result_that_a_node_has_lost_again_is_told_again() -> None:
+    request = Requests().bind(payload=b"17")
+    async with inside() as device:
+        await device.execute(down(request, 1))
+        first = device.report()
+        device.executor.answered(HOME, list(first.values()), {request_id(1)})
+        assert not device.executor.has_news
+        await device.execute(down(request, 1))
+        assert device.executor.has_news
+        assert device.report() == first
+        assert device.elements() == [b"17"]
+
+
 async def test_envelope_that_comes_again_after_its_end_gets_the_same_final_reply() -> None:
     request = Requests().bind(payload=b"17", handler="echo")
     async with inside(echo) as device:
@@ -409,4 +434,4 @@ def test_damaged_queue_is_told_as_such() -> None:
         queues.taken_on()
     store.write([(queues.forget(Asker(HOME, request_id(1)))[0], b"?")], sync=True)
     with pytest.raises(CorruptDatabaseError):
-        list(queues.results(HOME))
+        queues.result(Asker(HOME, request_id(1)))
