@@ -230,6 +230,8 @@ class DurableWoofs:
             size += len(element)
             if size > FOLLOW_BYTES:
                 break
+        # The writer may have put another WooF of the name in its place since the first look.
+        self._window(name, woof_id)
         if found and found[0][0] > at:
             raise evicted(name, at, self._window(name, woof_id))
         return found

@@ -183,6 +183,8 @@ class Forwarder:
             info = self._woofs.woofs.info(name)
             first = forwarding.begin_at(info.id, info.window)
             elements = self._read(first)
+            if self._woofs.woofs.info(name).id != info.id:
+                return  # the writer has put another one in its place meanwhile
         except MissingWoofError as error:
             forwarding.wait(error.detail, until_us=self._now_us() + LOOK_AGAIN_US)
             return

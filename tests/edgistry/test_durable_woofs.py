@@ -25,7 +25,7 @@ from edgistry.woof_keys import ELEMENTS
 from edgistry.woof_staging import Staging
 from edgistry.woof_triggers import Trigger
 
-from .woof_tools import FailingKeyValue
+from .woof_tools import FailingKeyValue, change_places_before_a_scan
 
 LIMIT_S = 20
 
@@ -373,6 +373,15 @@ async def test_follower_of_a_deleted_woof_is_told_so_also_when_a_new_one_has_its
         await take(resuming, 1)
     with pytest.raises(MissingWoofError):
         woofs.follow("a/b", 2, woof_id=old_id)
+
+
+async def test_follower_sees_nothing_of_a_woof_that_is_put_in_its_place_while_it_reads(
+    woofs: DurableWoofs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = woofs.follow("a/b", 1)
+    change_places_before_a_scan(woofs, "a/b", monkeypatch)
+    with pytest.raises(MissingWoofError):
+        await take(following, 1)
 
 
 async def test_follower_of_a_missing_woof_is_refused_at_once(woofs: DurableWoofs) -> None:

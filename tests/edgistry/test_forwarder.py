@@ -21,7 +21,7 @@ from edgistry.forward_requests import Forward
 from edgistry.kv import KeyValue, MemoryKeyValue
 
 from .grants import ISSUER, ROOT
-from .woof_tools import FailingKeyValue
+from .woof_tools import FailingKeyValue, change_places_before_a_scan
 
 SOURCE, TARGET = "edge/log", "cloud/log"
 
@@ -117,6 +117,19 @@ async def test_elements_put_before_and_after_the_start_arrive() -> None:
             await pair.put(b"c")
             await pair.until(lambda: len(pair.arrived()) == 3)
         assert pair.arrived() == [b"a", b"b", b"c"]
+
+
+async def test_woof_that_is_put_in_its_place_while_it_is_read_is_forwarded_from_its_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with pair_of() as pair:
+        change_places_before_a_scan(pair.edge, SOURCE, monkeypatch)
+        async with pair.running():
+            await pair.until(lambda: pair.arrived() != [])
+            await pair.put(b"b")
+            await pair.until(lambda: len(pair.arrived()) > 1)
+        assert pair.arrived() == [b"of another one", b"b"]
+        assert pair.forwarder.status().record.woof_id == pair.edge.woofs.info(SOURCE).id
 
 
 async def test_status_tells_lag_and_reason_while_the_link_is_cut_and_recovers() -> None:

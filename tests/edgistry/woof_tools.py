@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
+import pytest
+
+from edgistry.adapters.durable_woofs import DurableWoofs
 from edgistry.errors import DiskFullError
 from edgistry.kv import Change, KeyValue, MemoryKeyValue
 from edgistry.woof_staging import Staging
@@ -75,3 +78,22 @@ class FailingKeyValue(MemoryKeyValue):
             raise DiskFullError("no space in the test")
         self.writes += 1
         super().write(changes, sync=sync)
+
+
+def change_places_before_a_scan(
+    woofs: DurableWoofs, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When ``name`` is read next, the writer has just put another WooF, with one element, there."""
+    scan = woofs.woofs.scan
+
+    def change(staging: Staging) -> None:
+        staging.delete(name)
+        staging.create(name, 100)
+        staging.put(name, b"of another one")
+
+    def late(*arguments: Any) -> Iterator[tuple[int, bytes]]:
+        monkeypatch.undo()
+        woofs.commit_blocking(change)
+        return scan(*arguments)
+
+    monkeypatch.setattr(woofs.woofs, "scan", late)
