@@ -253,9 +253,10 @@ async def test_result_that_a_node_has_lost_again_is_told_again() -> None:
         await device.execute(down(request, 1))
         first = device.report()
         device.executor.answered(HOME, list(first.values()), {request_id(1)})
-        assert not device.executor.has_news
+        news = [device.executor.has_news]
         await device.execute(down(request, 1))
-        assert device.executor.has_news
+        news.append(device.executor.has_news)
+        assert news == [False, True]
         assert device.report() == first
         assert device.elements() == [b"17"]
 
