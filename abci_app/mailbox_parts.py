@@ -19,6 +19,7 @@ from .exchange_desk import ExchangeDesk
 from .mailbox_desk import MailboxDesk
 from .mailbox_writer import MailboxWriter
 from .metrics import NodeMetrics
+from .mirror_reader import MirrorReader
 from .pairing import Pairings
 from .request_desk import RequestDesk
 
@@ -63,6 +64,8 @@ def open_mailbox_parts(
     writer = MailboxWriter(store, woofs.committer)
     return MailboxParts(
         writer=writer,
-        requests=RequestDesk(writer, pairings, authority.guard),
+        requests=RequestDesk(
+            writer, pairings, authority.guard, mirrors=MirrorReader(store, woofs.woofs)
+        ),
         exchanges=ExchangeDesk(writer, pairings, authority),
     )

@@ -28,6 +28,9 @@ from edgistry.rights import MAX_COMPONENT
 
 BATCH: Final = 512
 """Elements asked for at once; as many come as fit into a reply, 64 KiB."""
+FULL_BYTES: Final = 32 * 1024
+"""A reply with fewer bytes is taken for all that there is: more would have fitted, unless the next
+element is larger than this."""
 MAX_GAPS: Final = 64
 """Gaps kept, the newest."""
 
@@ -59,6 +62,10 @@ class MirrorRecord(Wire):
     """Elements that the device had evicted before they were read."""
     gaps: Annotated[tuple[tuple[U64, U64], ...], Meta(max_length=MAX_GAPS)]
     """First and last number of each gap."""
+    as_of_us: U64 = 0
+    """When nothing was missing, µs since 1970; 0 while that is not known."""
+    copied: U64 = 0
+    """The number, in the copy, of the newest element."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,8 +141,11 @@ def question_of(record: MirrorRecord) -> tuple[Operation, bytes]:
     return Operation.SCAN, encode_scan(Scan(start=record.next, limit=BATCH))
 
 
-def progress_of(record: MirrorRecord, reply: Reply | None) -> Progress:
-    """What follows from the ``reply`` to the request under way; ``None``: there will be none."""
+def progress_of(record: MirrorRecord, reply: Reply | None, *, given_us: int = 0) -> Progress:
+    """What follows from the ``reply`` to the request under way; ``None``: there will be none.
+
+    ``given_us`` is when the device could first have that request, 0 where that is not known.
+    """
     idle = replace(record, request=b"")
     if reply is None:
         return Progress(record=idle, trouble="the request ended without an answer")
@@ -146,7 +156,7 @@ def progress_of(record: MirrorRecord, reply: Reply | None) -> Progress:
     try:
         if record.asks == "extent":
             return Progress(record=_within(idle, *decode_extent(reply.payload)))
-        return _appended(idle, decode_elements(reply.payload))
+        return _appended(idle, decode_elements(reply.payload), given_us)
     except Refused as error:
         return Progress(record=idle, trouble=error.detail)
 
@@ -154,7 +164,7 @@ def progress_of(record: MirrorRecord, reply: Reply | None) -> Progress:
 def _within(record: MirrorRecord, earliest: int, latest: int) -> MirrorRecord:
     """``record`` at a number that the device has, or will have next."""
     if latest + 1 < record.next:
-        record = replace(record, next=1, begun=record.begun + 1)
+        record = replace(record, next=1, begun=record.begun + 1, as_of_us=0)
     if earliest > record.next:
         gap = (record.next, earliest - 1)
         record = replace(
@@ -166,11 +176,16 @@ def _within(record: MirrorRecord, earliest: int, latest: int) -> MirrorRecord:
     return replace(record, asks="scan")
 
 
-def _appended(record: MirrorRecord, found: Sequence[tuple[int, bytes]]) -> Progress:
+def _appended(record: MirrorRecord, found: Sequence[tuple[int, bytes]], given_us: int) -> Progress:
     numbers = [number for number, _ in found]
     if numbers != list(range(record.next, record.next + len(found))):
         raise MalformedError("the device's elements are not those that were asked for")
+    is_all = sum(len(element) for _, element in found) < FULL_BYTES and len(found) < BATCH
     return Progress(
-        record=replace(record, next=record.next + len(found)),
+        record=replace(
+            record,
+            next=record.next + len(found),
+            as_of_us=given_us if is_all else record.as_of_us,
+        ),
         elements=[element for _, element in found],
     )

@@ -58,6 +58,9 @@ READ_RIGHTS: Final = Right.GET | Right.LATEST
 class OwnRequests(RequestQueue, Protocol):
     """What mirrors need of the mailboxes. ``RequestDesk`` is one."""
 
+    def given_us(self, request: bytes) -> int:
+        """When the device could first have a request of the node; 0 when it could not yet."""
+
     async def let_go(self, request: bytes) -> None:
         """The outcome of a request of the node need not be kept."""
 
@@ -130,12 +133,12 @@ class MirrorKeeper:
             state, reply = self._outcome_of(record.request)
             if state in OUTSTANDING:
                 return
-            progress = progress_of(record, reply)
-            await self._keep(paired, woof, progress)
+            progress = progress_of(record, reply, given_us=self._given_us(record.request))
+            kept = await self._keep(paired, woof, progress)
             await self._let_go(record.request)
             if progress.trouble:
                 self._rest(key, progress.trouble)
-            record = progress.record
+            record = kept
         if self._rests_until.get(key, 0) <= self._clock_us():
             await self._ask(paired, woof, record)
 
@@ -156,6 +159,12 @@ class MirrorKeeper:
             return State.DELIVERED, None
         return state, None if reply is None else decode_reply(reply)
 
+    def _given_us(self, request: bytes) -> int:
+        try:
+            return self._queue.given_us(request)
+        except NotFoundError:
+            return 0
+
     async def _ask(self, paired: Paired, woof: WoofOffer, record: MirrorRecord) -> None:
         operation, payload = question_of(record)
         sequence = max(self._clock_us(), record.sequence + 1)
@@ -174,21 +183,22 @@ class MirrorKeeper:
         asked = replace(record, sequence=sequence, request=request_id)
         await self._keep(paired, woof, Progress(record=asked))
 
-    async def _keep(self, paired: Paired, woof: WoofOffer, progress: Progress) -> None:
-        """Append the elements and remember how far the mirror is, in one write."""
+    async def _keep(self, paired: Paired, woof: WoofOffer, progress: Progress) -> MirrorRecord:
+        """Append the elements and remember how far the mirror is, in one write; the record."""
         name = mirror_name(paired.device, woof.name)
         is_there = self._is_there(name)
 
-        def decide(staging: Staging) -> None:
+        def decide(staging: Staging) -> MirrorRecord:
             if not is_there:
                 staging.create_namespace(mirror_namespace(paired.device))
                 staging.create(name, woof.history, woof.element_size)
+            record = progress.record
             for element in progress.elements:
-                staging.put(name, element)
-            key = record_key(paired.device, woof.name)
-            staging.add([(key, write_mirror(progress.record))])
+                record = replace(record, copied=staging.put(name, element))
+            staging.add([(record_key(paired.device, woof.name), write_mirror(record))])
+            return record
 
-        await self._woofs.commit(decide)
+        return await self._woofs.commit(decide)
 
     def _is_there(self, name: str) -> bool:
         try:

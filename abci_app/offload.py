@@ -47,11 +47,16 @@ class Content:
         return max(now_us - self.made_us, 0)
 
 
+def is_for_the_device_alone(checked: Checked) -> bool:
+    """Whether nobody may answer ``checked`` in the device's place."""
+    return checked.is_veiled or bool(checked.envelope.flags & _OWN_ANSWER)
+
+
 def reusable_action(checked: Checked, service: ServiceOffer) -> ActionOffer | None:
     """The action that ``checked`` asks for, if its answer may be another caller's, too."""
-    envelope = checked.envelope
-    if checked.is_veiled or envelope.flags & _OWN_ANSWER:
+    if is_for_the_device_alone(checked):
         return None
+    envelope = checked.envelope
     for action in service.actions:
         if envelope.target == f"{service.type}/{action.name}":
             asks = (envelope.op, envelope.handler)

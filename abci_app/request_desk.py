@@ -22,7 +22,7 @@ import asyncio
 import functools
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from edgistry.api import WakeBucket
 from edgistry.envelope import Operation
@@ -79,14 +79,29 @@ class FetchHash:
     digest: bytes
 
 
+class Mirrors(Protocol):
+    """Copies of devices' WooFs. ``MirrorReader`` is one."""
+
+    def read(self, paired: Paired, checked: Checked) -> Content | None:
+        """What the copy says to a reading request, if there is one that can."""
+
+
 class RequestDesk:
     """Use cases of clients, and of this node as a client of its devices.
 
     ``guard`` keeps the replay windows of requests that this node answers itself.
     """
 
-    def __init__(self, writer: MailboxWriter, pairings: Pairings, guard: ReplayGuard) -> None:
+    def __init__(
+        self,
+        writer: MailboxWriter,
+        pairings: Pairings,
+        guard: ReplayGuard,
+        *,
+        mirrors: Mirrors | None = None,
+    ) -> None:
         self._writer = writer
+        self._mirrors = mirrors
         self._pairings = pairings
         self._guard = guard
         self._keys = DeviceKeys(writer.store, guard)
@@ -124,14 +139,11 @@ class RequestDesk:
                 content=content_key(paired.device, paired.epoch, checked.envelope),
                 max_age_us=seconds(min(asked.max_age_s, action.fresh_s)),
             )
-            content = self.answers.cache.get(
-                submission.content, max_age_us=submission.max_age_us, now_us=now_us
-            )
-            is_new = self._writer.boxes.lookup(submission.id) is None
-            admission = self._admitted(checked, now_us) if content and is_new else None
-            if content is not None and admission is not None:
-                return await self._stand_in(submission, checked, paired, content, admission, now_us)
-
+        content = self._content(submission, checked, paired, seconds(asked.max_age_s), now_us)
+        is_new = self._writer.boxes.lookup(submission.id) is None
+        admission = self._admitted(checked, now_us) if content and is_new else None
+        if content is not None and admission is not None:
+            return await self._stand_in(submission, checked, paired, content, admission, now_us)
         record, is_new = await self._writer.commit(
             lambda decision: self._queue(decision, submission, checked, paired, now_us)
         )
@@ -155,6 +167,26 @@ class RequestDesk:
             outcome = self._keys.authority(paired).perform(checked, _nothing_else, now_us=now_us)
             decision.changes += outcome.changes
         return record, is_new
+
+    def _content(
+        self,
+        submission: Submission,
+        checked: Checked,
+        paired: Paired,
+        max_age_us: int,
+        now_us: int,
+    ) -> Content | None:
+        """What this node can say in the device's place, if it is young enough."""
+        if submission.content:
+            cached = self.answers.cache.get(
+                submission.content, max_age_us=submission.max_age_us, now_us=now_us
+            )
+            if cached is not None:
+                return cached
+        if self._mirrors is None or not max_age_us:
+            return None
+        content = self._mirrors.read(paired, checked)
+        return content if content and content.age_us(now_us) <= max_age_us else None
 
     def _admitted(self, checked: Checked, now_us: int) -> Ticket | Remembered | None:
         """The right to answer a request in the device's place, once; or what it was answered.
@@ -314,6 +346,17 @@ class RequestDesk:
         if record is None:
             raise UnknownRequestError("there is no request with this id")
         return record.outcome, self._writer.store.get(REPLIES + request)
+
+    def given_us(self, request: bytes) -> int:
+        """When the device could first have a request of this node; 0 when it could not yet.
+
+        Raises:
+            UnknownRequestError: there is no such request, or no longer.
+        """
+        record = self._durable(request)
+        if record is None:
+            raise UnknownRequestError("there is no request with this id")
+        return record.leased_us
 
     async def let_go(self, request: bytes) -> None:
         """The outcome of a request of this node need not be kept.

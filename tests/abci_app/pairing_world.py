@@ -94,6 +94,7 @@ class FakeQueue:
     def __init__(self) -> None:
         self.waiting: dict[bytes, tuple[str, bytes]] = {}
         self.replies: dict[bytes, bytes] = {}
+        self.given: dict[bytes, int] = {}
         self.forgotten: list[str] = []
         self.refuse = False
 
@@ -110,6 +111,9 @@ class FakeQueue:
             return State.RESPONDED, self.replies[request]
         raise NotFoundError("no such request")
 
+    def given_us(self, request: bytes) -> int:
+        return self.given[request]
+
     async def let_go(self, request: bytes) -> None:
         del self.replies[request]
 
@@ -123,6 +127,7 @@ class FakeQueue:
         for key in mine[:most]:
             _, envelope = self.waiting.pop(key)
             self.replies[key] = device.execute(envelope, now_us)
+            self.given[key] = now_us
 
 
 @dataclass

@@ -6,6 +6,7 @@ import contextlib
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,27 +24,35 @@ from abci_app.mirror import (
     write_mirror,
 )
 from abci_app.mirror_keeper import MirrorKeeper
+from abci_app.mirror_reader import MirrorReader
+from abci_app.offload import Content
 from abci_app.pairing import PairingTable, StoredPairing
 from edgistry.adapters.durable_woofs import DurableWoofs
+from edgistry.caveats import VEIL
 from edgistry.codec import replace
-from edgistry.envelope import Operation, Reply, Status
+from edgistry.envelope import Flag, Operation, Reply, Status
 from edgistry.errors import (
     CorruptDatabaseError,
     ElementEvictedError,
     ElementNotYetError,
     MissingWoofError,
 )
+from edgistry.issuer import Issuer
 from edgistry.kv import MemoryKeyValue
 from edgistry.operations import (
     Extent,
+    Scan,
+    decode_extent,
     decode_scan,
     encode_elements,
     encode_extent,
+    encode_get,
+    encode_scan,
 )
 from edgistry.pairing import WoofOffer
 from edgistry.replay import Outcome
 from edgistry.transactions import NodeId
-from edgistry.verifier import Checked
+from edgistry.verifier import Checked, Verifier
 
 from .pairing_world import Draw, FakeDevice, FakeQueue
 
@@ -331,3 +340,79 @@ async def test_a_device_that_is_gone_is_not_asked_any_more(world: MirrorWorld) -
     world.store.write(table.delete(paired), sync=True)
     await world.keeper.step(world.device.id)
     assert world.queue.waiting == {}
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def ask(world: MirrorWorld, op: Operation, payload: bytes, **more: Any) -> Content | None:
+    """What the mirror says to a client."""
+    issuer = Issuer.from_secret(world.device.secret, epoch=world.device.epoch)
+    capability = issuer.mint(serial=9, caveats=more.pop("caveats", ()))
+    request = capability.bind(
+        op,
+        more.pop("target", WOOF),
+        payload=payload,
+        client=bytes(8),
+        sequence=world.now_us,
+        deadline=world.now_us + 1_000_000,
+        **more,
+    )
+    checked = Verifier(issuer).check(request.encoded, now_us=world.now_us)
+    paired = PairingTable(world.store).by_device(world.device.id)
+    assert paired is not None
+    return MirrorReader(world.store, world.woofs.woofs).read(paired, checked)
+
+
+async def test_mirror_says_what_the_device_would(world: MirrorWorld) -> None:
+    world.device.elements = [b"1", b"2", b"3", b"4"]
+    await world.wake(4)
+    asked_us = world.queue.given[max(world.queue.given, key=world.queue.given.__getitem__)]
+    for number in range(1, 5):
+        expected = Content(str(number).encode(), asked_us)
+        assert ask(world, Operation.GET, encode_get(number)) == expected
+    assert ask(world, Operation.GET, encode_get()) == Content(b"4", asked_us)
+    extent = ask(world, Operation.LATEST, b"")
+    assert extent is not None
+    assert decode_extent(extent.payload) == Extent(earliest=1, latest=4)
+
+
+async def test_mirror_says_nothing_that_it_does_not_know(world: MirrorWorld) -> None:
+    assert ask(world, Operation.GET, encode_get()) is None, "nothing is here yet"
+    await world.wake(3)
+    assert ask(world, Operation.GET, encode_get()) is None, "the WooF is empty"
+    world.device.elements = [b"1", b"2"]
+    await world.wake(3)
+    assert ask(world, Operation.GET, encode_get(3)) is None
+    assert ask(world, Operation.SCAN, encode_scan(Scan(start=0, limit=9))) is None
+    assert ask(world, Operation.GET, encode_get(), target="sensors/other") is None
+    assert ask(world, Operation.GET, encode_get(), flags=int(Flag.DEVICE_ONLY)) is None
+    assert ask(world, Operation.GET, encode_get(), caveats=(VEIL,)) is None
+    world.pair(serial=2)
+    assert ask(world, Operation.GET, encode_get()) is None, "of an earlier pairing"
+
+
+async def test_numbers_before_a_gap_are_left_to_the_device(world: MirrorWorld) -> None:
+    world.device.elements = [b"1"]
+    await world.wake(3)
+    world.device.elements += [str(number).encode() for number in range(2, 12)]
+    world.device.history = 4
+    await world.wake(6)
+    found = {number: ask(world, Operation.GET, encode_get(number)) for number in range(1, 12)}
+    payloads = {number: each.payload for number, each in found.items() if each is not None}
+    assert payloads == {number: str(number).encode() for number in range(8, 12)}
+
+
+async def test_numbers_of_a_woof_that_has_begun_anew_are_left_to_the_device(
+    world: MirrorWorld,
+) -> None:
+    world.device.elements = [b"1", b"2", b"3"]
+    await world.wake(4)
+    world.device.elements = [b"new"]
+    await world.wake(6)
+    newest = ask(world, Operation.GET, encode_get())
+    assert newest is not None
+    assert newest.payload == b"new"
+    world.device.elements += [b"newer"]
+    await world.wake(2)
+    assert ask(world, Operation.GET, encode_get(1)) is None

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from abci_app.offload import Content, ContentCache, content_key
+from abci_app.pairing import Paired
 from edgistry.capability import BoundRequest
 from edgistry.caveats import VEIL
 from edgistry.codec import replace
@@ -16,6 +17,7 @@ from edgistry.errors import RevokedError
 from edgistry.kv import MemoryKeyValue
 from edgistry.operations import encode_get
 from edgistry.requests_api import to_bytes
+from edgistry.verifier import Checked
 
 from .desk_world import (
     CLIENT,
@@ -149,6 +151,27 @@ async def test_request_that_the_nodes_own_window_does_not_take_goes_to_the_devic
         await fill(world)
         assert await ask(world, world.bind(sequence_epoch=1)) is None
         assert len((await world.device.exchange()).requests) == 1
+
+
+class Mirror:
+    """Implements ``Mirrors``: one element, as of a time."""
+
+    def __init__(self, made_us: int) -> None:
+        self.made_us = made_us
+
+    def read(self, paired: Paired, checked: Checked) -> Content | None:
+        return Content(b"mirrored", self.made_us)
+
+
+async def test_mirrored_element_is_given_at_once_if_it_is_young_enough() -> None:
+    async with desks() as world:
+        world.requests._mirrors = Mirror(world.now_us - 90 * SECOND)
+        request = world.bind(handler="")
+        reply = await ask(world, request, max_age_s=90)
+        assert reply is not None
+        assert (reply.status, reply.result, reply.payload) == (BY_NODE, 90_000, b"mirrored")
+        assert await ask(world, world.bind(handler=""), max_age_s=89) is None
+        assert await ask(world, world.bind(handler=""), max_age_s=0) is None
 
 
 async def test_recorded_request_learns_nothing_new() -> None:
