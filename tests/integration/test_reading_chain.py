@@ -1,0 +1,279 @@
+"""Readings from a device by way of its home node to a cloud host, while all three are killed.
+
+The device puts a reading into a WooF for each call; the home node mirrors that WooF, and forwards
+the mirror to the host. Every reading arrives once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from abci_app.admin_client import AdminClient
+from abci_app.config import ForwardConfig
+from abci_app.initialize import init_node
+from abci_app.launch import node_program
+from abci_app.mirror import mirror_name
+from device_agent.config import AgentConfig, CycleConfig, HandlersConfig, RadioConfig
+from device_agent.directory import create, read_device_id, read_device_secret
+from edgistry.adapters.http import HttpClient
+from edgistry.adapters.leveldb import LevelKeyValue
+from edgistry.adapters.node_client import BlockingNodeClient
+from edgistry.captext import danger_text
+from edgistry.codec import encode_json
+from edgistry.envelope import Operation
+from edgistry.errors import Refused
+from edgistry.issuer import Issuer
+from edgistry.requests_api import SubmitBody, to_text
+from edgistry.woof_store import WoofStore
+
+from ..abci_app.hosts import LIMIT_S, HostProcess
+
+ROOT = Path(__file__).resolve().parents[2]
+WOOF = "sensors/air"
+CLIENT = b"caller-1"
+CALLS_A_ROUND = 5
+HANDLERS = """
+from edgistry.handlers import handler
+
+@handler
+async def measure(context, woof, seq, element):
+    await context.put("sensors/air", element)
+    return b"done"
+"""
+MANIFEST = """
+lat = 46.0
+lon = 8.0
+[[service]]
+type = "station"
+[[service.action]]
+name = "measure"
+history = 10000
+[[woof]]
+name = "sensors/air"
+history = 10000
+mirror = true
+"""
+
+pytestmark = pytest.mark.engine
+
+
+class NodeProcess(HostProcess):
+    """A solo node."""
+
+    def __init__(self, root: Path, port: int) -> None:
+        self.layout = init_node(
+            root, name="home", engine="solo", base_port=port, chain_id="chain-test"
+        )
+        self.port = port
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *, wait: bool = True) -> None:
+        log = (self.layout.logs_dir / "console.log").open("ab")
+        with log:
+            self._process = subprocess.Popen(
+                [*node_program(), "run", str(self.layout.root)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        if wait:
+            self.until(self.is_ready)
+
+
+class AgentProcess:
+    """The device in ``root``, which is made here."""
+
+    def __init__(self, root: Path) -> None:
+        config = AgentConfig(
+            cycle=CycleConfig(period_s=1, shortest_sleep_s=0.1),
+            radio=RadioConfig(first_wait_s=0.2, longest_wait_s=0.5),
+            handlers=HandlersConfig(module="station"),
+        )
+        self.layout = create(root, config=config, manifest=MANIFEST, handlers=HANDLERS)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def id(self) -> str:
+        return read_device_id(self.layout)
+
+    @property
+    def issuer(self) -> Issuer:
+        return Issuer.from_secret(read_device_secret(self.layout), epoch=1)
+
+    def run(self, *words: str, typed: str = "") -> None:
+        subprocess.run(
+            self._command(*words), input=typed, text=True, check=True, capture_output=True, cwd=ROOT
+        )
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            self._command("run", str(self.layout.root)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=ROOT,
+        )
+
+    def kill(self) -> None:
+        if self._process is not None:
+            process, self._process = self._process, None
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait(LIMIT_S)
+
+    def taken(self) -> list[bytes]:
+        """The readings on the device, which is killed to look."""
+        self.kill()
+        store = LevelKeyValue(self.layout.database)
+        try:
+            return [element for _, element in WoofStore(store).scan(WOOF, 1)]
+        finally:
+            store.close()
+
+    def _command(self, *words: str) -> list[str]:
+        return [sys.executable, "-c", "from device_agent.cli import main; main()", *words]
+
+
+def free_port() -> int:
+    """A port with three free ones after it, as far as can be told."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port < 60_000:
+            return port
+
+
+class Chain:
+    """The three, connected."""
+
+    def __init__(self, root: Path) -> None:
+        self.host = HostProcess(root / "cloud", free_port())
+        self.node = NodeProcess(root / "home", free_port())
+        self.agent = AgentProcess(root / "device")
+        self.handle = ""
+        self.sent = 0
+
+    def begin(self) -> None:
+        """Pair, connect, and wait until the service is listed."""
+        self.host.start()
+        with self.host.client() as client:
+            client.create_namespace("cloud")
+            client.create("cloud/air", history=100_000)
+        self._forward()
+        self.node.start()
+        with AdminClient(self.node.layout) as admin:
+            (code,) = admin.pair_codes(1, ttl_s=600, replace=False).codes
+        root = str(self.agent.layout.root)
+        self.agent.run("pair", root, "--node", self.node.url, "--code", "-", typed=f"{code}\n")
+        self.agent.start()
+        self.host.until(self._is_listed, "the service's listing")
+
+    def _forward(self) -> None:
+        file = self.node.layout.root / "cloud.cap"
+        file.touch(mode=0o600)
+        file.write_text(danger_text(self.host.mint("cloud/air")))
+        config = ForwardConfig(
+            woof=mirror_name(self.agent.id, WOOF),
+            to=f"woof://127.0.0.1:{self.host.port}/cloud/air",
+            capability_file=str(file),
+        )
+        self.node.forward(config)
+
+    def _is_listed(self) -> bool:
+        with BlockingNodeClient(self.node.url) as client:
+            for service in client.services(near=(46.0, 8.0), radius_km=20.0):
+                self.handle = service.handle
+                return True
+        return False
+
+    def call(self, count: int) -> None:
+        """Have so many readings taken; returns when the node has queued them."""
+        for _ in range(count):
+            self.sent += 1
+            asyncio.run(self._submit(b"reading %d" % self.sent))
+
+    async def _submit(self, reading: bytes) -> None:
+        now_us = time.time_ns() // 1000
+        request = self.agent.issuer.mint(serial=99).bind(
+            Operation.PUT,
+            "station/measure",
+            reading,
+            handler="measure",
+            client=CLIENT,
+            sequence=now_us,
+            deadline=now_us + 3_600_000_000,
+        )
+        body = encode_json(
+            SubmitBody(
+                handle=self.handle,
+                envelope=to_text(request.encoded),
+                idempotency_key=to_text(reading),
+                fetch_hash=to_text(bytes(32)),
+            )
+        )
+        async with HttpClient(self.node.url, timeout_s=5.0) as http:
+            deadline = time.monotonic() + LIMIT_S
+            while True:
+                try:
+                    answer = await http.request("POST", "/v1/requests", body=body)
+                    if answer.status in (200, 202):
+                        return
+                    # The client's share is 16; the device has to catch up first.
+                    assert answer.status in (429, 503), answer
+                except Refused:
+                    pass
+                assert time.monotonic() < deadline, "the node does not take requests"
+                await asyncio.sleep(0.1)
+
+    def arrived(self) -> list[bytes]:
+        """What is in the cloud."""
+        with self.host.client() as client:
+            return [element for _, element in client.scan("cloud/air", 1)]
+
+
+@pytest.fixture
+def chain() -> Iterator[Chain]:
+    with ExitStack() as stack:
+        root = stack.enter_context(tempfile.TemporaryDirectory(prefix="edg", dir="/tmp"))
+        chain = Chain(Path(root))
+        stack.enter_context(chain.host)
+        stack.enter_context(chain.node)
+        stack.callback(chain.agent.kill)
+        yield chain
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [pytest.param(9, id="9-kills"), pytest.param(90, id="90-kills", marks=pytest.mark.soak)],
+)
+def test_every_reading_reaches_the_cloud_once_however_often_any_of_the_three_is_killed(
+    chain: Chain, kills: int
+) -> None:
+    chance = Random(kills)
+    chain.begin()
+    for number in range(kills):
+        victim = (chain.agent, chain.node, chain.host)[number % 3]
+        chain.call(chance.randrange(CALLS_A_ROUND))
+        time.sleep(chance.uniform(0.0, 1.5))
+        victim.kill()
+        victim.start()
+        chain.call(1)
+    chain.host.until(lambda: len(chain.arrived()) >= chain.sent, "the last reading")
+    found = chain.arrived()
+    assert sorted(found) == sorted(b"reading %d" % each for each in range(1, chain.sent + 1))
+    assert found == chain.agent.taken(), "in the order in which they were taken"
