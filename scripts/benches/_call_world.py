@@ -158,12 +158,13 @@ def new_device(
     *,
     manifest: str = MANIFEST,
     handlers: str = HANDLERS,
+    period_s: int = 0,
     url: str | None = None,
 ) -> None:
-    """A device in ``directory`` that is always awake, paired with ``home``."""
+    """A device in ``directory``, paired with ``home``; always awake if ``period_s`` is 0."""
     command(
         *("edgistry-agent", "init", str(directory), "--type", TYPE),
-        *("--lat", str(LAT), "--lon", str(LON), "--period", "0"),
+        *("--lat", str(LAT), "--lon", str(LON), "--period", str(period_s)),
     )
     (directory / "manifest.toml").write_text(manifest)
     (directory / "handlers" / "device_handlers.py").write_text(handlers)

@@ -24,8 +24,11 @@ sys.path.insert(0, str(ROOT))
 
 import _call_rivals as rivals
 import _call_world as world
+from _call_exchange import full_and_empty, idle_wake, ready_device
+from _clusters import command
 
 from edgistry.adapters.http import run
+from edgistry.adapters.node_client import NodeClient
 from edgistry.adapters.service_caller import CallTracker, ServiceCaller
 from edgistry.calls import call_result
 
@@ -34,6 +37,8 @@ DATA = b"x" * 64
 ROUNDS = 25
 ALONE = 8
 """Calls of each kind in one round."""
+EXCHANGES = 40
+WAKES = 5
 
 Subject = Callable[[], Awaitable[list[float]]]
 """Calls a few times, one after the other; how many seconds each call took."""
@@ -58,6 +63,13 @@ async def in_turns(subjects: Mapping[str, Subject], rounds: int) -> dict[str, li
     return found
 
 
+def medians_of(found: Mapping[str, list[list[float]]]) -> Rounds:
+    """The median call of each round."""
+    return Rounds(
+        {name: [statistics.median(calls) for calls in each] for name, each in found.items()}
+    )
+
+
 def quantile(rounds: list[list[float]], share: float) -> float:
     every = sorted(each for calls in rounds for each in calls)
     return every[min(int(len(every) * share), len(every) - 1)]
@@ -66,7 +78,9 @@ def quantile(rounds: list[list[float]], share: float) -> float:
 # --- one awake device ----------------------------------------------------------------------------
 
 
-def ours(caller: ServiceCaller, handle: str, action: str = "echo") -> Subject:
+def ours(
+    caller: ServiceCaller, handle: str, action: str = "echo", *, max_age_s: int = 0
+) -> Subject:
     """Calls of one device; acknowledged when the clock stands."""
     http = caller._http  # a call in its steps, to stop the clock between them
 
@@ -74,7 +88,7 @@ def ours(caller: ServiceCaller, handle: str, action: str = "echo") -> Subject:
         seconds = []
         for _ in range(ALONE):
             began = time.perf_counter()
-            ticket = caller.ticket(handle, action, DATA)
+            ticket = caller.ticket(handle, action, DATA, max_age_s=max_age_s)
             tracker = CallTracker(http, ticket)
             answer = await tracker.wait(await tracker.submit(), 30.0)
             result = call_result(ticket.request, answer)
@@ -142,9 +156,7 @@ async def awake(directory: Path) -> None:
 
 
 def _report_awake(found: dict[str, list[list[float]]]) -> None:
-    medians = Rounds(
-        {name: [statistics.median(calls) for calls in each] for name, each in found.items()}
-    )
+    medians = medians_of(found)
     shown = {
         f"{name}_ms": [round(quantile(each, share) * 1e3, 2) for share in (0.5, 0.99)]
         for name, each in found.items()
@@ -160,7 +172,87 @@ def _report_awake(found: dict[str, list[list[float]]]) -> None:
         skipped(name, "mosquitto is not installed, and its package cannot be unpacked")
 
 
-PARTS = {"awake": awake}
+# --- one exchange --------------------------------------------------------------------------------
+
+
+async def exchange(directory: Path) -> None:
+    rounds = Rounds(await full_and_empty(directory, EXCHANGES))
+    report(
+        BENCH,
+        "an exchange with 20 answers up and 20 requests down, of an empty one",
+        rounds.ratio("full", "empty"),
+        at_most=3,
+        full_ms=round(rounds.microseconds("full") / 1000, 2),
+        empty_ms=round(rounds.microseconds("empty") / 1000, 2),
+    )
+
+
+async def wire(directory: Path) -> None:
+    wakes = await idle_wake(directory, WAKES)
+    up, down = max(wakes, key=sum)
+    report(
+        BENCH,
+        "bytes of an idle wake above TCP, both ways, the most of some wakes, of 600",
+        (up + down) / 600,
+        at_most=1,
+        up=up,
+        down=down,
+        wakes=len(wakes),
+    )
+
+
+# --- what the node answers in the device's place -------------------------------------------------
+
+
+async def cached(directory: Path) -> None:
+    """A call that the node answers with what it has, against a page of services."""
+    with world.node(directory / "node") as home:
+        handle = await ready_device(directory / "device", home)
+        add_stations(directory / "stations.csv", home)
+        capability = (await world.grants(home, handle))["look"]
+        async with NodeClient(home.url, capability) as client:
+            with world.device(directory / "device"):
+                await client.call(handle, "look", DATA, max_age_s=86_400)
+            # The device is gone now: nobody but the node can answer.
+            caller = ServiceCaller(client._http, capability)
+            subjects = {
+                "call": ours(caller, handle, "look", max_age_s=86_400),
+                "discover": lambda: discovers(client),
+            }
+            found = await in_turns(subjects, ROUNDS)
+    rounds = medians_of(found)
+    report(
+        BENCH,
+        "a call that the node answers from its cache, durably, of a discover call (20 services)",
+        rounds.ratio("call", "discover"),
+        at_most=2,
+        call_ms=round(rounds.microseconds("call") / 1000, 2),
+        discover_ms=round(rounds.microseconds("discover") / 1000, 2),
+    )
+
+
+def add_stations(path: Path, home: world.Node) -> None:
+    """Services around the device, more than one page of them."""
+    with path.open("w") as file:
+        file.write("id,name,lat,lon,type\n")
+        for number in range(200):
+            lat = world.LAT + number % 20 / 1000
+            file.write(f"s{number},station,{lat},{world.LON},station\n")
+    command("edgistry-node", "fleet", "import", str(home.directory), "--csv", str(path))
+
+
+async def discovers(client: NodeClient) -> list[float]:
+    seconds = []
+    for _ in range(ALONE):
+        began = time.perf_counter()
+        page = await client.discover(near=(world.LAT, world.LON), radius_km=10.0, type="station")
+        seconds.append(time.perf_counter() - began)
+        if len(page.services) != 20:
+            raise SystemExit(f"bench: {len(page.services)} services in a page")
+    return seconds
+
+
+PARTS = {"awake": awake, "exchange": exchange, "wire": wire, "cached": cached}
 
 
 async def main(parts: list[str], parent: Path | None) -> None:
