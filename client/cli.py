@@ -24,6 +24,7 @@ from .cmd_namespace import namespace
 from .cmd_region import region
 from .cmd_request import request
 from .cmd_status import status
+from .cmd_watch import watch
 from .cmd_woof import woof
 
 
@@ -60,7 +61,7 @@ def program() -> None:
     """
 
 
-for _command in (call, cap, discover, grant, namespace, region, request, status, woof):
+for _command in (call, cap, discover, grant, namespace, region, request, status, watch, woof):
     program.add_command(_command)
 
 

@@ -13,7 +13,15 @@ Not handled here: choosing among nodes, WooFs (``woof_client.py``), retrying wha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar, Unpack
 
@@ -33,10 +41,12 @@ from ..capability import Capability
 from ..codec import Answer
 from ..discover_query import check_discover_body, discover_body, discover_parameters
 from ..errors import InvalidValueError, UnexpectedAnswerError
+from ..watch_api import ServiceChange, WatchBody, WatchQuery, check_watch_body
 from .clock import wall_us
 from .http import HttpClient, Response
 from .problems import MAX_ANSWER_BYTES, content_type_of, decode_answer, refusal_in
 from .service_caller import DEFAULT_WAIT_S, CallOptions, Keep, News, ServiceCaller
+from .watching import Watching
 from .woof_blocking import BlockingWoofs
 from .woof_caller import PATIENCE_S, WoofCaller
 from .woof_client import WoofClient
@@ -46,7 +56,7 @@ T = TypeVar("T", bound=Answer)
 DEFAULT_NODE = "http://127.0.0.1:27000"
 
 
-class DiscoverArguments(TypedDict, total=False):
+class WatchArguments(TypedDict, total=False):
     """What to look for: exactly one of region, cell, near, polygon; the rest narrows it."""
 
     region: str
@@ -61,6 +71,11 @@ class DiscoverArguments(TypedDict, total=False):
     """GeoJSON Polygon or MultiPolygon, alone or as a Feature."""
     type: str | None
     """Only services of this type."""
+
+
+class DiscoverArguments(WatchArguments, total=False):
+    """What to look for, and how much of it at a time."""
+
     limit: int
     """Services in one answer, 1 to 1000; 20 if not given."""
     cursor: str | None
@@ -96,6 +111,7 @@ class NodeClient(WoofClient):
         clock_us: Callable[[], int] = wall_us,
     ) -> None:
         self.node = node
+        self._patience_s = patience_s
         self._http = HttpClient(node, timeout_s=timeout_s, response_limit=MAX_ANSWER_BYTES)
         caller = None
         if capability is not None:
@@ -150,6 +166,24 @@ class NodeClient(WoofClient):
             headers={"Content-Type": JSON_CONTENT_TYPE},
         )
         return _read(response, DiscoverAnswer)
+
+    def watch(
+        self, *, since: int | None = None, **what: Unpack[WatchArguments]
+    ) -> AsyncGenerator[ServiceChange, None]:
+        """All services in an area, as appeared, then each change to them, for ever.
+
+        With ``since``, only changes behind that height; if the node cannot tell them any more, all
+        that is there. Connections that break are made anew, for up to ``patience_s``.
+
+        Raises (when made, or when the first change is asked for):
+            As ``discover``.
+        """
+        return self.watch_query(check_watch_body(WatchBody(since=since, **what)))
+
+    def watch_query(self, query: WatchQuery) -> AsyncGenerator[ServiceChange, None]:
+        """As ``watch``, for a query that was checked already."""
+        watching = Watching(self._http, self.answer_query, query, patience_s=self._patience_s)
+        return watching.changes()
 
     async def regions(self) -> RegionList:
         """The named regions of the chain."""
@@ -253,6 +287,12 @@ class BlockingNodeClient(BlockingWoofs):
             if page.next is None:
                 return
             what["cursor"] = page.next
+
+    def watch(
+        self, *, since: int | None = None, **what: Unpack[WatchArguments]
+    ) -> Generator[ServiceChange, None, None]:
+        """See ``NodeClient.watch``. Blocks until there is a next change."""
+        return self._each(self._client.watch(since=since, **what))
 
     def regions(self) -> RegionList:
         """See ``NodeClient.regions``."""

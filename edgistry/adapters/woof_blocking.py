@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator
+from typing import TypeVar
 
 from ..operations import Extent
 from .woof_client import WoofClient
+
+T = TypeVar("T")
 
 
 class BlockingWoofs:
@@ -76,10 +79,8 @@ class BlockingWoofs:
         """See ``WoofClient.follow``. Blocks until there is a next element."""
         return self._each(self._woofs.follow(woof, first, tail=tail))
 
-    def _each(
-        self, elements: AsyncGenerator[tuple[int, bytes], None]
-    ) -> Generator[tuple[int, bytes], None, None]:
-        async def advance() -> tuple[int, bytes] | None:
+    def _each(self, elements: AsyncGenerator[T, None]) -> Generator[T, None, None]:
+        async def advance() -> T | None:
             return await anext(elements, None)
 
         try:

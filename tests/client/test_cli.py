@@ -353,3 +353,27 @@ def test_unpaired_surrogates_can_be_shown() -> None:
 )
 def test_duration_is_read_in_seconds(text: str, seconds: float) -> None:
     assert DURATION.convert(text, None, None) == seconds
+
+
+# --- watch --------------------------------------------------------------------------------------
+
+
+def test_watch_shows_what_is_there_and_ends_after_count(node: str, fake: FakeNode) -> None:
+    result = edgistry(node, "watch", "--region", "bay", "--type", "thermometer", "--count", "2")
+    assert result.exit_code == 0
+    rows = [line.split("\t")[:4] for line in result.stdout.splitlines()]
+    assert rows == [
+        [str(HEIGHT), "appeared", entry(number).handle, "thermometer"] for number in (1, 2)
+    ]
+
+
+def test_watch_prints_one_object_a_line_for_programs(node: str) -> None:
+    result = edgistry(node, "watch", "--region", "bay", "--json", "-n", "3")
+    told = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [each["change"] for each in told] == ["appeared"] * 3
+    assert told[2]["service"]["type"] == "valve"
+
+
+def test_watch_without_an_area_is_a_usage_error(node: str) -> None:
+    assert edgistry(node, "watch").exit_code == 2
+    assert edgistry(node, "watch", "--region", "bay", "--since", "-1").exit_code == 2
