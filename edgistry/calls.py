@@ -173,7 +173,10 @@ def call_result(request: BoundRequest, answer: RequestAnswer) -> CallResult:
     """
     reply = reply_of(request, answer)
     if reply is None:
-        raise CallEndedError(f"the request is {answer.state}, its outcome gone", state=answer.state)
+        what = f"the request is {answer.state}, its outcome gone"
+        if answer.reason:  # it ended at an entry node, which has no key
+            what = f"says the node, without proof: {answer.state}, {answer.reason}"
+        raise CallEndedError(what, state=answer.state)
     status = status_of(reply)
     if status in _ENDS:
         reason = f": {answer.reason}" if answer.reason else ""

@@ -199,6 +199,12 @@ def test_outcome_that_is_gone_is_no_answer() -> None:
     assert reply_of(bound(), ended(None)) is None
 
 
+def test_end_that_an_entry_node_told_without_a_key_says_why() -> None:
+    answer = ended(None, state="EXPIRED", reason="nobody knows")
+    with pytest.raises(CallEndedError, match="without proof: EXPIRED, nobody knows"):
+        call_result(bound(), answer)
+
+
 def test_changed_or_unproven_reply_is_not_believed() -> None:
     proof = bytearray(reply(bound(), Status.OK, payload=b"21.5"))
     proof[-20] ^= 1
