@@ -11,6 +11,8 @@ Rules kept here:
   remembered: it says nothing about the request, which may be executed when it is sent again.
 * A scan answers with as many elements as fit into a reply, at least one, or says TOO_LARGE.
 * A put that names a handler is refused unless there is one of that name here.
+* What the runtime keeps for the operator, the namespace of dead letters, can be read like others,
+  and changed by no request, whatever its capability allows: their numbers must not begin again.
 * A stream is opened by the envelope of a scan, which is executed once like any other: nobody can
   open one with a recorded envelope. What authorised it must go on to hold.
 
@@ -31,10 +33,12 @@ from .errors import (
     BadRequestError,
     ElementEvictedError,
     ElementNotYetError,
+    NoRightError,
     Refused,
     RevokedError,
     TooLargeError,
 )
+from .faas_letters import LETTERS_NAMESPACE
 from .issuer import Issuer
 from .judge import judge
 from .operations import (
@@ -190,6 +194,8 @@ class WoofService:
         """
         envelope = checked.envelope
         target = envelope.target
+        if target.partition("/")[0] == LETTERS_NAMESPACE:
+            raise NoRightError(f"{target!r} is the runtime's own, and can only be read")
         if envelope.op == Operation.PUT:
             if envelope.handler:
                 self._require_handler(envelope.handler)

@@ -30,6 +30,7 @@ from edgistry.errors import (
     WoofExistsError,
 )
 from edgistry.event_stream import EventReader
+from edgistry.faas_letters import LETTERS_NAMESPACE, LETTERS_WOOF, HandlerLetters
 from edgistry.issuer import Issuer
 from edgistry.kv import Change, MemoryKeyValue, prefix_end
 from edgistry.operations import Extent, Scan, encode_get, encode_scan
@@ -224,6 +225,24 @@ async def test_what_an_earlier_life_left_of_a_deleted_woof_is_removed() -> None:
             while rest():  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         upkeep.cancel()
+
+
+async def test_dead_letters_can_be_read_and_changed_by_no_capability() -> None:
+    async with woof_world() as world:
+        node = world.client()
+        await world.woofs.commit(HandlerLetters(world.store).prepare)
+        await world.woofs.put(LETTERS_WOOF, b"letter")
+        assert await node.get(LETTERS_WOOF) == b"letter"
+        for change in (
+            node.put(LETTERS_WOOF, b"forged"),
+            node.create(f"{LETTERS_NAMESPACE}/other", 9),
+            node.create_namespace(LETTERS_NAMESPACE),
+            node.delete(LETTERS_WOOF),
+            node.delete_namespace(LETTERS_NAMESPACE),
+        ):
+            with pytest.raises(NoRightError):
+                await change
+        assert world.woofs.woofs.latest(LETTERS_WOOF) == 1
 
 
 async def test_scan_gives_what_fits_into_a_reply() -> None:
