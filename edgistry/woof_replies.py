@@ -111,7 +111,10 @@ def _saying(kind: type[Refused], what: str) -> Callable[[Envelope, Reply], Refus
 _KNOWN: Final = frozenset(int(status) for status in Status)
 
 _REFUSALS: Final[dict[int, Callable[[Envelope, Reply], Refused]]] = {
-    Status.EXPIRED: _saying(ExpiredError, "the request on {target!r} came after its deadline"),
+    Status.EXPIRED: _saying(
+        ExpiredError,
+        "the request on {target!r} came after its deadline, or this machine's clock is behind",
+    ),
     Status.NO_RIGHT: _saying(NoRightError, "the capability does not allow this on {target!r}"),
     Status.CAVEAT: _caveat,
     Status.REVOKED: _saying(RevokedError, "the capability was revoked"),

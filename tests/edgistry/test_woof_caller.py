@@ -176,7 +176,7 @@ async def test_deadline_that_passes_on_the_way_is_told() -> None:
             return Response(body=await world.server.answer(request.body))
 
         async with between(world, late) as node:
-            with pytest.raises(ExpiredError):
+            with pytest.raises(ExpiredError, match="clock"):
                 await node.put("ns/w", b"x")
 
 
