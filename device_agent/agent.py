@@ -232,6 +232,8 @@ class Agent:
             # Quick handlers are done in a moment, and their results go up with this exchange.
             await self._settled_by(self._clock.now_s() + AWAKE_LINGER_S)
         wait_s = max(min(AWAKE_WAIT_S, int(timeout_s) - 2), 0)
+        if not self.time.is_fresh(self._reading_us()):
+            wait_s = 0  # a reply that was not held proves the time exactly
         held = asyncio.ensure_future(self._exchange(node, talk, timeout_s=timeout_s, wait_s=wait_s))
         try:
             while not held.done():
@@ -302,14 +304,20 @@ class Agent:
             for _ in range(MAX_TRIES):
                 sent_us = self._reading_us()
                 answer = await link.post(request.encoded, wait_s=wait_s, timeout_s=timeout_s)
+                received_us = self._reading_us()
                 self._count(answer)
                 understood = talk.understood(request, answer.reply)
                 if isinstance(understood, ExchangeDown):
-                    self.time.heard(understood.now_us, sent_us=sent_us)
+                    self.time.heard(
+                        understood.now_us,
+                        sent_us=sent_us,
+                        received_us=received_us,
+                        was_held=wait_s > 0,
+                    )
                     return request, understood
                 talk.ended(request)
                 if understood.node_us is not None:
-                    self.time.heard(understood.node_us, sent_us=sent_us)
+                    self.time.heard(understood.node_us, sent_us=sent_us, received_us=received_us)
                 request = talk.probe() if understood.probe else self._request(talk, told, account)
             raise CannotReachError(f"{talk.home.url} and this device do not agree on the time")
         except BaseException:

@@ -76,6 +76,8 @@ class MadeUpNode:
     """Executes what it gets; its answers are lost."""
     closed: int = 0
     confirms: bool = True
+    holds_s: float = 0.0
+    """How long it holds an exchange that may be held."""
     pushes: int = 0
     """Hands down so many requests, whatever the device wants."""
 
@@ -98,6 +100,8 @@ class MadeUpNode:
     async def post(self, body: bytes, *, wait_s: int, timeout_s: float) -> Answer:
         if self.is_down:
             raise CannotReachError(f"cannot reach {self.name}")
+        if wait_s:
+            self.clock.s += min(self.holds_s, wait_s)
         reply = self.authority.answer(body, self.exchange, now_us=self.now_us)
         if self.is_deaf:
             raise CannotReachError(f"the connection to {self.name} broke")

@@ -326,3 +326,14 @@ async def test_device_that_is_always_awake_answers_in_the_next_exchange() -> Non
             await running.agent._step()
         assert node.status(1) == Status.OK
         assert running.wakes == []
+
+
+async def test_request_that_ends_soon_is_executed_although_its_exchange_was_held() -> None:
+    habits = replace(HABITS, cycle=Cycle(period_s=0.0, linger_s=2.0))
+    node = MadeUpNode(holds_s=12.0)
+    async with device(node, habits=habits) as running:
+        await running.agent._step()
+        node.queue[1] = Requests().bind(payload=b"17", deadline=NOW_US + 15_000_000)
+        for _ in range(3):
+            await running.agent._step()
+        assert node.status(1) == Status.OK
