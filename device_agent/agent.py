@@ -156,6 +156,11 @@ class Agent:
             await self._do(action)
             answered = answered or self._runtime.any_answered
 
+    def finish(self) -> None:
+        """Account for a wake that was interrupted; nothing runs any more."""
+        if self._wake.has_begun:
+            self._account()
+
     async def _step(self) -> None:
         await self._do(self._runtime.next(self._clock.now_s()))
 

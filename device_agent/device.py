@@ -18,7 +18,7 @@ import secrets
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgistry.adapters.durable_woofs import DurableWoofs
 from edgistry.adapters.faas_module import load_handlers
@@ -45,10 +45,13 @@ from .executor import DeviceService, Executor
 from .homes import Home
 from .link import HttpLink
 from .queues import DeviceQueues
+from .runtime import Habits
 
 logger = get_logger("edgistry.agent")
 
 Tell = Callable[[str], None]
+
+USUAL_PERIOD_S = 600.0
 
 
 async def run_device(
@@ -62,7 +65,8 @@ async def run_device(
         Exception: a bug; the device has stopped.
     """
     stop = _stop_signal()
-    async with _device(directory, config, homes) as running:
+    habits = single_wake(config.habits) if once else config.habits
+    async with _device(directory, config, homes, habits) as running:
         agent = running.agent
         if not once:
             tell(f"device {running.id} runs, with {homes[0].url}; Ctrl-C stops it")
@@ -79,6 +83,7 @@ async def run_device(
             stopped.cancel()
             work.cancel()
             await asyncio.gather(stopped, work, return_exceptions=True)
+            agent.finish()
     logger.info("the device has stopped")
 
 
@@ -96,7 +101,7 @@ class _Running:
 
 @contextlib.asynccontextmanager
 async def _device(
-    directory: AgentDirectory, config: AgentConfig, homes: Sequence[Home]
+    directory: AgentDirectory, config: AgentConfig, homes: Sequence[Home], habits: Habits
 ) -> AsyncIterator[_Running]:
     device_id = read_device_id(directory)
     issuer = Issuer.from_secret(read_device_secret(directory), epoch=read_epoch(directory))
@@ -126,7 +131,7 @@ async def _device(
             device_id,
             links,
             executor,
-            habits=config.habits,
+            habits=habits,
             batch=config.batch_size,
             clock=clock,
             instance=secrets.token_bytes(8),
@@ -135,6 +140,13 @@ async def _device(
         )
         logger.info("the device runs", device=device_id, nodes=[home.url for home in homes])
         yield _Running(id=device_id, agent=agent, handlers=handlers)
+
+
+def single_wake(habits: Habits) -> Habits:
+    """``habits`` for one wake: it ends, also that of a device that is otherwise always awake."""
+    if habits.cycle.period_s:
+        return habits
+    return replace(habits, cycle=replace(habits.cycle, period_s=USUAL_PERIOD_S))
 
 
 def check_handlers(directory: AgentDirectory, table: HandlerTable) -> None:

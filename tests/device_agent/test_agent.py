@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from device_agent.agent import Batch
+from device_agent.device import single_wake
 from device_agent.duty_cycle import Cycle
 from device_agent.reach import BackOff
 from device_agent.runtime import Habits
@@ -158,6 +159,14 @@ async def test_single_wake_for_devices_that_something_else_wakes() -> None:
         assert await running.agent.run_once()
         assert node.payload(1) == b"heard 17"
         assert len(running.wakes) == 1
+
+
+async def test_single_wake_of_a_device_that_is_always_awake_ends() -> None:
+    habits = single_wake(replace(HABITS, cycle=Cycle(period_s=0.0, linger_s=2.0)))
+    node = MadeUpNode(queue={1: Requests().bind(payload=b"17", handler="echo")})
+    async with device(node, habits=habits, handlers=(echo,)) as running:
+        assert await running.agent.run_once()
+        assert node.payload(1) == b"heard 17"
 
 
 async def test_single_wake_without_answer_says_so() -> None:
@@ -337,3 +346,13 @@ async def test_request_that_ends_soon_is_executed_although_its_exchange_was_held
         for _ in range(3):
             await running.agent._step()
         assert node.status(1) == Status.OK
+
+
+async def test_wake_that_is_interrupted_is_accounted_for_once() -> None:
+    habits = replace(HABITS, cycle=Cycle(period_s=0.0, linger_s=2.0))
+    node = MadeUpNode()
+    async with device(node, habits=habits) as running:
+        await running.agent._step()
+        running.agent.finish()
+        running.agent.finish()
+        assert [wake.exchanges for wake in running.wakes] == [1]
