@@ -13,6 +13,7 @@ This is the only module that imports msgspec. Not handled here: what the values 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
@@ -69,6 +70,9 @@ else:
 
 _encoder = msgspec.msgpack.Encoder()
 _json_encoder = msgspec.json.Encoder()
+_preparing = threading.Lock()
+"""Held while msgspec looks at a type for the first time. Another thread that looks at that type, or
+at one inside of it, would find it half prepared: a segmentation fault (seen with msgspec 0.22)."""
 _readers: dict[Any, Callable[[bytes], Any]] = {}
 _json_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 
@@ -110,7 +114,8 @@ def reader_of(kind: type[T]) -> Callable[[bytes], T]:
 
 
 def _reader(kind: type[T]) -> Callable[[bytes], T]:
-    read = msgspec.msgpack.Decoder(kind).decode
+    with _preparing:
+        read = msgspec.msgpack.Decoder(kind).decode
     write = _encoder.encode
 
     def reader(data: bytes) -> T:
@@ -143,7 +148,8 @@ def decode_json(data: bytes, kind: type[T], *, limit: int) -> T:
         raise TooLargeError(f"{len(data)} bytes where at most {limit} are allowed")
     decoder = _json_decoders.get(kind)
     if decoder is None:
-        decoder = _json_decoders[kind] = msgspec.json.Decoder(kind)
+        with _preparing:
+            decoder = _json_decoders[kind] = msgspec.json.Decoder(kind)
     try:
         value: T = decoder.decode(data)
     except _DECODE_ERRORS as error:
@@ -165,4 +171,5 @@ def json_schemas(
     kinds: Iterable[Any], *, ref_template: str
 ) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
     """JSON Schemas of ``kinds`` and the components they refer to (OpenAPI is built from these)."""
-    return msgspec.json.schema_components(kinds, ref_template=ref_template)
+    with _preparing:
+        return msgspec.json.schema_components(kinds, ref_template=ref_template)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgpack
@@ -268,3 +271,12 @@ def test_values_are_frozen_and_copied_with_changes() -> None:
         value.number = 2  # type: ignore[misc]
     assert replace(value, number=2) == Inner(number=2, names=("a",))
     assert value.number == 1
+
+
+def test_a_type_may_be_read_for_the_first_time_by_many_threads_at_once() -> None:
+    # In a process of its own: without care, msgspec ends it with a segmentation fault.
+    program = Path(__file__).with_name("first_use.py")
+    done = subprocess.run(
+        [sys.executable, str(program)], cwd=program.parents[2], timeout=60, check=False
+    )
+    assert done.returncode == 0
