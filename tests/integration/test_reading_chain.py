@@ -93,6 +93,18 @@ class NodeProcess(HostProcess):
         if wait:
             self.until(self.is_ready)
 
+    def is_ready(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.last_words()
+        return super().is_ready()
+
+    def last_words(self) -> str:
+        """What the process said before it ended."""
+        assert self._process is not None
+        files = (self.layout.logs_dir / name for name in ("console.log", "node.log"))
+        said = "\n".join(file.read_text()[-2000:] for file in files if file.exists())
+        return f"exit code {self._process.returncode}: {said}"
+
 
 class AgentProcess:
     """The device in ``root``, which is made here."""
