@@ -27,7 +27,7 @@ from typing import Final, Protocol, TypeVar
 from edgistry.adapters.group_commit import Work
 from edgistry.adapters.log import get_logger
 from edgistry.envelope import Operation, Status, decode_reply
-from edgistry.errors import Refused, StorageError, UnavailableError
+from edgistry.errors import CorruptDatabaseError, Refused, StorageError
 from edgistry.faas_outcome import Failure
 from edgistry.faas_outcome import Outcome as HandlerOutcome
 from edgistry.kv import Change
@@ -112,8 +112,8 @@ class Executor:
         """Results that are durable, and that their nodes may not have."""
         self._gone: set[Asker] = set()
         """Results that their nodes have; removed from the disk with a later write."""
-        self._ending: dict[asyncio.Task[None], list[Asker]] = {}
-        """Their handlers have ended, which is being written."""
+        self._ending: dict[bytes, list[Asker]] = {}
+        """By place: their handlers have ended, which is being written."""
         self._news = asyncio.Event()
         self._settled = asyncio.Event()
         if not self._taken_on:
@@ -187,6 +187,11 @@ class Executor:
                 except BaseException:
                     staging.take_back()
                     raise
+        except (StorageError, CorruptDatabaseError) as error:
+            # Damage that this request has met. Where nothing can be written, this cannot be either.
+            execution.abandon()
+            await self._finish([asker], execution.checked.refusal(error))
+            return
         except BaseException:
             execution.abandon()
             raise
@@ -264,7 +269,7 @@ class Executor:
             reply = self._final_reply(checked, trigger, outcome)
             staging.add(self._authority.guard.final_reply(checked, reply))
             staging.add(self._ended(askers, reply))
-        self._await_durable(askers)
+        self._await_durable(staging, place, askers)
 
     def _final_reply(self, checked: Checked, trigger: Trigger, outcome: HandlerOutcome) -> bytes:
         if isinstance(outcome, Failure):
@@ -276,23 +281,22 @@ class Executor:
             flat=self._authority.flat(checked),
         )
 
-    def _await_durable(self, askers: list[Asker]) -> None:
-        """Once what is being staged is durable, these have their results."""
+    def _await_durable(self, staging: Staging, place: bytes, askers: list[Asker]) -> None:
+        """Once ``staging`` is written these have their results. If it never is, the agent ends."""
+        loop = asyncio.get_running_loop()
+        self._ending[place] = askers
 
-        async def wait() -> None:
-            # Where the store has failed, whoever writes next is told; nothing has settled.
-            with contextlib.suppress(StorageError, UnavailableError):
-                await self._woofs.commit(_nothing)
-                self._has_ended(askers)
-
-        def done(task: asyncio.Task[None]) -> None:
-            del self._ending[task]
+        def ended() -> None:
+            del self._ending[place]
+            self._has_ended(askers)
             if not self.is_at_work:
                 self._settled.set()
 
-        task = asyncio.get_running_loop().create_task(wait())
-        self._ending[task] = askers
-        task.add_done_callback(done)
+        def written() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits in it
+                loop.call_soon_threadsafe(ended)
+
+        staging.when_written(written)
 
     @property
     def is_at_work(self) -> bool:
@@ -371,7 +375,6 @@ class Executor:
 
     async def clear(self) -> None:
         """Remove from the disk what is not needed any more; to be called before the end."""
-        await asyncio.gather(*self._ending, return_exceptions=True)
         if self._gone:
             await self._woofs.commit(lambda staging: staging.add(self._clearing()))
 

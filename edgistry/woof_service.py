@@ -7,8 +7,9 @@ Rules kept here:
   loses none of them or all. So the identical envelope appends once, and reading it again cannot
   be replayed by who recorded it.
 * A refusal is an answer with a tag, remembered like any other; what was staged for it is not
-  written. EVICTED and NOT_YET carry in ``result`` the number to go on from. STORAGE alone is not
-  remembered: it says nothing about the request, which may be executed when it is sent again.
+  written. EVICTED and NOT_YET carry in ``result`` the number to go on from. STORAGE alone, of what
+  is to change something, is not remembered: it says nothing about the request, which may be
+  executed when it is sent again.
 * A scan answers with as many elements as fit into a reply, at least one, or says TOO_LARGE.
 * A put that names a handler is refused unless there is one of that name here.
 * What the runtime keeps for the operator, the namespace of dead letters, can be read like others,
@@ -265,7 +266,7 @@ class Execution:
             staging.add(outcome.changes)
         except Refused as error:
             staging.take_back()
-            if error.wire_status == Status.STORAGE:
+            if self._read is None and error.wire_status == Status.STORAGE:
                 raise
             staging = self._service.woofs.begin()
             self.status = error.wire_status

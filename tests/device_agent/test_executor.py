@@ -15,7 +15,10 @@ from edgistry.issuer import Issuer
 from edgistry.kv import Change, MemoryKeyValue
 from edgistry.messages import ResultKind
 from edgistry.operations import encode_get
+from edgistry.replay import Outcome
 from edgistry.rights import Right
+from edgistry.verifier import Checked
+from edgistry.woof_staging import Staging
 from tests.edgistry.faas_world import Gate, until
 
 from .device_world import (
@@ -425,6 +428,23 @@ async def test_request_that_cannot_be_made_durable_is_not_acknowledged() -> None
         await device.execute(down(request, 1))
         await device.settled()
         assert device.report()[1].kind == ResultKind.RESPONDED
+
+
+async def test_request_that_meets_damage_is_answered_and_the_next_one_is_executed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def damaged(_checked: Checked, _staging: Staging) -> Outcome:
+        raise CorruptDatabaseError("a block does not fit its checksum")
+
+    requests = Requests()
+    async with inside(echo) as device:
+        with monkeypatch.context() as patched:
+            patched.setattr(device.executor._service, "change", damaged)
+            unlucky = requests.bind()
+            await device.execute(down(unlucky, 1))
+        await device.execute(down(requests.bind(), 2))
+        assert device.reply(unlucky, 1).status == Status.STORAGE
+        assert len(device.elements()) == 1
 
 
 def test_damaged_queue_is_told_as_such() -> None:

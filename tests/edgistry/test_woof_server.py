@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from edgistry.codec import encode
 from edgistry.envelope import GENERIC_REFUSAL, Operation, Status
 from edgistry.errors import (
+    CorruptDatabaseError,
     ElementEvictedError,
     ElementNotYetError,
     EmptyWoofError,
@@ -34,8 +35,11 @@ from edgistry.faas_letters import LETTERS_NAMESPACE, LETTERS_WOOF, HandlerLetter
 from edgistry.issuer import Issuer
 from edgistry.kv import Change, MemoryKeyValue, prefix_end
 from edgistry.operations import Extent, Scan, encode_get, encode_scan
+from edgistry.replay import Outcome
 from edgistry.rights import Right
+from edgistry.verifier import Checked
 from edgistry.woof_keys import ELEMENTS
+from edgistry.woof_staging import Staging
 
 from .grants import ME, MINUTE, NOW, ROOT, bind
 from .woof_world import HANDLER, WoofWorld, woof_world
@@ -271,6 +275,23 @@ async def test_scan_from_an_evicted_number_says_where_to_begin() -> None:
         with pytest.raises(ElementEvictedError) as gone:
             await node.scan_some("ns/w", 3)
         assert gone.value.earliest == 4
+
+
+async def test_put_that_met_damage_is_executed_when_it_is_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def damaged(_checked: Checked, _staging: Staging) -> Outcome:
+        raise CorruptDatabaseError("a block does not fit its checksum")
+
+    async with woof_world() as world:
+        await world.woofs.create("ns/w", 9)
+        request = bind(ROOT, Operation.PUT, payload=b"x", sequence=next(sequences))
+        with monkeypatch.context() as patched:
+            patched.setattr(world.server._service, "change", damaged)
+            refused = request.open_reply(await world.server.answer(request.encoded))
+        assert refused.status == Status.STORAGE
+        done = request.open_reply(await world.server.answer(request.encoded))
+        assert (done.status, done.result) == (Status.OK, 1)
 
 
 async def test_request_that_met_a_bug_can_be_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
