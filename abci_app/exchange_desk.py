@@ -6,6 +6,7 @@ Rules kept here:
   its capability has the serial of the pairing.
 * What the device says is durable before it is answered, and clients are told before the exchange
   waits. What it gets is leased in the same write as the strike of its envelope.
+* Work for an exchange that waits is leased in the write that it comes with.
 * An exchange that waits ends when there is work, when its time is over, or when the device says
   that it has given it up: nothing is handed down to who does not listen.
 * The same envelope gets the same reply, but without its requests where they are large: those come
@@ -42,7 +43,7 @@ from edgistry.verifier import Checked
 
 from .mailbox_boxes import Decision
 from .mailbox_exchange import Heard
-from .mailbox_writer import MailboxWriter, end_ticket
+from .mailbox_writer import MailboxWriter, Served, end_ticket
 from .pairing import Paired, Pairings
 
 logger = get_logger("edgistry.node.exchange")
@@ -63,11 +64,16 @@ class _Answer:
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
-    """An exchange that waits for work."""
+class _Open:
+    """An exchange that is not answered yet."""
 
+    ticket: Ticket
+    device: str
     up: ExchangeUp
+    confirmed: tuple[bytes, ...] = ()
     is_given_up: bool = False
+    served: tuple[_Answer, asyncio.Future[None]] | None = None
+    """Its answer, and the write that must be durable first."""
 
 
 class ExchangeDesk:
@@ -77,7 +83,8 @@ class ExchangeDesk:
         self._writer = writer
         self._pairings = pairings
         self._authority = authority
-        self._waiting: dict[str, list[_Waiting]] = {}
+        self._waiting: dict[str, list[_Open]] = {}
+        writer.waiting_room = self
         self.exchanges = 0
         """Since the start, like the others."""
         self.ignored = 0
@@ -132,87 +139,117 @@ class ExchangeDesk:
 
     async def _exchange(self, ticket: Ticket, device: str, up: ExchangeUp, wait_s: float) -> bytes:
         self.exchanges += 1
-        waiting = _Waiting(up)
+        exchange = _Open(ticket, device, up)
         try:
-            heard, answer, future = self._listen(ticket, device, waiting, wait=wait_s > 0)
-            if answer is None:
-                await asyncio.shield(future)
-                await self._wait_for_work(device, waiting, wait_s)
-                answer, future = self._hand_down(ticket, device, waiting, heard)
+            heard = self._listen(exchange, wait=wait_s > 0)
+            if exchange.served is None:
+                await self._wait_for_work(exchange, heard, wait_s)
+            if exchange.served is None:
+                self._hand_down(exchange)
         except Refused as error:
-            ticket.abandon()
+            if exchange.served is None:
+                ticket.abandon()
             self._count_refusal(device, error)
             return ticket.checked.refusal(error)
         except BaseException:
-            ticket.abandon()
+            if exchange.served is None:
+                ticket.abandon()
             raise
-        # Not after the await: whoever waits may be cancelled while the write goes on.
-        future.add_done_callback(functools.partial(end_ticket, ticket, answer.remembered))
+        return await self._reply_to(exchange)
+
+    async def _reply_to(self, exchange: _Open) -> bytes:
+        if exchange.served is None:
+            raise RuntimeError("an exchange without an answer")
+        answer, future = exchange.served
         try:
             await asyncio.shield(future)
         except Refused as error:
-            return ticket.checked.refusal(error)
+            return exchange.ticket.checked.refusal(error)
         return answer.reply
 
-    def _listen(
-        self, ticket: Ticket, device: str, waiting: _Waiting, *, wait: bool
-    ) -> tuple[Heard, _Answer | None, asyncio.Future[None]]:
-        """Take in what the device says; answer it in the same write, unless there is to wait."""
-        writer, up = self._writer, waiting.up
+    def _listen(self, exchange: _Open, *, wait: bool) -> asyncio.Future[None]:
+        """Take in what the device says, and answer it in the same write, unless there is to wait.
+
+        Done when what the device says is durable.
+        """
+        writer, device, up = self._writer, exchange.device, exchange.up
         now_us = writer.clock_us()
 
         def decide(decision: Decision) -> tuple[Heard, _Answer | None]:
             heard = writer.exchange.listen(decision, device, up, now_us=now_us)
+            exchange.confirmed = heard.confirmed
             if wait and not writer.exchange.has_work(device, up, now_us=now_us):
                 return heard, None
-            return heard, self._answer(decision, ticket, device, waiting, heard)
+            return heard, self._answer(decision, exchange)
 
         with writer.lock:
             decision, (heard, answer) = writer.decide(decide)
             future = writer.hand_over(decision)
+        if answer is not None:
+            _serve(exchange, answer, future)
         self._give_up_older(device, up)
         self.ignored += heard.ignored
-        return heard, answer, future
+        return future
 
-    def _hand_down(
-        self, ticket: Ticket, device: str, waiting: _Waiting, heard: Heard
-    ) -> tuple[_Answer, asyncio.Future[None]]:
+    def _hand_down(self, exchange: _Open) -> None:
         writer = self._writer
         with writer.lock:
-            decision, answer = writer.decide(
-                lambda decision: self._answer(decision, ticket, device, waiting, heard)
-            )
-            return answer, writer.hand_over(decision)
+            decision, answer = writer.decide(lambda decision: self._answer(decision, exchange))
+            future = writer.hand_over(decision)
+        _serve(exchange, answer, future)
 
-    def _answer(
-        self, decision: Decision, ticket: Ticket, device: str, waiting: _Waiting, heard: Heard
-    ) -> _Answer:
+    def _answer(self, decision: Decision, exchange: _Open) -> _Answer:
         """Lease what the device asks for, and put the strike of its envelope beside it."""
-        up = replace(waiting.up, want_count=0) if waiting.is_given_up else waiting.up
+        up, checked = exchange.up, exchange.ticket.checked
         down = self._writer.exchange.hand_down(
-            decision, device, up, confirmed=heard.confirmed, now_us=self._writer.clock_us()
+            decision,
+            exchange.device,
+            replace(up, want_count=0) if exchange.is_given_up else up,
+            confirmed=exchange.confirmed,
+            now_us=self._writer.clock_us(),
         )
-        reply = remembered = _reply(ticket.checked, down)
+        reply = remembered = _reply(checked, down)
         if len(reply) > MAX_REMEMBERED_BYTES:
-            remembered = _reply(ticket.checked, replace(down, requests=(), more=True))
-        decision.changes += ticket.changes(remembered)
+            remembered = _reply(checked, replace(down, requests=(), more=True))
+        decision.changes += exchange.ticket.changes(remembered)
         decision.size += len(remembered)
         return _Answer(reply, remembered)
 
     # --- waiting --------------------------------------------------------------------------------
 
-    async def _wait_for_work(self, device: str, waiting: _Waiting, wait_s: float) -> None:
+    def serve(self, decision: Decision, device: str) -> list[Served]:
+        """Let ``decision`` answer an exchange of ``device`` that waits, if it has work for it."""
+        now_us = self._writer.clock_us()
+        for exchange in self._waiting.get(device, ()):
+            is_open = exchange.served is None and not exchange.is_given_up
+            if is_open and self._writer.exchange.has_work(
+                device, exchange.up, now_us=now_us, decision=decision
+            ):
+                answer = self._answer(decision, exchange)
+                return [functools.partial(self._served, exchange, answer)]
+        return []
+
+    def _served(self, exchange: _Open, answer: _Answer, future: asyncio.Future[None]) -> None:
+        _serve(exchange, answer, future)
+        self._writer.ring([exchange.device])
+
+    async def _wait_for_work(
+        self, exchange: _Open, heard: asyncio.Future[None], wait_s: float
+    ) -> None:
+        """Return when ``exchange`` is served, is to be, or its time is over."""
+        device = exchange.device
         others = self._waiting.setdefault(device, [])
-        others.append(waiting)
+        others.append(exchange)
         try:
             with self._writer.news_of(device) as news:
+                await asyncio.shield(heard)
                 async with asyncio.timeout(wait_s):
-                    while not waiting.is_given_up and not self._has_work(device, waiting.up):
+                    while not self._is_over(exchange):
                         await self._news(device, news)
         except TimeoutError:
             return
         finally:
-            others.remove(waiting)
+            others.remove(exchange)
             if not others:
                 del self._waiting[device]
 
@@ -224,10 +261,12 @@ class ExchangeDesk:
                 await news.wait()
         news.clear()
 
-    def _has_work(self, device: str, up: ExchangeUp) -> bool:
+    def _is_over(self, exchange: _Open) -> bool:
+        if exchange.served is not None or exchange.is_given_up:
+            return True
         writer = self._writer
         with writer.lock:
-            return writer.exchange.has_work(device, up, now_us=writer.clock_us())
+            return writer.exchange.has_work(exchange.device, exchange.up, now_us=writer.clock_us())
 
     def _give_up_older(self, device: str, up: ExchangeUp) -> None:
         """The device does not listen any more to what it has settled, nor does another agent."""
@@ -247,6 +286,12 @@ class ExchangeDesk:
             self.conflicts[device] = self.conflicts.get(device, 0) + 1
             # Which device it is, only the operator may know: `edgistry-node mailbox show` says so.
             logger.warning("two agents use the identity of one device")
+
+
+def _serve(exchange: _Open, answer: _Answer, future: asyncio.Future[None]) -> None:
+    """``answer`` is on its way to the disk. Whoever waits may be cancelled; the write goes on."""
+    exchange.served = (answer, future)
+    future.add_done_callback(functools.partial(end_ticket, exchange.ticket, answer.remembered))
 
 
 def _decode(payload: bytes) -> ExchangeUp:

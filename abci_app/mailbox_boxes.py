@@ -237,14 +237,15 @@ class Decision:
         """Devices that get something to do by it."""
         self._on_settled = on_settled
         self._before: list[tuple[bytes, RequestRecord | None, bool]] = []
-        self._new: list[bytes] = []
+        self.new: dict[bytes, bytes] = {}
+        """Envelopes of the requests that begin with it, by id."""
         self._devices_before: list[tuple[str, DeviceRecord]] = []
 
     def add(self, record: RequestRecord, envelope: bytes) -> None:
         """A new request."""
         self.boxes.next_order += 1
         self._write(record)
-        self._new.append(record.id)
+        self.new[record.id] = envelope
         self.boxes.unwritten.add(record.id)
         self.changes.append((ENVELOPES + record.id, envelope))
         self.size += len(envelope)
@@ -348,7 +349,7 @@ class Decision:
     def settle(self) -> None:
         """It is written."""
         self.boxes._settled(self.decided)
-        self.boxes.unwritten.difference_update(self._new)
+        self.boxes.unwritten.difference_update(self.new)
         if self._on_settled is not None:
             self._on_settled(self)
 
@@ -360,7 +361,7 @@ class Decision:
             self.boxes._set(request, record)
             if not unsettled:
                 self.boxes._unsettled.pop(request, None)
-        self.boxes.unwritten.difference_update(self._new)
+        self.boxes.unwritten.difference_update(self.new)
         self.changes.clear()
 
     def _write(self, record: RequestRecord) -> None:

@@ -15,6 +15,7 @@ Not handled here: the envelope around an exchange and its replay, waiting, and t
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -155,12 +156,18 @@ class Exchange:
 
     # --- down -----------------------------------------------------------------------------------
 
-    def has_work(self, device: str, up: ExchangeUp, *, now_us: int) -> bool:
-        """Whether ``hand_down`` would tell the device something that it does not know."""
+    def has_work(
+        self, device: str, up: ExchangeUp, *, now_us: int, decision: Decision | None = None
+    ) -> bool:
+        """Whether ``hand_down`` would tell the device something that it does not know.
+
+        What begins with ``decision`` counts, if it is handed down in the same write.
+        """
+        new = decision.new if decision is not None else {}
         return any(
             (record.may_be_held and record.id not in self._told)
             if record.recalled
-            else (up.want_count and self._is_ready(record, now_us))
+            else (up.want_count and self._is_ready(record, now_us, new))
             for record in self._boxes.box(device).requests.values()
         )
 
@@ -182,7 +189,11 @@ class Exchange:
         """Lease to ``device`` what it asks for."""
         waiting = list(self._boxes.box(device).requests.values())
         choice = choose(
-            [each for each in waiting if self._may_go(each, now_us) and each.state != State.ACKED],
+            [
+                each
+                for each in waiting
+                if self._may_go(each, now_us, decision.new) and each.state != State.ACKED
+            ],
             count=up.want_count,
             limit=up.want_bytes,
             overtakes=self._limits.overtakes,
@@ -190,7 +201,7 @@ class Exchange:
         )
         requests = []
         for record in choice.taken:
-            envelope = self._boxes.envelope(record.id)
+            envelope = decision.new.get(record.id) or self._boxes.envelope(record.id)
             if envelope is not None:
                 requests.append(self._lease(decision, record, envelope, up, now_us))
         for request, times in choice.overtaken.items():
@@ -207,18 +218,18 @@ class Exchange:
             cancelled=tuple(recalled),
         )
 
-    def _is_ready(self, record: RequestRecord, now_us: int) -> bool:
+    def _is_ready(self, record: RequestRecord, now_us: int, new: Container[bytes]) -> bool:
         return (
             record.state == State.QUEUED
             and not record.leader
             and record.not_before_us <= now_us
-            and self._may_go(record, now_us)
+            and self._may_go(record, now_us, new)
         )
 
-    def _may_go(self, record: RequestRecord, now_us: int) -> bool:
+    def _may_go(self, record: RequestRecord, now_us: int, new: Container[bytes]) -> bool:
         return (
             not record.recalled
-            and record.id not in self._boxes.unwritten
+            and (record.id not in self._boxes.unwritten or record.id in new)
             and record.deadline_us > now_us
             and record.attempts < self._limits.attempts
         )

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from edgistry.adapters.clock import wall_us
 from edgistry.adapters.group_commit import GroupCommitter
@@ -34,6 +34,16 @@ SWEEP_EVERY_S: Final = 0.5
 
 Key = bytes | str
 """A request's id, or a device's."""
+
+Served = Callable[[asyncio.Future[None]], None]
+"""To be told of the write that a decision has become."""
+
+
+class WaitingRoom(Protocol):
+    """Where devices wait for work. ``ExchangeDesk`` is one."""
+
+    def serve(self, decision: Decision, device: str) -> list[Served]:
+        """Let ``decision`` hand to the device, if it waits, what it has for it: one write less."""
 
 
 class MailboxWriter:
@@ -54,6 +64,7 @@ class MailboxWriter:
         self.exchange = Exchange(self.mailbox)
         self.lock = committer.lock
         """Held while something is decided."""
+        self.waiting_room: WaitingRoom | None = None
         self._committer = committer
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[Key, set[asyncio.Event]] = {}
@@ -73,9 +84,20 @@ class MailboxWriter:
         Raises:
             Refused: what ``decide`` raises, and then nothing is decided; ``StorageError``.
         """
+        served: list[Served] = []
+
+        def decide_and_serve(decision: Decision) -> T:
+            result = decide(decision)
+            if self.waiting_room is not None:
+                for device in sorted(decision.queued_for):
+                    served.extend(self.waiting_room.serve(decision, device))
+            return result
+
         with self.lock:
-            decision, result = self.decide(decide)
+            decision, result = self.decide(decide_and_serve)
             future = self.hand_over(decision)
+        for tell in served:
+            tell(future)
         await future
         return result
 
@@ -136,7 +158,8 @@ class MailboxWriter:
 
     def _settled(self, decision: Decision) -> None:
         """In the thread that has written it, with the lock held."""
-        keys: list[Key] = [*decision.decided, *decision.queued_for]
+        # Devices first: they have more to do.
+        keys: list[Key] = [*decision.queued_for, *decision.decided]
         if not keys:
             return
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits in it

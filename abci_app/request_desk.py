@@ -144,10 +144,14 @@ class RequestDesk:
         admission = self._admitted(checked, now_us) if content and is_new else None
         if content is not None and admission is not None:
             return await self._stand_in(submission, checked, paired, content, admission, now_us)
-        record, is_new = await self._writer.commit(
-            lambda decision: self._queue(decision, submission, checked, paired, now_us)
-        )
-        return self._answer(record, paired), is_new
+
+        def decide(decision: Decision) -> tuple[RequestRecord, bool, Decision]:
+            record, is_new = self._queue(decision, submission, checked, paired, now_us)
+            return record, is_new, decision
+
+        record, is_new, decision = await self._writer.commit(decide)
+        # A device that waits for work has it already.
+        return self._answer(decision.decided.get(record.id) or record, paired), is_new
 
     def _queue(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -12,10 +13,25 @@ from hypothesis import strategies as st
 from abci_app.exchange_desk import ExchangeDesk
 from abci_app.pairing import node_capability
 from edgistry.envelope import GENERIC_REFUSAL, Operation, Status, decode_reply
+from edgistry.errors import StorageError
+from edgistry.kv import Change, MemoryKeyValue
 from edgistry.messages import RequestResult, decode_down
 from edgistry.pairing import device_object
 
 from .desk_world import DEVICE, FETCH_KEY, HOUR, NODE, PAIRED, SECOND, RealDevice, desks
+
+
+class CountingStore(MemoryKeyValue):
+    """Counts writes, and refuses them when told."""
+
+    writes = 0
+    fails = False
+
+    def write(self, changes: Iterable[Change], *, sync: bool) -> None:
+        if self.fails:
+            raise StorageError("told to")
+        self.writes += 1
+        super().write(changes, sync=sync)
 
 
 async def until_waiting(exchanges: ExchangeDesk, count: int = 1) -> None:
@@ -37,6 +53,52 @@ async def test_exchange_that_waits_is_answered_when_a_request_comes() -> None:
         number = await world.submit(world.bind())
         assert [each.request_id for each in (await waiting).requests] == [number]
         assert world.exchanges.waiting == 0
+
+
+async def test_request_for_a_device_that_waits_is_leased_in_its_own_write() -> None:
+    store = CountingStore()
+    async with desks(store) as world:
+        await world.submit(world.bind())
+        world.device.execute(await world.device.exchange())
+        waiting = asyncio.create_task(world.device.exchange(wait_s=30))
+        await until_waiting(world.exchanges)
+        await world.device.exchange(settled=1)
+        before = store.writes
+        answer, _ = await world.requests.submit(world.asked(world.bind()))
+        assert answer.state == "LEASED"
+        assert len((await waiting).requests) == 1
+        assert store.writes == before + 1
+
+
+async def test_write_that_fails_leaves_the_exchange_and_the_request_undone() -> None:
+    store = CountingStore()
+    async with desks(store) as world:
+        await world.requests.cancel(await world.submit(world.bind()), FETCH_KEY)
+        request = world.device.request()
+        waiting = asyncio.create_task(world.exchanges.answer(request.encoded, wait_s=30))
+        await until_waiting(world.exchanges)
+        store.fails = True
+        with pytest.raises(StorageError):
+            await world.submit(world.bind())
+        assert request.open_reply(await waiting).status == Status.STORAGE
+        store.fails = False
+        assert world.writer.boxes.live == {}
+        reply = request.open_reply(await world.exchanges.answer(request.encoded))
+        assert reply.status == Status.OK, "the same envelope is taken, since nothing was done"
+
+
+async def test_exchange_that_is_cut_off_when_it_was_served_is_answered_to_who_repeats_it() -> None:
+    async with desks() as world:
+        request = world.device.request()
+        waiting = asyncio.create_task(world.exchanges.answer(request.encoded, wait_s=30))
+        await until_waiting(world.exchanges)
+        submitting = asyncio.create_task(world.submit(world.bind()))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        number = await submitting
+        await asyncio.wait([waiting])
+        reply = request.open_reply(await world.exchanges.answer(request.encoded))
+        assert [each.request_id for each in decode_down(reply.payload).requests] == [number]
 
 
 async def test_exchange_that_waits_tells_its_results_first() -> None:
@@ -85,8 +147,8 @@ async def test_request_is_not_handed_to_an_exchange_that_was_just_given_up() -> 
         lost = asyncio.create_task(world.device.exchange(wait_s=30))
         await until_waiting(world.exchanges)
         # Both become durable together, before the exchange that waits has its turn.
-        number, _ = await asyncio.gather(
-            world.submit(world.bind()), world.device.exchange(want_count=0)
+        _, number = await asyncio.gather(
+            world.device.exchange(want_count=0), world.submit(world.bind())
         )
         assert (await lost).requests == ()
         down = await world.device.exchange()
