@@ -16,6 +16,7 @@ Not handled here: when to do what (``runtime.py``), what requests do (``executor
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -235,7 +236,9 @@ class Agent:
         """An exchange that the node may hold; results that get ready meanwhile go up at once."""
         if self._executor.is_at_work:
             # Quick handlers are done in a moment, and their results go up with this exchange.
-            await self._settled_by(self._clock.now_s() + AWAKE_LINGER_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(AWAKE_LINGER_S):
+                    await self._executor.settled()
         wait_s = max(min(AWAKE_WAIT_S, int(timeout_s) - 2), 0)
         if not self.time.is_fresh(self._reading_us()):
             wait_s = 0  # a reply that was not held proves the time exactly
