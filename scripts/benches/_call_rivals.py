@@ -5,7 +5,8 @@ Rules kept here:
 * JetStream syncs every message before it acknowledges it (file storage, ``sync_interval: always``);
   requests and replies go through a stream each. It is not replicated, and nobody is authenticated.
 * The responders are a process of their own, as our devices are. It answers a request when its
-  reply is in the stream, and acknowledges it then.
+  reply is in the stream, and acknowledges it then. Many of them share one consumer of JetStream's:
+  with one for each it manages a tenth of the calls.
 * Mosquitto is the Debian package's, QoS 1 on both ways; it writes nothing to the disk.
 * ``nats-server`` is built once into the user's cache by the Go that builds our engine. Where
   Mosquitto is not installed its package is unpacked there, which needs apt and no rights; where
@@ -72,11 +73,11 @@ def _listens(port: int) -> Callable[[], bool]:
 
 
 @contextlib.contextmanager
-def responders(kind: str, port: int, count: int, directory: Path) -> Iterator[None]:
-    """A process with ``count`` responders, which all listen."""
+def responders(kind: str, port: int, directory: Path) -> Iterator[None]:
+    """A process that answers calls of any number, and listens already."""
     ready = directory / f"{kind}.ready"
     ready.unlink(missing_ok=True)
-    words = [sys.executable, __file__, kind, str(port), str(count), str(ready)]
+    words = [sys.executable, __file__, kind, str(port), str(ready)]
     with running(words, directory / f"{kind}-responders.log") as process:
         until(ready.exists, f"the {kind} responders listen", process)
         yield
@@ -158,7 +159,7 @@ async def jetstream_caller(port: int) -> AsyncIterator[tuple[Call, After]]:
 _CONSUMER: Final = ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, max_ack_pending=10_000)
 
 
-async def _respond_nats(port: int, count: int, ready: Path) -> None:
+async def _respond_nats(port: int, ready: Path) -> None:
     client = await nats.connect(f"nats://127.0.0.1:{port}")
     js = client.jetstream()
     for name in ("requests", "replies"):
@@ -173,8 +174,14 @@ async def _respond_nats(port: int, count: int, ready: Path) -> None:
         await js.publish(f"replies.{number}", message.data)
         await message.ack()
 
-    for responder in range(count):
-        await js.subscribe(f"requests.{responder}.>", cb=answer, manual_ack=True, config=_CONSUMER)
+    busy: set[asyncio.Task[None]] = set()
+
+    async def take(message: Any) -> None:
+        task = asyncio.create_task(answer(message))
+        busy.add(task)
+        task.add_done_callback(busy.discard)
+
+    await js.subscribe("requests.>", cb=take, manual_ack=True, config=_CONSUMER)
     _touch(ready)
     await asyncio.Event().wait()
 
@@ -262,10 +269,9 @@ async def mqtt_caller(port: int) -> AsyncIterator[Call]:
         await asyncio.gather(listening, return_exceptions=True)
 
 
-async def _respond_mqtt(port: int, count: int, ready: Path) -> None:
+async def _respond_mqtt(port: int, ready: Path) -> None:
     async with aiomqtt.Client("127.0.0.1", port, socket_options=_AT_ONCE) as client:
-        for responder in range(count):
-            await client.subscribe(f"requests/{responder}/+", qos=1)
+        await client.subscribe("requests/+/+", qos=1)
         _touch(ready)
         async for message in client.messages:
             number = message.topic.value.rpartition("/")[2]
@@ -276,9 +282,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=["nats", "mqtt"])
     parser.add_argument("port", type=int)
-    parser.add_argument("count", type=int)
     parser.add_argument("ready", type=Path)
     given = parser.parse_args()
     respond = _respond_nats if given.kind == "nats" else _respond_mqtt
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(respond(given.port, given.count, given.ready))
+        asyncio.run(respond(given.port, given.ready))

@@ -22,12 +22,13 @@ from measure import ROOT, Rounds, report
 
 sys.path.insert(0, str(ROOT))
 
+import _call_many as many
 import _call_rivals as rivals
 import _call_world as world
 from _call_exchange import full_and_empty, idle_wake, ready_device
 from _clusters import command
 
-from edgistry.adapters.http import run
+from edgistry.adapters.http import HttpClient, run
 from edgistry.adapters.node_client import NodeClient
 from edgistry.adapters.service_caller import CallTracker, ServiceCaller
 from edgistry.calls import call_result
@@ -37,6 +38,9 @@ DATA = b"x" * 64
 ROUNDS = 25
 ALONE = 8
 """Calls of each kind in one round."""
+DEVICES = 100
+SUSTAINED_S = 3.0
+SUSTAINED_ROUNDS = 5
 EXCHANGES = 40
 WAKES = 5
 
@@ -127,12 +131,12 @@ async def rival_subjects(stack: ExitStack, directory: Path) -> AsyncIterator[dic
     found: dict[str, Subject] = {}
     async with AsyncExitStack() as callers:
         port = stack.enter_context(rivals.jetstream(directory))
-        stack.enter_context(rivals.responders("nats", port, 1, directory))
+        stack.enter_context(rivals.responders("nats", port, directory))
         call, after = await callers.enter_async_context(rivals.jetstream_caller(port))
         found["jetstream"] = rival(call, after)
         broker = stack.enter_context(rivals.mqtt(directory))
         if broker is not None:
-            stack.enter_context(rivals.responders("mqtt", broker, 1, directory))
+            stack.enter_context(rivals.responders("mqtt", broker, directory))
             found["mqtt"] = rival(
                 await callers.enter_async_context(rivals.mqtt_caller(broker)), nothing
             )
@@ -170,6 +174,46 @@ def _report_awake(found: dict[str, list[list[float]]]) -> None:
         report(BENCH, name, medians.ratio("call", "mqtt"))
     else:
         skipped(name, "mosquitto is not installed, and its package cannot be unpacked")
+
+
+# --- many awake devices --------------------------------------------------------------------------
+
+
+async def sustained(directory: Path) -> None:
+    """100 devices, or responders, in one process each; one call of each is always under way."""
+    with ExitStack() as stack:
+        home = stack.enter_context(world.node(directory / "node"))
+        stack.enter_context(many.fleet(directory, home, devices=DEVICES, period_s=0, durable=True))
+        port = stack.enter_context(rivals.jetstream(directory))
+        stack.enter_context(rivals.responders("nats", port, directory))
+        async with (
+            HttpClient(home.url) as http,
+            rivals.jetstream_caller(port) as (rival_call, acknowledge),
+        ):
+            call = await many.callers_of(home, http, DEVICES)
+
+            async def of_rival(number: int) -> None:
+                await rival_call(number, DATA)
+                await acknowledge()
+
+            subjects = {"call": call, "jetstream": of_rival}
+            found: dict[str, list[float]] = {name: [] for name in subjects}
+            for turn in range(-1, SUSTAINED_ROUNDS):
+                for name in list(subjects) if turn % 2 else list(subjects)[::-1]:
+                    rate = await many.sustained(
+                        subjects[name], workers=DEVICES, seconds=SUSTAINED_S
+                    )
+                    if turn >= 0:
+                        found[name].append(rate)
+    rounds = Rounds(found)
+    report(
+        BENCH,
+        "calls a second with 100 awake devices, durable at every hop, of JetStream's",
+        rounds.ratio("call", "jetstream"),
+        at_least=0.5,
+        calls_a_second=round(statistics.median(found["call"])),
+        jetstream_calls_a_second=round(statistics.median(found["jetstream"])),
+    )
 
 
 # --- one exchange --------------------------------------------------------------------------------
@@ -252,7 +296,13 @@ async def discovers(client: NodeClient) -> list[float]:
     return seconds
 
 
-PARTS = {"awake": awake, "exchange": exchange, "wire": wire, "cached": cached}
+PARTS = {
+    "awake": awake,
+    "sustained": sustained,
+    "exchange": exchange,
+    "wire": wire,
+    "cached": cached,
+}
 
 
 async def main(parts: list[str], parent: Path | None) -> None:
