@@ -15,7 +15,7 @@ Not handled here: the envelope around an exchange and its replay, waiting, and t
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -32,13 +32,14 @@ from edgistry.messages import (
 
 from .mailbox import NOT_IN_TIME, Mailbox
 from .mailbox_boxes import Decision
-from .mailbox_choice import choose
+from .mailbox_choice import Choice, choose
 from .mailbox_records import MAX_REMEMBERED_INSTANCES, DeviceRecord, RequestRecord, seconds
 from .mailbox_states import OUTSTANDING, State
 
 UNREADABLE: Final = "the device's answer cannot be read"
 MAX_SLEEP_S: Final = 7 * 24 * 3600
 """A device that says it will sleep longer is not waited for: no request lives longer."""
+DAMAGED: Final = "the node has lost what was asked for: its database was damaged"
 TRIED: Final = "it was handed down {attempts} times and never arrived"
 
 
@@ -159,17 +160,17 @@ class Exchange:
     def has_work(
         self, device: str, up: ExchangeUp, *, now_us: int, decision: Decision | None = None
     ) -> bool:
-        """Whether ``hand_down`` would tell the device something that it does not know.
+        """Whether ``hand_down`` would give the device a request, or take back one.
 
         What begins with ``decision`` counts, if it is handed down in the same write.
         """
+        waiting = self._boxes.box(device).requests.values()
+        if any(
+            each.recalled and each.may_be_held and each.id not in self._told for each in waiting
+        ):
+            return True
         new = decision.new if decision is not None else {}
-        return any(
-            (record.may_be_held and record.id not in self._told)
-            if record.recalled
-            else (up.want_count and self._is_ready(record, now_us, new))
-            for record in self._boxes.box(device).requests.values()
-        )
+        return bool(waiting and up.want_count and self._choice(waiting, up, now_us, new).taken)
 
     def begins_s(self, device: str, *, now_us: int) -> int:
         """Seconds until something begins that waits for its time; 0 when nothing does."""
@@ -188,21 +189,13 @@ class Exchange:
     ) -> ExchangeDown:
         """Lease to ``device`` what it asks for."""
         waiting = list(self._boxes.box(device).requests.values())
-        choice = choose(
-            [
-                each
-                for each in waiting
-                if self._may_go(each, now_us, decision.new) and each.state != State.ACKED
-            ],
-            count=up.want_count,
-            limit=up.want_bytes,
-            overtakes=self._limits.overtakes,
-            now_us=now_us,
-        )
+        choice = self._choice(waiting, up, now_us, decision.new)
         requests = []
         for record in choice.taken:
             envelope = decision.new.get(record.id) or self._boxes.envelope(record.id)
-            if envelope is not None:
+            if envelope is None:
+                self._lose(decision, record, now_us)
+            else:
                 requests.append(self._lease(decision, record, envelope, up, now_us))
         for request, times in choice.overtaken.items():
             decision.change(self._boxes.live[request], overtaken=times)
@@ -218,13 +211,30 @@ class Exchange:
             cancelled=tuple(recalled),
         )
 
-    def _is_ready(self, record: RequestRecord, now_us: int, new: Container[bytes]) -> bool:
-        return (
-            record.state == State.QUEUED
-            and not record.leader
-            and record.not_before_us <= now_us
-            and self._may_go(record, now_us, new)
+    def _choice(
+        self,
+        waiting: Iterable[RequestRecord],
+        up: ExchangeUp,
+        now_us: int,
+        new: Container[bytes],
+    ) -> Choice:
+        may_go = [
+            each
+            for each in waiting
+            if each.state != State.ACKED and self._may_go(each, now_us, new)
+        ]
+        return choose(
+            may_go,
+            count=up.want_count,
+            limit=up.want_bytes,
+            overtakes=self._limits.overtakes,
+            now_us=now_us,
         )
+
+    def _lose(self, decision: Decision, record: RequestRecord, now_us: int) -> None:
+        """What is asked for is not there any more: its client learns it."""
+        keep = now_us + seconds(self._limits.keep_s)
+        decision.end(record, State.EXPIRED, now_us=now_us, keep_until_us=keep, reason=DAMAGED)
 
     def _may_go(self, record: RequestRecord, now_us: int, new: Container[bytes]) -> bool:
         return (

@@ -11,8 +11,8 @@ import pytest
 
 from abci_app.mailbox import UNKNOWN_EFFECT
 from abci_app.mailbox_boxes import Decision
-from abci_app.mailbox_exchange import UNREADABLE
-from abci_app.mailbox_records import forgetting_key
+from abci_app.mailbox_exchange import DAMAGED, UNREADABLE
+from abci_app.mailbox_records import ENVELOPES, forgetting_key
 from abci_app.mailbox_states import State
 from edgistry.envelope import Status
 from edgistry.errors import (
@@ -850,9 +850,9 @@ def test_later_decision_is_not_forgotten_when_an_earlier_one_is_written() -> Non
     assert mail.state(request) == State.DELIVERED
 
 
-def has_work(mail: Mail, want_count: int = 1) -> bool:
+def has_work(mail: Mail, want_count: int = 1, want_bytes: int = 1 << 20) -> bool:
     up = ExchangeUp(
-        version=1, instance=bytes(8), counter=1, want_count=want_count, want_bytes=1 << 20
+        version=1, instance=bytes(8), counter=1, want_count=want_count, want_bytes=want_bytes
     )
     return mail.exchanges.has_work(DEVICE, up, now_us=mail.now_us)
 
@@ -873,6 +873,25 @@ def test_there_is_work_while_there_is_something_to_tell() -> None:
     assert not has_work(mail)
     mail.now_us += SECOND
     assert has_work(mail)
+
+
+def test_request_that_does_not_fit_is_no_work() -> None:
+    """Or a device that is always awake would ask again and again, and get nothing."""
+    mail = Mail()
+    mail.submit(envelope=bytes(1000))
+    assert not has_work(mail, want_bytes=1000)
+    assert has_work(mail, want_bytes=1100)
+
+
+def test_request_whose_envelope_is_lost_holds_up_nothing() -> None:
+    mail = Mail()
+    device = Device(mail)
+    lost, good = mail.submit(), mail.submit()
+    mail.store.write([(ENVELOPES + lost, None)], sync=True)
+    device.exchange()
+    assert mail.state(lost) == State.EXPIRED
+    assert mail.record(lost).reason == DAMAGED
+    assert device.waiting == [good]
 
 
 def test_device_is_not_woken_twice_for_one_recalled_request() -> None:
