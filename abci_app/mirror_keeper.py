@@ -52,6 +52,8 @@ logger = get_logger("edgistry.node.mirror")
 
 LOOK_EVERY_S: Final = 1.0
 REST_AFTER_TROUBLE_US: Final = 60_000_000
+REST_WHEN_LEVEL_US: Final = 5_000_000
+"""A device that is always awake is not asked all the time for what it has not got."""
 READ_RIGHTS: Final = Right.GET | Right.LATEST
 
 
@@ -138,6 +140,8 @@ class MirrorKeeper:
             await self._let_go(record.request)
             if progress.trouble:
                 self._rest(key, progress.trouble)
+            elif record.asks == "scan" and not progress.elements:
+                self._rests_until[key] = self._clock_us() + REST_WHEN_LEVEL_US
             record = kept
         if self._rests_until.get(key, 0) <= self._clock_us():
             await self._ask(paired, woof, record)

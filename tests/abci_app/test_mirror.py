@@ -239,7 +239,7 @@ class MirrorWorld:
     async def wake(self, times: int = 1) -> None:
         """The device wakes so many times, and the node looks after each."""
         for _ in range(times):
-            self.now_us += 1_000_000
+            self.now_us += 6_000_000
             await self.keeper.step(self.device.id)
             self.queue.serve(self.device, self.now_us)
         await self.keeper.step(self.device.id)
@@ -275,6 +275,14 @@ async def test_elements_reach_the_mirror_once_and_in_order(world: MirrorWorld) -
 async def test_one_request_waits_for_a_device_that_sleeps(world: MirrorWorld) -> None:
     for _ in range(5):
         await world.keeper.step(world.device.id)
+    assert len(world.queue.waiting) == 1
+
+
+async def test_a_device_that_has_nothing_new_is_left_alone_for_a_while(world: MirrorWorld) -> None:
+    await world.wake(3)
+    assert world.queue.waiting == {}
+    world.now_us += 5_000_000
+    await world.keeper.step(world.device.id)
     assert len(world.queue.waiting) == 1
 
 
