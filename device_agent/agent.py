@@ -183,7 +183,7 @@ class Agent:
 
     async def _linger(self, until_s: float) -> None:
         await self._settled_by(until_s)
-        self._runtime.lingered(self._clock.now_s(), is_ready=self._executor.has_news)
+        self._runtime.lingered(self._clock.now_s(), is_ready=self._has_news)
 
     async def _settled_by(self, until_s: float) -> None:
         """Return when all results are ready, or at ``until_s``."""
@@ -224,7 +224,7 @@ class Agent:
         self._runtime.answered(
             self._clock.now_s(),
             at_work=executor.is_at_work,
-            is_ready=executor.has_news,
+            is_ready=self._has_news,
             more=down.more and self._wanted > 0,
             is_owed=bool(down.requests) or down.more or executor.has_results(node.home.id),
             hint_s=float(down.next_wake_s),
@@ -245,7 +245,7 @@ class Agent:
         held = asyncio.ensure_future(self._exchange(node, talk, timeout_s=timeout_s, wait_s=wait_s))
         try:
             while not held.done():
-                news = asyncio.ensure_future(self._executor.news())
+                news = asyncio.ensure_future(self._executor.news(node.home.id))
                 await asyncio.wait({held, news}, return_when=asyncio.FIRST_COMPLETED)
                 await _cancelled(news)
                 if not held.done():
@@ -342,6 +342,15 @@ class Agent:
         # Before any node has proven the time the wall clock is a first guess, and no more.
         guess_us = self._clock.wall_us() if now_us is None else now_us
         return talk.request(wish, told, account, now_us=guess_us)
+
+    @property
+    def _has_news(self) -> bool:
+        """Whether there are results for a node that can be reached, as far as is known."""
+        return any(
+            self._executor.has_news(node.home.id)
+            for node, reach in zip(self._nodes, self._runtime.reaches, strict=True)
+            if reach.failures == 0
+        )
 
     @property
     def _wanted(self) -> int:

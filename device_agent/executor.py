@@ -347,14 +347,13 @@ class Executor:
             if each.kind == ResultKind.ACKNOWLEDGED and asker in unfinished:
                 self._told.add(asker)
 
-    @property
-    def has_news(self) -> bool:
-        """Whether there are results that no node was told."""
-        return not self._results <= self._sent
+    def has_news(self, home: bytes) -> bool:
+        """Whether there are results that node ``home`` was not told."""
+        return any(asker.home == home for asker in self._results - self._sent)
 
-    async def news(self) -> None:
-        """Return when there are results that no node was told."""
-        while not self.has_news:
+    async def news(self, home: bytes) -> None:
+        """Return when there are results that node ``home`` was not told."""
+        while not self.has_news(home):
             self._news.clear()
             await self._news.wait()
 

@@ -244,6 +244,30 @@ async def test_result_waits_for_the_node_that_asked() -> None:
         assert primary.status(1) == Status.OK
 
 
+async def test_results_for_a_node_that_is_away_cost_the_other_one_nothing() -> None:
+    requests = Requests()
+    primary = MadeUpNode("primary", queue={1: requests.bind(payload=b"17")}, confirms=False)
+    fallback = MadeUpNode("fallback")
+    async with device(primary, fallback, habits=HABITS) as running:
+        await running.wake_up()
+        primary.is_down = True
+        wake = await running.wake_up()
+        assert (wake.exchanges, wake.failures) == (1, 1)
+
+
+async def test_device_that_is_always_awake_does_not_hurry_for_a_node_that_is_away() -> None:
+    requests = Requests()
+    habits = replace(HABITS, cycle=Cycle(period_s=0.0, linger_s=2.0))
+    primary = MadeUpNode("primary", queue={1: requests.bind(payload=b"17")}, confirms=False)
+    fallback = MadeUpNode("fallback")
+    async with device(primary, fallback, habits=habits) as running:
+        await running.agent._step()
+        primary.is_down = True
+        for _ in range(4):
+            await running.agent._step()
+        assert len(fallback.ups) <= 4
+
+
 async def test_answer_that_proves_nothing_is_a_failure() -> None:
     node = MadeUpNode()
     stranger = MadeUpNode("stranger")

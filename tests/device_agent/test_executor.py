@@ -256,9 +256,9 @@ async def test_result_that_a_node_has_lost_again_is_told_again() -> None:
         await device.execute(down(request, 1))
         first = device.report()
         device.executor.answered(HOME, list(first.values()), {request_id(1)})
-        news = [device.executor.has_news]
+        news = [device.executor.has_news(HOME)]
         await device.execute(down(request, 1))
-        news.append(device.executor.has_news)
+        news.append(device.executor.has_news(HOME))
         assert news == [False, True]
         assert device.report() == first
         assert device.elements() == [b"17"]
