@@ -54,6 +54,8 @@ class WoofServer:
         self._woofs = woofs
         self._service = WoofService(woofs.woofs, authority, require_handler=require_handler)
         self._clock_us = clock_us
+        self._opening = 0
+        """Streams that wait for their beginning to be durable."""
         self._streams = WoofStreams(
             woofs, self._service, clock_us=clock_us, keep_alive_s=keep_alive_s
         )
@@ -99,7 +101,7 @@ class WoofServer:
         Raises:
             BusyError: as many streams as may be are open.
         """
-        if self._streams.open >= MAX_STREAMS:
+        if self._streams.open + self._opening >= MAX_STREAMS:
             raise BusyError(f"{MAX_STREAMS} streams are open already")
         admitted = self._service.admit(data, now_us=self._clock_us())
         if isinstance(admitted, bytes):
@@ -107,9 +109,13 @@ class WoofServer:
         if isinstance(admitted, Duplicate):
             return await _reply_of(admitted)
         issuer = self.authority.issuer
-        reply = await self._execute(
-            admitted, lambda checked: self._service.begin_stream(checked, last_seen)
-        )
+        self._opening += 1
+        try:
+            reply = await self._execute(
+                admitted, lambda checked: self._service.begin_stream(checked, last_seen)
+            )
+        finally:
+            self._opening -= 1
         if admitted.status != Status.ACCEPTED:
             return reply
         return self._streams.events(admitted.checked, issuer, reply)

@@ -16,6 +16,7 @@ from edgistry.capability import BoundRequest
 from edgistry.envelope import GENERIC_REFUSAL, Operation, Status
 from edgistry.errors import (
     BadReplyError,
+    BusyError,
     CannotReachError,
     CaveatError,
     ElementEvictedError,
@@ -301,6 +302,17 @@ async def test_only_a_scan_opens_a_stream() -> None:
         assert isinstance(reply, bytes)
         assert request.open_reply(reply).status == Status.MALFORMED
         assert await world.server.open_stream(b"anything") == GENERIC_REFUSAL
+
+
+async def test_streams_that_are_opened_together_are_counted_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edgistry.adapters.woof_server.MAX_STREAMS", 2)
+    async with woof_world() as world:
+        await world.woofs.create("ns/w", 9)
+        openings = [world.server.open_stream(opening(0).encoded) for _ in range(5)]
+        opened = await asyncio.gather(*openings, return_exceptions=True)
+        assert [type(each) is BusyError for each in opened] == [False, False, True, True, True]
 
 
 async def test_last_event_id_says_behind_which_element_to_go_on() -> None:
