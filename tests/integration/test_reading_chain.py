@@ -101,7 +101,7 @@ class NodeProcess(HostProcess):
     def last_words(self) -> str:
         """What the process said before it ended."""
         assert self._process is not None
-        files = (self.layout.logs_dir / name for name in ("console.log", "node.log"))
+        files = [self.layout.logs_dir / name for name in ("console.log", "node.log")]
         said = "\n".join(file.read_text()[-2000:] for file in files if file.exists())
         return f"exit code {self._process.returncode}: {said}"
 
@@ -249,8 +249,13 @@ class Chain:
                     assert answer.status in (429, 503), answer
                 except Refused:
                     pass
-                assert time.monotonic() < deadline, "the node does not take requests"
+                assert time.monotonic() < deadline, f"it does not get through; {self.last_words()}"
                 await asyncio.sleep(0.1)
+
+    def last_words(self) -> str:
+        """What the device and its node have said last."""
+        log = self.agent.layout.log_file
+        return f"{self.agent.layout.root}: {log.read_text()[-2000:]}\n{self.node.last_words()}"
 
     def arrived(self) -> list[bytes]:
         """What is in the cloud."""
