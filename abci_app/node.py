@@ -140,6 +140,7 @@ async def run_node(
             metrics = NodeMetrics()
             local.watch(metrics)
             mail.watch(metrics)
+            service.watch_metrics(metrics)
             peers.watch(metrics)
             http = public_server(
                 service,

@@ -43,6 +43,7 @@ from .devices import parse_handle
 from .discover_service import Discoverer
 from .health import BlockWatch, EngineKind, Vitals, reasons_writes_wait
 from .leases import LeaseKeeper
+from .metrics import NodeMetrics
 from .outbox import Outbox, TransactionSink
 from .outbox_queue import Pending
 from .reader import RecordChange, RegistryReader
@@ -185,6 +186,11 @@ class NodeService:
             warnings=tuple(self._warnings()),
         )
         return can_read, answer
+
+    def watch_metrics(self, metrics: NodeMetrics) -> None:
+        """Show in ``metrics`` who watches the registry."""
+        text = "Streams of registry changes that are being read."
+        metrics.watch("watch_streams", text, lambda: self.watcher.open)
 
     # --- the operator's part --------------------------------------------------------------------
 

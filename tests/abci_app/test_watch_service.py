@@ -10,6 +10,7 @@ import pytest
 
 import abci_app.watch_service as watch_module
 from abci_app.change_log import ChangeLog
+from abci_app.metrics import NodeMetrics
 from abci_app.watch_service import Watcher
 from edgistry.api import DiscoverQuery, NearArea, PolygonArea, RegionArea
 from edgistry.codec import decode_json, encode_json
@@ -231,3 +232,11 @@ async def test_no_event_tells_more_than_discover_does(node: SoloNode) -> None:
     event = (await anext(stream)).decode()
     for secret in ("secret", "hut", "solo", "commitment", "home", "46.0,"):
         assert secret not in event
+
+
+async def test_metrics_tell_how_many_watch(node: SoloNode) -> None:
+    metrics = NodeMetrics()
+    node.service.watch_metrics(metrics)
+    await reading(node)
+    text = metrics.render(node.service.status(), node.service.ready()[1]).decode()
+    assert "edgistry_watch_streams 1.0" in text
