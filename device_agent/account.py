@@ -20,8 +20,8 @@ from edgistry.adapters.log import get_logger
 from edgistry.codec import Document, decode_json, encode_json
 from edgistry.errors import FileError, MalformedError, NotFoundError, Refused, TooLargeError
 
-from .agent import Wake
 from .energy import BOARDS, Spending, estimated_mj
+from .tally import Wake
 
 logger = get_logger("edgistry.agent.account")
 

@@ -41,19 +41,18 @@ from edgistry.messages import (
 )
 
 from .clock import Clock
-from .energy import Spending
 from .executor import Executor
 from .homes import Home
 from .link import Answer, Link
 from .node_time import NodeTime
 from .runtime import Ask, Habits, Linger, Runtime, Sleep
 from .talk import Talk, Wish
+from .tally import MAX_U32, Tally, Wake, added
 
 logger = get_logger("edgistry.agent")
 
 MAX_TRIES = 4
 """Requests in one exchange: the first, one that asks for the time, two that set things right."""
-MAX_U32 = 0xFFFF_FFFF
 ACCOUNT_EVERY_S = 60.0
 """How often a device that is always awake accounts for itself."""
 AWAKE_WAIT_S = 25
@@ -72,21 +71,6 @@ class Batch:
     """Bytes of requests in one exchange."""
     held: int = 100
     """Requests that are taken on, or whose results no node has; no more are taken beyond these."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wake:
-    """What one wake came to."""
-
-    spending: Spending
-    exchanges: int
-    """That brought an answer."""
-    failures: int
-    """Exchanges that brought none."""
-    requests: int
-    """That came down."""
-    next_wake_s: float
-    """Seconds from the end of this wake to the next one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +112,7 @@ class Agent:
         self._runtime = Runtime(habits, nodes=len(nodes), now_s=clock.now_s(), spread=spread)
         self._unsaid = Account()
         """Spent, and not yet told a node."""
-        self._wake = _Tally()
+        self._wake = Tally()
         self._rested_at_s = clock.now_s()
         """When the last wake ended."""
 
@@ -199,10 +183,10 @@ class Agent:
         now_s = self._clock.now_s()
         next_wake_s = max(self._runtime.duty.wake_at_s - now_s, 0.0)
         wake = self._wake.ended(now_s, rested_at_s=self._rested_at_s, next_wake_s=next_wake_s)
-        self._wake = _Tally()
+        self._wake = Tally()
         self._rested_at_s = now_s
         awake_ms = min(round(wake.spending.awake_s * 1000), MAX_U32)
-        self._unsaid = _sum(self._unsaid, Account(awake_ms=awake_ms))
+        self._unsaid = added(self._unsaid, Account(awake_ms=awake_ms))
         self._on_wake(wake)
 
     # --- one exchange ---------------------------------------------------------------------------
@@ -330,7 +314,7 @@ class Agent:
             raise CannotReachError(f"{talk.home.url} and this device do not agree on the time")
         except BaseException:
             talk.ended(request)
-            self._unsaid = _sum(account, self._unsaid)
+            self._unsaid = added(account, self._unsaid)
             raise
 
     def _request(self, talk: Talk, told: Sequence[RequestResult], account: Account) -> BoundRequest:
@@ -360,7 +344,7 @@ class Agent:
     def _count(self, answer: Answer) -> None:
         self._wake.sent += answer.sent
         self._wake.received += answer.received
-        self._unsaid = _sum(self._unsaid, Account(sent=answer.sent, received=answer.received))
+        self._unsaid = added(self._unsaid, Account(sent=answer.sent, received=answer.received))
 
     def _reading_us(self) -> int:
         return round(self._clock.now_s() * 1_000_000)
@@ -371,51 +355,3 @@ async def _cancelled(*tasks: asyncio.Future[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-class _Tally:
-    """What a wake that is not over has come to so far."""
-
-    def __init__(self) -> None:
-        self.sent = 0
-        self.received = 0
-        self.exchanges = 0
-        self.failures = 0
-        self.requests = 0
-        self._since_s: float | None = None
-
-    @property
-    def has_begun(self) -> bool:
-        return self._since_s is not None
-
-    def begin(self, now_s: float) -> None:
-        if self._since_s is None:
-            self._since_s = now_s
-
-    def lasts_s(self, now_s: float) -> float:
-        return 0.0 if self._since_s is None else now_s - self._since_s
-
-    def ended(self, now_s: float, *, rested_at_s: float, next_wake_s: float) -> Wake:
-        awake_s = self.lasts_s(now_s)
-        spending = Spending(
-            wakes=1,
-            awake_s=awake_s,
-            asleep_s=max(now_s - awake_s - rested_at_s, 0.0),
-            sent=self.sent,
-            received=self.received,
-        )
-        return Wake(
-            spending=spending,
-            exchanges=self.exchanges,
-            failures=self.failures,
-            requests=self.requests,
-            next_wake_s=next_wake_s,
-        )
-
-
-def _sum(one: Account, other: Account) -> Account:
-    return Account(
-        awake_ms=min(one.awake_ms + other.awake_ms, MAX_U32),
-        sent=min(one.sent + other.sent, MAX_U32),
-        received=min(one.received + other.received, MAX_U32),
-    )

@@ -32,7 +32,7 @@ from edgistry.errors import Refused
 from edgistry.issuer import Issuer
 from edgistry.pairing import PairingCode, PairingOffer, encode_device_id
 
-from .agent import Agent, Batch, Connected, Wake
+from .agent import Agent, Batch, Connected
 from .clock import Clock
 from .directory import FIRST_EPOCH
 from .energy import Spending
@@ -45,6 +45,7 @@ from .pair_link import ask_to_pair
 from .pairing import pairing_of
 from .runtime import Habits
 from .simulated import simulated_executor
+from .tally import Wake
 
 logger = get_logger("edgistry.agent.fleet")
 

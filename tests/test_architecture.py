@@ -89,6 +89,7 @@ PURE = (
     "device_agent.reach",
     "device_agent.runtime",
     "device_agent.talk",
+    "device_agent.tally",
 )
 
 CONSENSUS = (

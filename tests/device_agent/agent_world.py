@@ -8,10 +8,11 @@ import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from device_agent.agent import Agent, Batch, Connected, Wake
+from device_agent.agent import Agent, Batch, Connected
 from device_agent.homes import Home
 from device_agent.link import Answer
 from device_agent.runtime import Habits
+from device_agent.tally import Wake
 from edgistry.authority import Authority
 from edgistry.capability import BoundRequest
 from edgistry.capability_chain import Entry

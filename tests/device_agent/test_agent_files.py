@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device_agent.account import LAST_WAKES, AccountBook, read_account
-from device_agent.agent import Wake
 from device_agent.config import AgentConfig, CycleConfig, HandlersConfig
 from device_agent.directory import (
     AgentDirectory,
@@ -30,6 +29,7 @@ from device_agent.directory import (
 from device_agent.energy import Spending
 from device_agent.examples import HANDLERS, HANDLERS_MODULE, manifest_text
 from device_agent.manifest import Action, Manifest, Service, Woof
+from device_agent.tally import Wake
 from edgistry.adapters import config as toml
 from edgistry.adapters.faas_module import load_handlers
 from edgistry.errors import ConfigError, DatabaseLockedError, DirectoryError, FileError

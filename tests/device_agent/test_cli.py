@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from device_agent.account import AccountBook
-from device_agent.agent import Wake
 from device_agent.cli import program
 from device_agent.directory import AgentDirectory, hold
 from device_agent.energy import Spending
+from device_agent.tally import Wake
 
 NOW_US = 1_772_366_400_000_000
 
