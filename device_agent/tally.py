@@ -1,6 +1,6 @@
 """What a wake costs, while it lasts and when it is over.
 
-Not handled here: what the cost means in energy (``energy.py``), and where it rests (``account.py``).
+Not handled here: what that means in energy (``energy.py``), and where it rests (``account.py``).
 """
 
 from __future__ import annotations
