@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import airportsdata
+from demo_devices import Stations
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -59,6 +60,14 @@ class Narrator:
     def fact(self, text: str) -> None:
         self.say("     " + text)
 
+    def text(self, text: str) -> None:
+        """What a command printed."""
+        self.say(indent(text))
+
+    def table(self, text: str) -> None:
+        """The same, in columns."""
+        self.say(indent(aligned(text)))
+
 
 class Demo:
     def __init__(self, directory: Path, base_port: int, narrator: Narrator) -> None:
@@ -66,6 +75,7 @@ class Demo:
         self.base_port = base_port
         self.tell = narrator
         self.facts: dict[str, Any] = {}
+        self.stations = Stations(self)
 
     def node(self, number: int) -> str:
         return str(self.directory / f"node{number}")
@@ -73,13 +83,32 @@ class Demo:
     def url(self, number: int) -> str:
         return f"http://127.0.0.1:{self.base_port + PORTS_PER_NODE * number}"
 
-    def run(self, *words: str, show: bool = True, accept: tuple[int, ...] = (0,)) -> str:
-        """Run one of our commands; returns what it printed."""
+    def run(
+        self,
+        *words: str,
+        show: bool = True,
+        accept: tuple[int, ...] = (0,),
+        typed: str = "",
+        person: dict[str, str] | None = None,
+    ) -> str:
+        """Run one of our commands, as ``person``; returns what it printed."""
+        return self.run_fully(*words, show=show, accept=accept, typed=typed, person=person).stdout
+
+    def run_fully(
+        self,
+        *words: str,
+        show: bool = True,
+        accept: tuple[int, ...] = (0,),
+        typed: str = "",
+        person: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """The same; also gives what it said beside its result."""
         if show:
             self.tell.command(list(words))
         done = subprocess.run(
             [str(BIN / words[0]), *words[1:]],
-            stdin=subprocess.DEVNULL,
+            input=typed,
+            env=person,
             capture_output=True,
             text=True,
             check=False,
@@ -88,10 +117,14 @@ class Demo:
             raise DemoError(
                 f"{shlex.join(words)} exited {done.returncode}\n{done.stdout}{done.stderr}"
             )
-        return done.stdout
+        return done
 
     def run_json(self, *words: str, show: bool = True, accept: tuple[int, ...] = (0,)) -> Any:
         return json.loads(self.run(*words, "--json", show=show, accept=accept))
+
+    def failed(self, text: str) -> DemoError:
+        """What to raise when something did not go as it should."""
+        return DemoError(text)
 
     def status(self) -> list[dict[str, Any]]:
         answer = self.run_json(
@@ -265,17 +298,20 @@ class Demo:
         self.tell.fact(f"caught up {self.facts['caught_up_s']} s after the restart")
 
     def tell_story(self) -> None:
-        self.tell.say("Edgistry: a registry for devices that sleep, run by nodes that may fail.")
+        self.tell.say("Edgistry: call devices that sleep, through nodes that may fail.")
         self.start_cluster()
         self.put_regions()
         self.import_stations()
         self.check_agreement("Every node has the same state")
         self.discover_elsewhere()
+        self.stations.call_sleeping_devices()
+        self.facts["stations"] += self.facts["appeared"]
         self.survive_a_crash()
         self.catch_up()
         self.check_agreement("All four agree again")
 
     def stop(self) -> None:
+        self.stations.stop()
         self.run("edgistry-node", "cluster", "down", str(self.directory), show=False)
 
 
@@ -349,9 +385,11 @@ def main() -> int:
     if options.json:
         print(json.dumps(demo.facts, indent=2))
     if options.keep:
+        agents = " ".join(str(each.pid) for each in demo.stations.agents)
         demo.tell.say(
             f"\nStill running. Try:\n   edgistry discover --node {demo.url(1)} --near 64.13,-21.94"
-            f" --radius-km 50\nand stop it with:\n   edgistry-node cluster down {demo.directory}"
+            f" --radius-km 50\nand stop it with:\n   kill {agents}"
+            f"\n   edgistry-node cluster down {demo.directory}"
         )
     else:
         if options.directory is None:
