@@ -21,6 +21,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from abci_app.cli import program
+from abci_app.config import PEER_LINK_OFFSET
 from abci_app.consensus import check_port_free
 from abci_app.directory import NodeDirectory, running_pid
 from abci_app.launch import node_program
@@ -304,8 +305,10 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    # The ports after it are checked as well, and must be ports.
-    return port if port <= 65000 else free_port()
+    # The ports after it are checked as well, and must be ports; the link takes the third.
+    with socket.socket() as probe:
+        is_free = port <= 65000 and probe.connect_ex(("127.0.0.1", port + PEER_LINK_OFFSET)) != 0
+    return port if is_free else free_port()
 
 
 class Solo:

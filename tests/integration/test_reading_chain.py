@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from random import Random
 import pytest
 
 from abci_app.admin_client import AdminClient
-from abci_app.config import ForwardConfig
+from abci_app.config import PORTS_PER_NODE, ForwardConfig
 from abci_app.initialize import init_node
 from abci_app.launch import node_program
 from abci_app.mirror import mirror_name
@@ -40,6 +39,7 @@ from edgistry.requests_api import SubmitBody, to_text
 from edgistry.woof_store import WoofStore
 
 from ..abci_app.hosts import LIMIT_S, HostProcess
+from .harness import reserve_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 WOOF = "sensors/air"
@@ -160,22 +160,12 @@ class AgentProcess:
         return [sys.executable, "-c", "from device_agent.cli import main; main()", *words]
 
 
-def free_port() -> int:
-    """A port with three free ones after it, as far as can be told."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port < 60_000:
-            return port
-
-
 class Chain:
     """The three, connected."""
 
-    def __init__(self, root: Path) -> None:
-        self.host = HostProcess(root / "cloud", free_port())
-        self.node = NodeProcess(root / "home", free_port())
+    def __init__(self, root: Path, base_port: int) -> None:
+        self.host = HostProcess(root / "cloud", base_port)
+        self.node = NodeProcess(root / "home", base_port + PORTS_PER_NODE)
         self.agent = AgentProcess(root / "device")
         self.handle = ""
         self.sent = 0
@@ -267,7 +257,9 @@ class Chain:
 def chain() -> Iterator[Chain]:
     with ExitStack() as stack:
         root = stack.enter_context(tempfile.TemporaryDirectory(prefix="edg", dir="/tmp"))
-        chain = Chain(Path(root))
+        ports = reserve_ports(2)
+        stack.callback(ports.release)
+        chain = Chain(Path(root), ports.base)
         stack.enter_context(chain.host)
         stack.enter_context(chain.node)
         stack.callback(chain.agent.kill)
