@@ -1,9 +1,9 @@
-"""Many devices at one node: how many calls a second, and what they cost it while they sleep.
+"""Many awake devices at one node: how many calls a second.
 
 Rules kept here:
 
-* The devices are the program's own fleet, one process, paired as any other. Awake ones have a
-  database each, synced as on a device.
+* The devices are the program's own fleet, one process, paired as any other. Each has a database,
+  synced as on a device.
 * Callers are one process too, for us and for the rival; each device has one call under way.
 
 Not handled here: what is reported (``call.py``).
@@ -14,10 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +25,6 @@ from _clusters import BIN, command
 from edgistry.adapters.http import HttpClient
 from edgistry.adapters.service_caller import ServiceCaller
 
-CODES_AT_ONCE: Final = 1000
 ACTION: Final = "read"
 """Of the fleet's devices."""
 
@@ -89,30 +86,7 @@ async def sustained(call: OneCall, *, workers: int, seconds: float) -> float:
     return done / (time.perf_counter() - began)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """What a process took."""
-
-    cpu_share: float
-    """Of one core."""
-    resident_mib: float
-    seconds: float
-
-
 def cpu_seconds(pid: int) -> float:
     """Of a process, since its start."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-def metric(home: world.Node, name: str) -> float:
-    """One of the node's metrics."""
-    text = world.ask(home.port, "/metrics").decode()
-    found = re.search(rf"(?m)^{name} ([0-9.e+]+)$", text)
-    if found is None:
-        raise SystemExit(f"bench: the node has no metric {name}")
-    return float(found[1])
-
-
-def names(count: int) -> Sequence[int]:
-    return range(count)

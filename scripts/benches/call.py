@@ -26,6 +26,7 @@ import _call_many as many
 import _call_rivals as rivals
 import _call_world as world
 from _call_exchange import full_and_empty, idle_wake, ready_device
+from _call_sleepers import sleepers
 from _clusters import command
 
 from edgistry.adapters.http import HttpClient, run
@@ -42,6 +43,9 @@ DEVICES = 100
 SUSTAINED_S = 3.0
 SUSTAINED_ROUNDS = 5
 EXCHANGES = 40
+SLEEPERS = 10_000
+PERIOD_S = 600.0
+SLEEPERS_S = 60.0
 WAKES = 5
 
 Subject = Callable[[], Awaitable[list[float]]]
@@ -245,6 +249,34 @@ async def wire(directory: Path) -> None:
     )
 
 
+# --- ten thousand that sleep ---------------------------------------------------------------------
+
+
+async def asleep(directory: Path) -> None:
+    cost = await sleepers(directory, count=SLEEPERS, period_s=PERIOD_S, seconds=SLEEPERS_S)
+    name = (
+        f"{cost.devices} devices on a 10-minute cycle, idle wakes, share of a core that the node"
+        f" takes, of 0.1 ({cost.seconds:.0f} s of the cycle, at its pace)"
+    )
+    report(
+        BENCH,
+        name,
+        cost.cpu_share / 0.1,
+        at_most=1,
+        cpu_share=round(cost.cpu_share, 4),
+        wakes=cost.wakes,
+        cpu_ms_a_wake=round(cost.cpu_share * cost.seconds / cost.wakes * 1000, 2),
+    )
+    report(
+        BENCH,
+        f"the same, memory of the node when it has met all {cost.devices}, of 400 MB",
+        cost.resident_mib * 2**20 / 400e6,
+        at_most=1,
+        resident_mib=round(cost.resident_mib, 1),
+        before_mib=round(cost.empty_mib, 1),
+    )
+
+
 # --- what the node answers in the device's place -------------------------------------------------
 
 
@@ -300,6 +332,7 @@ PARTS = {
     "awake": awake,
     "sustained": sustained,
     "exchange": exchange,
+    "asleep": asleep,
     "wire": wire,
     "cached": cached,
 }
