@@ -16,7 +16,6 @@ made, and what becomes of it (``forwarding.py``).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 from .capability import BoundRequest, Capability
 from .envelope import (
@@ -27,12 +26,7 @@ from .envelope import (
     Status,
     decode_envelope,
 )
-from .sequence import Sequencer
-
-PROBE_SEQUENCE: Final = 1 << 62
-PROBE_DEADLINE: Final = PROBE_SEQUENCE - 3_600_000_000
-"""Whatever the destination's time, the probe is too far ahead of it or has expired: an hour lies
-between, and 5 minutes are allowed."""
+from .sequence import PROBE_DEADLINE, PROBE_SEQUENCE, Sequencer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,8 @@ Rules kept here:
   used twice.
 * STALE and FUTURE replies (proven ones: ``BoundRequest.open_reply``) say where to continue; the
   client follows them without anybody's help (paper §3.2).
+* A probe asks for the issuer's time and does nothing: it can never be executed, since its deadline
+  lies before its sequence.
 
 Keep ``last`` durable, or start after a pause longer than the clock may have been set back: reusing
 a sequence is refused, never harmful. Not handled here: clocks, sending.
@@ -13,7 +15,14 @@ a sequence is refused, never harmful. Not handled here: clocks, sending.
 
 from __future__ import annotations
 
+from typing import Final
+
 from .envelope import Reply, Status
+
+PROBE_SEQUENCE: Final = 1 << 62
+PROBE_DEADLINE: Final = PROBE_SEQUENCE - 3_600_000_000
+"""Whatever the issuer's time, the probe is too far ahead of it or has expired: an hour lies
+between, and 5 minutes are allowed."""
 
 
 class Sequencer:

@@ -7,6 +7,8 @@ Rules kept here:
 * A request that got no answer and is then refused for what may have come about since (STALE, say,
   or REVOKED) may have been executed: what changes something is neither bound anew then, nor said
   to be refused (``OutcomeUnknownError``).
+* A client whose clock is so far behind that its requests have expired before they are sent asks for
+  the issuer's time, and binds them anew.
 * At most 32 requests overtake an unfinished one, so that the issuer's window of 64 never moves
   past a request that is still on its way.
 * Two requests are never the same bytes, also not those of two programs that share a capability and
@@ -37,7 +39,7 @@ from ..errors import (
     UnavailableError,
     UnexpectedAnswerError,
 )
-from ..sequence import Sequencer
+from ..sequence import PROBE_DEADLINE, PROBE_SEQUENCE, Sequencer
 from ..woof_replies import READS, check_done, status_of
 from .clock import wall_us
 from .http import HttpClient, Response
@@ -104,7 +106,10 @@ class WoofCaller:
         try:
             for _ in range(MAX_REBINDS):
                 request = self.bind(operation, target, payload, handler=handler)
+                sent_s = time.monotonic()
                 reply, unanswered = await self.send(request)
+                if not unanswered and await self.catches_up(request, reply, sent_s):
+                    continue
                 is_late = status_of(reply) in _AFTER_ANOTHER_OUTCOME
                 if is_late and unanswered and operation not in READS:
                     raise OutcomeUnknownError(
@@ -144,6 +149,30 @@ class WoofCaller:
     def follow(self, reply: Reply) -> bool:
         """Number what comes next as a proven STALE or FUTURE reply says; whether it was one."""
         return self._sequencer.follow(reply, now_us=self._clock_us())
+
+    async def catches_up(self, request: BoundRequest, reply: Reply, sent_s: float) -> bool:
+        """Whether ``reply`` says EXPIRED of what had expired before it was sent, at ``sent_s``.
+
+        Such a request was never executed, and the issuer's time is known from now on.
+        """
+        if status_of(reply) != Status.EXPIRED:
+            return False
+        envelope = request.envelope
+        probe = self.capability.bind(
+            Operation(envelope.op),
+            envelope.target,
+            handler=envelope.handler,
+            client=self._client,
+            sequence=PROBE_SEQUENCE,
+            deadline=PROBE_DEADLINE,
+            sequence_epoch=self._sequencer.epoch,
+            beside=self._beside,
+        )
+        told, _ = await self.send(probe)
+        since_us = round((time.monotonic() - sent_s) * 1_000_000)
+        if not self.follow(told) or status_of(told) != Status.FUTURE:
+            return False
+        return told.sequence_floor - since_us > envelope.deadline
 
     async def send(self, request: BoundRequest) -> tuple[Reply, int]:
         """The proven reply to ``request``, and how often it was sent without getting any.

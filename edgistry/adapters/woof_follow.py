@@ -106,6 +106,7 @@ class Following:
         """The elements of one stream; returns when it breaks off."""
         for _ in range(MAX_REBINDS):
             request = self._bind()
+            sent_s = time.monotonic()
             async with self._caller.http.stream(
                 "POST", STREAM_PATH, body=request.encoded, headers=_HEADERS, silence_s=SILENCE_S
             ) as answer:
@@ -115,6 +116,8 @@ class Following:
                             yield number, element
                     return
                 reply = request.open_reply(reply_in(await answer.whole()))
+            if await self._caller.catches_up(request, reply, sent_s):
+                continue
             if not self._caller.follow(reply):
                 check_done(request.envelope, reply)
                 raise UnexpectedAnswerError("the node answered a stream with a reply")

@@ -11,9 +11,10 @@ from edgistry.envelope import decode_envelope
 from edgistry.errors import CannotReachError, MissingWoofError, StorageError
 from edgistry.forward_actions import Action, Ask, Authorise, Collect, Rest, Store
 from edgistry.forward_records import ForwardRecord, read_envelopes, read_record
-from edgistry.forward_requests import PROBE_SEQUENCE, Forward
+from edgistry.forward_requests import Forward
 from edgistry.forwarding import MAX_BEGUN, Forwarding
 from edgistry.kv import MemoryKeyValue
+from edgistry.sequence import PROBE_SEQUENCE
 from edgistry.woof_service import Execution, WoofService
 
 from .grants import ISSUER, NOW, ROOT

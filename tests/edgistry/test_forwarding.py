@@ -14,12 +14,12 @@ from edgistry.envelope import GENERIC_REFUSAL, Operation, decode_envelope
 from edgistry.errors import CannotReachError, CorruptDatabaseError, InvalidValueError, StorageError
 from edgistry.forward_actions import Ask, Collect, Rest, State, Store
 from edgistry.forward_records import ForwardRecord, progress, read_envelopes, read_record
-from edgistry.forward_requests import PROBE_SEQUENCE
 from edgistry.forwarding import LONGEST_REST_US, MAX_BEGUN
 from edgistry.issuer import Issuer
 from edgistry.replay import Outcome
 from edgistry.replay_window import MAX_AHEAD_US, WINDOW
 from edgistry.rights import Right
+from edgistry.sequence import PROBE_SEQUENCE
 from edgistry.verifier import Checked
 from edgistry.woof_staging import Staging
 

@@ -27,6 +27,7 @@ from edgistry.errors import (
 )
 from edgistry.kv import MemoryKeyValue
 from edgistry.rights import Right
+from edgistry.sequence import PROBE_SEQUENCE
 
 from .grants import ME, MINUTE, NOW, ROOT, YOU, bind
 from .woof_tools import FailingKeyValue
@@ -158,6 +159,27 @@ async def test_client_whose_clock_is_wrong_finds_its_way(minutes: int) -> None:
             assert [await node.put("ns/w", b"x") for _ in range(3)] == [2, 3, 4]
 
 
+async def test_client_whose_clock_is_behind_by_more_than_its_patience_finds_its_way() -> None:
+    async with woof_world() as world:
+        await world.woofs.create("ns/w", 9)
+        async with NodeClient(world.at, ROOT, clock_us=lambda: NOW - 60 * MINUTE) as node:
+            assert [await node.put("ns/w", b"x") for _ in range(3)] == [1, 2, 3]
+        async with NodeClient(world.at, ROOT, clock_us=lambda: NOW - 60 * MINUTE) as node:
+            elements = node.follow("ns/w", 3)
+            assert await anext(elements) == (3, b"x")
+            await elements.aclose()
+
+
+async def test_client_whose_clock_was_ahead_and_is_put_right_goes_on() -> None:
+    async with woof_world() as world:
+        await world.woofs.create("ns/w", 9)
+        ahead_us = 60 * MINUTE
+        async with NodeClient(world.at, ROOT, clock_us=lambda: NOW + ahead_us) as node:
+            assert await node.put("ns/w", b"x") == 1
+            ahead_us = 0
+            assert await node.put("ns/w", b"x") == 2
+
+
 @pytest.mark.parametrize("capability", [ROOT, ROOT.derive(client=ME)], ids=["root", "one client"])
 async def test_clients_that_share_a_capability_are_told_apart(capability: Capability) -> None:
     async with woof_world() as world:
@@ -167,17 +189,23 @@ async def test_clients_that_share_a_capability_are_told_apart(capability: Capabi
         assert sorted(await asyncio.gather(*puts)) == list(range(1, 31))
 
 
-async def test_deadline_that_passes_on_the_way_is_told() -> None:
+async def test_request_that_expires_on_the_way_is_told_and_not_put_again() -> None:
     async with woof_world() as world:
         await world.woofs.create("ns/w", 9)
+        seen: list[int] = []
 
         async def late(request: Request) -> Response:
-            world.clock.now_us += 2 * MINUTE
+            seen.append(decode_envelope(request.body).sequence)
+            first, world.clock.now_us = len(seen) == 1, NOW
+            if first:
+                world.clock.now_us += 2 * MINUTE
             return Response(body=await world.server.answer(request.body))
 
         async with between(world, late) as node:
             with pytest.raises(ExpiredError, match="clock"):
                 await node.put("ns/w", b"x")
+        assert seen[1:] == [PROBE_SEQUENCE]
+        assert world.woofs.woofs.latest("ns/w") == 0
 
 
 async def test_request_is_overtaken_by_few_others() -> None:
