@@ -284,7 +284,9 @@ class NodeConfig:
             "Recorded when the directory was made; it cannot be changed afterwards."
         ),
     )
-    api: ApiConfig = section(ApiConfig, help="The HTTP API. Without a capability it can only be read.")
+    api: ApiConfig = section(
+        ApiConfig, help="The HTTP API. Without a capability it can only be read."
+    )
     link: LinkConfig = section(
         LinkConfig, help="The link over TLS: for devices that pair, and between nodes."
     )

@@ -867,7 +867,7 @@ class CallEndedError(Refused):
     code = "call-ended"
     number = 205
     http_status = 409
-    help = "An expired, cancelled or rejected call was not carried out; a failed or dead one may be."
+    help = "Expired, cancelled, rejected: it was not carried out. Failed or dead: it may have been."
 
     def __init__(self, detail: str, *, state: str = "") -> None:
         super().__init__(detail)
@@ -879,7 +879,7 @@ class CallPendingError(TimedOutError):
 
     code = "call-pending"
     number = 206
-    help = "`edgistry request status ID --wait 60s` waits on; `edgistry request cancel ID` stops it."
+    help = "`edgistry request status ID --wait 60s` waits, `edgistry request cancel ID` stops it."
 
 
 # --- hosts ---------------------------------------------------------------------------------------
