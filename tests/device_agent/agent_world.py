@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -40,11 +41,17 @@ MAX_STEPS = 10_000
 
 
 class HandClock:
-    """Time passes only where somebody waits for it, and then at once."""
+    """Time passes only where somebody waits for it, and then at once.
+
+    But first whatever is being worked on is finished, unless that takes longer than
+    ``patience_s`` in the real world.
+    """
 
     def __init__(self, *, wall_us: int = NOW_US) -> None:
         self.s = 1000.0
         self.start_wall_us = wall_us
+        self.patience_s = 20.0
+        self.is_busy: Callable[[], bool] = lambda: False
 
     def now_s(self) -> float:
         return self.s
@@ -53,9 +60,12 @@ class HandClock:
         return self.start_wall_us + round((self.s - 1000.0) * 1_000_000)
 
     async def sleep_until(self, until_s: float) -> None:
-        # Whatever else is to happen now happens first: handlers are quick, time is patient.
-        for _ in range(50):
-            await asyncio.sleep(0.0005)
+        give_up_s = time.monotonic() + self.patience_s
+        while self.is_busy() and time.monotonic() < give_up_s:  # noqa: ASYNC110 - in a thread
+            await asyncio.sleep(0.001)
+        # Who waits for the work, and not for the time, goes on first.
+        for _ in range(20):
+            await asyncio.sleep(0)
         self.s = max(self.s, until_s)
 
 
@@ -177,6 +187,7 @@ async def device(
     for node in nodes:
         node.clock = hand
     async with inside(*handlers, store=store) as inner:
+        hand.is_busy = lambda: inner.executor.is_at_work
         agent = Agent(
             DEVICE,
             [Connected(home=node.home, link=node) for node in nodes],

@@ -85,6 +85,7 @@ async def test_answer_of_a_slow_handler_goes_up_with_the_next_wake() -> None:
 
     node = MadeUpNode(queue={1: Requests().bind(handler="slow")})
     async with device(node, habits=HABITS, handlers=(slow,)) as running:
+        running.clock.patience_s = 0.05
         wake = await running.wake_up()
         assert wake.spending.awake_s == pytest.approx(2.0)
         assert node.results == {}
