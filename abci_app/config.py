@@ -311,6 +311,10 @@ class NodeConfig:
         for woof in forwarded:
             if forwarded.count(woof) > 1:
                 raise InvalidValueError(f"{woof} is forwarded twice; a WooF has one [[forward]]")
+        for each in self.forward:
+            place = parse_woof_uri(each.to)
+            if (place.node, place.name) == (self.api_url, each.woof):
+                raise InvalidValueError(f"{each.woof} is forwarded to itself, for ever")
         ports = [self.api.port]
         if self.engine != "none":
             check_port(self.link_port)

@@ -135,6 +135,7 @@ def test_forwards_are_tables() -> None:
     ("text", "part"),
     [
         (TABLE + TABLE, "a/a is forwarded twice"),
+        (TABLE.replace(CLOUD, "woof://127.0.0.1:27000/a/a"), "a/a is forwarded to itself"),
         (TABLE.replace('"a/a"', '"a"'), r"forward\[0\]\.woof"),
         (TABLE.replace(CLOUD, "cloud/log"), r"forward\[0\]\.to"),
         (TABLE.replace("keys/c", ""), r"forward\[0\]\.capability_file"),
