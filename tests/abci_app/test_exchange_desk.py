@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -22,12 +23,17 @@ from .desk_world import DEVICE, FETCH_KEY, HOUR, NODE, PAIRED, SECOND, RealDevic
 
 
 class CountingStore(MemoryKeyValue):
-    """Counts writes, and refuses them when told."""
+    """Counts writes, and refuses them, or waits before them, when told."""
 
-    writes = 0
-    fails = False
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes = 0
+        self.fails = False
+        self.gate = threading.Event()
+        self.gate.set()
 
     def write(self, changes: Iterable[Change], *, sync: bool) -> None:
+        assert self.gate.wait(10)
         if self.fails:
             raise StorageError("told to")
         self.writes += 1
@@ -88,17 +94,52 @@ async def test_write_that_fails_leaves_the_exchange_and_the_request_undone() -> 
 
 
 async def test_exchange_that_is_cut_off_when_it_was_served_is_answered_to_who_repeats_it() -> None:
-    async with desks() as world:
+    store = CountingStore()
+    async with desks(store) as world:
+        await world.requests.cancel(await world.submit(world.bind()), FETCH_KEY)
         request = world.device.request()
         waiting = asyncio.create_task(world.exchanges.answer(request.encoded, wait_s=30))
         await until_waiting(world.exchanges)
+        await world.device.exchange(settled=0)  # what the first one said is durable
+        store.gate.clear()
         submitting = asyncio.create_task(world.submit(world.bind()))
-        await asyncio.sleep(0)
+        [exchange] = world.exchanges._waiting[DEVICE]
+        async with asyncio.timeout(10):
+            while exchange.served is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
         waiting.cancel()
-        number = await submitting
         await asyncio.wait([waiting])
+        store.gate.set()
+        number = await submitting
         reply = request.open_reply(await world.exchanges.answer(request.encoded))
         assert [each.request_id for each in decode_down(reply.payload).requests] == [number]
+
+
+async def test_exchange_is_served_once() -> None:
+    async with desks() as world:
+        await world.requests.cancel(await world.submit(world.bind()), FETCH_KEY)
+        waiting = asyncio.create_task(world.device.exchange(wait_s=30))
+        await until_waiting(world.exchanges)
+        first, second = await asyncio.gather(
+            *(world.submit(world.bind(), idempotency_key=b"%d" % number) for number in range(2))
+        )
+        assert [each.request_id for each in (await waiting).requests] == [first]
+        down = await world.device.exchange(settled=0)
+        assert [each.request_id for each in down.requests] == [second]
+
+
+async def test_exchange_that_is_given_up_does_not_stand_before_another() -> None:
+    async with desks() as world:
+        await world.requests.cancel(await world.submit(world.bind()), FETCH_KEY)
+        lost = asyncio.create_task(world.device.exchange(wait_s=30))
+        await until_waiting(world.exchanges)
+        down, (answer, _) = await asyncio.gather(
+            world.device.exchange(wait_s=30),
+            world.requests.submit(world.asked(world.bind(), idempotency_key=b"new")),
+        )
+        assert answer.state == "LEASED"
+        assert len(down.requests) == 1
+        assert (await lost).requests == ()
 
 
 async def test_exchange_that_waits_tells_its_results_first() -> None:

@@ -400,6 +400,17 @@ async def test_mirror_says_nothing_that_it_does_not_know(world: MirrorWorld) -> 
     assert ask(world, Operation.GET, encode_get()) is None, "of an earlier pairing"
 
 
+def test_mirror_knows_as_of_when_nothing_was_missing() -> None:
+    few = encode_elements([(3, b"x")])
+    assert progress_of(scanning(3), reply(payload=few), given_us=7).record.as_of_us == 7
+    full = encode_elements([(3, bytes(40_000))])
+    record = scanning(3, as_of_us=5)
+    assert progress_of(record, reply(payload=full), given_us=7).record.as_of_us == 5
+    asking = replace(record, asks="extent")
+    wiped = reply(payload=encode_extent(Extent(earliest=1, latest=0)))
+    assert progress_of(asking, wiped, given_us=7).record.as_of_us == 0
+
+
 async def test_numbers_before_a_gap_are_left_to_the_device(world: MirrorWorld) -> None:
     world.device.elements = [b"1"]
     await world.wake(3)

@@ -171,6 +171,7 @@ async def test_mirrored_element_is_given_at_once_if_it_is_young_enough() -> None
         assert reply is not None
         assert (reply.status, reply.result, reply.payload) == (BY_NODE, 90_000, b"mirrored")
         assert await ask(world, world.bind(handler=""), max_age_s=89) is None
+        world.requests._mirrors = Mirror(world.now_us)
         assert await ask(world, world.bind(handler=""), max_age_s=0) is None
 
 
