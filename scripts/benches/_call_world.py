@@ -126,8 +126,8 @@ class Node:
 
 
 @contextlib.contextmanager
-def node(directory: Path, *, make: bool = True) -> Iterator[Node]:
-    """A solo node in ``directory``, until the end."""
+def node(directory: Path, *, make: bool = True, run: str = "run") -> Iterator[Node]:
+    """The node in ``directory``, or the host with ``run="host"``, until the end."""
     if make:
         command("edgistry-node", "init", str(directory), "--base-port", str(free_base_port()))
         settings = directory / "node.toml"
@@ -135,7 +135,7 @@ def node(directory: Path, *, make: bool = True) -> Iterator[Node]:
         settings.write_text(text)
     found = re.search(r"(?m)^port = (\d+)", (directory / "node.toml").read_text())
     port = int(found[1]) if found else 0
-    words = [str(BIN / "edgistry-node"), "run", str(directory)]
+    words = [str(BIN / "edgistry-node"), run, str(directory)]
     with running(words, directory.parent / f"{directory.name}.log") as process:
         until(lambda: ask(port, "/readyz"), "the node is ready", process)
         yield Node(directory=directory, port=port, pid=process.pid)

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 
-from measure import ROOT, Rounds, report
+from measure import RESULTS, ROOT, Rounds, report
 
 sys.path.insert(0, str(ROOT))
 
@@ -27,6 +27,7 @@ import _call_rivals as rivals
 import _call_world as world
 from _call_exchange import full_and_empty, idle_wake, ready_device
 from _call_sleepers import sleepers
+from _call_table1 import PAPER, chain, end_to_end, row_of, write_plot, write_table
 from _clusters import command
 
 from edgistry.adapters.http import HttpClient, run
@@ -328,6 +329,31 @@ async def discovers(client: NodeClient) -> list[float]:
     return seconds
 
 
+# --- from the device to the cloud ----------------------------------------------------------------
+
+
+async def table1(directory: Path) -> None:
+    """The path of the paper's Table 1, beside its figures."""
+    RESULTS.mkdir(exist_ok=True)
+    with ExitStack() as stack:
+        home, host = await asyncio.to_thread(stack.enter_context, chain(directory))
+        seconds = await end_to_end(home, host)
+    row = row_of(seconds)
+    rows = [*PAPER, row]
+    print(write_table(rows), file=sys.stderr)
+    write_plot(rows, seconds)
+    report(
+        BENCH,
+        "device to node to cloud function, 100 runs, coefficient of variation, of the paper's",
+        row.variation / PAPER[-1].variation,
+        mean_ms=round(row.mean, 2),
+        sd_ms=round(row.sd, 2),
+        max_ms=round(row.highest, 2),
+        variation=round(row.variation, 3),
+        paper_variation=round(PAPER[-1].variation, 4),
+    )
+
+
 PARTS = {
     "awake": awake,
     "sustained": sustained,
@@ -335,6 +361,7 @@ PARTS = {
     "asleep": asleep,
     "wire": wire,
     "cached": cached,
+    "table1": table1,
 }
 
 
