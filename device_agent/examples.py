@@ -60,7 +60,6 @@ fresh_s = 60
 # name = "{namespace}/readings"
 # history = 1000
 # mirror = true         the home node keeps a copy, and answers for it
-# forward = ""          where each element goes onward
 """
 
 

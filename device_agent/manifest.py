@@ -5,7 +5,7 @@ Rules kept here:
 * A service has a type and actions. An action is the WooF ``TYPE/NAME`` on the device, and the
   handler that a put into it runs; further WooFs hold what the device measures.
 * What the node may do for the device stands here, since only its owner knows: whose answers may be
-  reused and for how long, what is mirrored or goes onward, whose function runs at the node.
+  reused and for how long, what is mirrored, whose function runs at the node.
 * The position is the owner's; it goes to the home node and no further.
 
 Not handled here: telling the node (``pairing.py``), which handlers there are.
@@ -75,6 +75,14 @@ def _check_name(name: str) -> None:
     split_name(name)
 
 
+def _check_forward(uri: str) -> None:
+    if uri:
+        raise InvalidValueError(
+            "a device forwards nothing by itself; say mirror = true, and name the mirror in its"
+            " home node's node.toml, [[forward]]"
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Woof:
     """A further WooF of the device."""
@@ -85,7 +93,11 @@ class Woof:
         0, help="Bytes of every element; 0: they differ.", check=between(0, MAX_ELEMENT_BYTES)
     )
     mirror: bool = setting(False, help="The home node keeps a copy, and answers for it.")
-    forward: str = setting("", help="Where each element goes onward: a URI of a WooF.")
+    forward: str = setting(
+        "",
+        help="Nothing yet: mirror the WooF, and let its home node forward the mirror.",
+        check=_check_forward,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

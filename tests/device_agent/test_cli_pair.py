@@ -277,3 +277,11 @@ def test_nothing_changes_while_the_agent_runs(node: LinkedNode, agent: AgentDire
 
 def test_a_code_and_an_answer_together_are_a_usage_error(agent: AgentDirectory) -> None:
     assert run("pair", agent, "--node", "http://127.0.0.1:1").exit_code == 2
+
+
+def test_a_device_that_would_forward_by_itself_is_told_how_instead(
+    node: LinkedNode, agent: AgentDirectory
+) -> None:
+    agent.manifest_file.write_text(f'{MANIFEST}forward = "woof://cloud.example/a/b"\n')
+    done = run_pair(agent, node.code())
+    assert (done.exit_code, "mirror = true" in done.stderr) == (2, True)
