@@ -105,8 +105,9 @@ class Watcher:
         cover = await self._places.cover(query.area)
         if query.since is not None:
             await self._places.reach(query.since)
-            # It may be another region by now; what is covered is that of now.
-            cover = await self._places.cover(query.area)
+            if isinstance(query.area, RegionArea):
+                # It may have been put anew meanwhile; what is covered is that of now.
+                cover = await self._places.cover(query.area)
         self._check_room()
         since = self._reader.head.height if query.since is None else query.since
         return self._events(query, cover, since)

@@ -74,6 +74,7 @@ class Stations:
         self.agents: list[subprocess.Popen[bytes]] = []
         self.watching: subprocess.Popen[str] | None = None
         self.handle = self.granted = ""
+        self.height = "0"
 
     def call_sleeping_devices(self) -> None:
         """All of it, in order."""
@@ -92,7 +93,10 @@ class Stations:
             if agent.poll() is None:
                 agent.send_signal(signal.SIGTERM)
         for agent in self.agents:
-            agent.wait(timeout=20)
+            try:
+                agent.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                agent.kill()
 
     # --- the story -----------------------------------------------------------------------------
 
@@ -120,7 +124,8 @@ class Stations:
     def call_through_another_node(self) -> None:
         entry = self.demo.url(ENTRY)
         self.tell.step(f"A client calls one of them through node {ENTRY}, while it sleeps")
-        table = self.demo.run("edgistry", "discover", "--node", entry, *AREA, "--type", "weather")
+        where = (*AREA, "--min-height", self.height)
+        table = self.demo.run("edgistry", "discover", "--node", entry, *where, "--type", "weather")
         self.tell.table(table)
         self.handle = table.splitlines()[1].split("\t")[0]
         asking = ("edgistry", "grant", "request", self.handle, "--node", entry)
@@ -197,6 +202,7 @@ class Stations:
             raise self.demo.failed("the stations did not appear in the registry") from None
         self.tell.fact(f"node {OTHER} tells whoever watches the area:")
         self.tell.table(seen)
+        self.height = seen.splitlines()[-1].split("\t")[0]
         self.demo.facts["appeared"] = len(seen.splitlines())
 
     def _start(self, directory: Path) -> subprocess.Popen[bytes]:
