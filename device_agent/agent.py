@@ -210,7 +210,7 @@ class Agent:
             at_work=executor.is_at_work,
             is_ready=self._has_news,
             more=down.more and self._wanted > 0,
-            is_owed=bool(down.requests) or down.more or executor.has_results(node.home.id),
+            is_owed=bool(down.requests) or down.more or executor.outgoing.has_results(node.home.id),
             hint_s=float(down.next_wake_s),
         )
 
@@ -229,7 +229,7 @@ class Agent:
         held = asyncio.ensure_future(self._exchange(node, talk, timeout_s=timeout_s, wait_s=wait_s))
         try:
             while not held.done():
-                news = asyncio.ensure_future(self._executor.news(node.home.id))
+                news = asyncio.ensure_future(self._executor.outgoing.news(node.home.id))
                 await asyncio.wait({held, news}, return_when=asyncio.FIRST_COMPLETED)
                 await _cancelled(news)
                 if not held.done():
@@ -255,7 +255,7 @@ class Agent:
                     talk, node.link, told, timeout_s=timeout_s, wait_s=wait_s
                 )
         except BaseException as error:
-            executor.unanswered(home, told)
+            executor.outgoing.unanswered(home, told)
             if isinstance(error, TimeoutError):
                 raise TimedOutError(
                     f"no exchange with {node.home.url} in {timeout_s:g} s"
@@ -331,7 +331,7 @@ class Agent:
     def _has_news(self) -> bool:
         """Whether there are results for a node that can be reached, as far as is known."""
         return any(
-            self._executor.has_news(node.home.id)
+            self._executor.outgoing.has_news(node.home.id)
             for node, reach in zip(self._nodes, self._runtime.reaches, strict=True)
             if reach.failures == 0
         )

@@ -31,7 +31,7 @@ from edgistry.errors import CorruptDatabaseError, Refused, StorageError
 from edgistry.faas_outcome import Failure
 from edgistry.faas_outcome import Outcome as HandlerOutcome
 from edgistry.kv import Change
-from edgistry.messages import RequestDown, RequestResult, ResultKind, fitting
+from edgistry.messages import RequestDown, RequestResult, ResultKind
 from edgistry.replay import Outcome
 from edgistry.verifier import Checked
 from edgistry.woof_replies import READS, status_of
@@ -40,6 +40,7 @@ from edgistry.woof_staging import Staging
 from edgistry.woof_store import WoofStore
 from edgistry.woof_triggers import Trigger
 
+from .outgoing import Outgoing
 from .queues import MAX_ASKERS, Asker, DeviceQueues, TakenOn, place_of
 
 T = TypeVar("T")
@@ -101,20 +102,12 @@ class Executor:
         self._authority = service.authority
         self._queues = queues
         self._service = service
+        self.outgoing = Outgoing(queues)
         self._taken_on = queues.taken_on()
         """Requests whose handlers have not ended. Changed with the committer's lock held."""
         self._places = {_digest(each.envelope): at for at, each in self._taken_on.items()}
-        self._told: set[Asker] = set()
-        """Of those taken on: the node knows that they are."""
-        self._sent: set[Asker] = set()
-        """Results that are on their way, or have been told."""
-        self._results: set[Asker] = set(queues.results())
-        """Results that are durable, and that their nodes may not have."""
-        self._gone: set[Asker] = set()
-        """Results that their nodes have; removed from the disk with a later write."""
         self._ending: dict[bytes, list[Asker]] = {}
         """By place: their handlers have ended, which is being written."""
-        self._news = asyncio.Event()
         self._settled = asyncio.Event()
         if not self._taken_on:
             self._settled.set()
@@ -140,12 +133,7 @@ class Executor:
                 raise end
 
     async def _one(self, asker: Asker, envelope: bytes, now_us: int) -> None:
-        if asker in self._gone:
-            # The node had it, and has lost it: it is still on the disk.
-            self._gone.discard(asker)
-            self._results.add(asker)
-        if asker in self._results:
-            self._sent.discard(asker)
+        if self.outgoing.is_there(asker):
             return
         reply = await self._admitted(asker, envelope, now_us)
         if reply is None:
@@ -182,7 +170,7 @@ class Executor:
                         self._take_on(asker, envelope, staging)
                     else:
                         staging.add(self._ended([asker], execution.reply))
-                    staging.add(self._clearing())
+                    staging.add(self.outgoing.clearing())
                     future = committer.hand_over(staging)
                 except BaseException:
                     staging.take_back()
@@ -211,13 +199,7 @@ class Executor:
             return
         execution.done()
         if asker is not None:
-            self._has_ended([asker])
-
-    def _has_ended(self, askers: Iterable[Asker]) -> None:
-        """These have their results, durably."""
-        self._told.difference_update(askers)
-        self._results.update(askers)
-        self._news.set()
+            self.outgoing.has_ended([asker])
 
     def _take_on(self, asker: Asker, envelope: bytes, staging: Staging) -> None:
         place = place_of(staging.triggers[-1])
@@ -246,7 +228,7 @@ class Executor:
 
     async def _finish(self, askers: Sequence[Asker], reply: bytes) -> None:
         await self._woofs.commit(lambda staging: staging.add(self._ended(askers, reply)))
-        self._has_ended(askers)
+        self.outgoing.has_ended(askers)
 
     # --- how handlers end -----------------------------------------------------------------------
 
@@ -288,7 +270,7 @@ class Executor:
 
         def ended() -> None:
             del self._ending[place]
-            self._has_ended(askers)
+            self.outgoing.has_ended(askers)
             if not self.is_at_work:
                 self._settled.set()
 
@@ -310,78 +292,27 @@ class Executor:
     # --- what nodes are told --------------------------------------------------------------------
 
     def report(self, home: bytes, *, limit: int) -> tuple[RequestResult, ...]:
-        """What an exchange tells node ``home`` now, in at most about ``limit`` bytes.
-
-        Requests that were taken on come first, where the node may not know of it yet.
-        """
-        told = {
-            each.request_id: RequestResult(request_id=each.request_id, kind=ResultKind.ACKNOWLEDGED)
-            for each in self._unfinished()
-            if each.home == home and each not in self._told
-        }
-        for asker in sorted(self._results):
-            finished = self._queues.result(asker) if asker.home == home else None
-            if finished is not None:
-                told[asker.request_id] = RequestResult(
-                    request_id=asker.request_id, kind=finished.kind, reply=finished.reply
-                )
-        found = list(told.values())
-        fits = fitting([len(each.reply) for each in found], count=len(found), limit=limit)
-        taken = tuple(found[position] for position in fits)
-        self._sent.update(_ends_in(home, taken))
-        return taken
-
-    def unanswered(self, home: bytes, told: Sequence[RequestResult]) -> None:
-        """Node ``home`` has not answered what it was ``told``: it may not have heard it."""
-        self._sent.difference_update(_ends_in(home, told))
+        """What an exchange tells node ``home`` now, in at most about ``limit`` bytes."""
+        return self.outgoing.report(home, self._unfinished(), limit=limit)
 
     def answered(self, home: bytes, told: Sequence[RequestResult], ids: Collection[bytes]) -> None:
         """Node ``home`` has answered what it was ``told``, and needs these no more."""
-        confirmed = [each for each in told if each.request_id in ids]
-        ended = _ends_in(home, confirmed)
-        self._gone.update(ended & self._results)
-        self._results -= ended
-        unfinished = self._unfinished()
-        for each in confirmed:
-            asker = Asker(home, each.request_id)
-            if each.kind == ResultKind.ACKNOWLEDGED and asker in unfinished:
-                self._told.add(asker)
-
-    def has_news(self, home: bytes) -> bool:
-        """Whether there are results that node ``home`` was not told."""
-        return any(asker.home == home for asker in self._results - self._sent)
-
-    async def news(self, home: bytes) -> None:
-        """Return when there are results that node ``home`` was not told."""
-        while not self.has_news(home):
-            self._news.clear()
-            await self._news.wait()
-
-    def has_results(self, home: bytes) -> bool:
-        """Whether there are results that node ``home`` does not have, as far as is known."""
-        return any(asker.home == home for asker in self._results)
+        self.outgoing.answered(home, self._unfinished(), told, ids)
 
     def held(self) -> int:
         """How many requests are taken on, or have results that some node does not have."""
-        return len(self._taken_on) + len(self._results)
+        return len(self._taken_on) + len(self.outgoing)
 
     async def drop_strangers(self, homes: Collection[bytes]) -> None:
         """Forget results for nodes that are not among ``homes`` any more."""
-        strangers = {asker for asker in self._results if asker.home not in homes}
-        self._results -= strangers
-        self._gone |= strangers
+        self.outgoing.drop_strangers(homes)
         await self.clear()
 
     async def clear(self) -> None:
         """Remove from the disk what is not needed any more; to be called before the end."""
-        if self._gone:
-            await self._woofs.commit(lambda staging: staging.add(self._clearing()))
-
-    def _clearing(self) -> list[Change]:
-        changes = [self._queues.forget(asker) for asker in self._gone]
-        self._sent -= self._gone
-        self._gone.clear()
-        return changes
+        changes = self.outgoing.clearing()
+        if changes:
+            await self._woofs.commit(lambda staging: staging.add(changes))
 
     def _ended(self, askers: Iterable[Asker], reply: bytes) -> list[Change]:
         executed = status_in(reply) in _EXECUTED
@@ -396,11 +327,6 @@ class Executor:
 def status_in(reply: bytes) -> int:
     """The status of a reply that this device has made."""
     return status_of(decode_reply(reply))
-
-
-def _ends_in(home: bytes, told: Iterable[RequestResult]) -> set[Asker]:
-    """The requests that ``told`` says to have ended."""
-    return {Asker(home, each.request_id) for each in told if each.kind != ResultKind.ACKNOWLEDGED}
 
 
 def _digest(envelope: bytes) -> bytes:

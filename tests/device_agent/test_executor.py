@@ -256,9 +256,9 @@ async def test_result_that_a_node_has_lost_again_is_told_again() -> None:
         await device.execute(down(request, 1))
         first = device.report()
         device.executor.answered(HOME, list(first.values()), {request_id(1)})
-        news = [device.executor.has_news(HOME)]
+        news = [device.executor.outgoing.has_news(HOME)]
         await device.execute(down(request, 1))
-        news.append(device.executor.has_news(HOME))
+        news.append(device.executor.outgoing.has_news(HOME))
         assert news == [False, True]
         assert device.report() == first
         assert device.elements() == [b"17"]
@@ -299,9 +299,9 @@ async def test_result_stays_until_its_node_has_it() -> None:
     async with inside() as device:
         await device.execute(down(request, 1))
         told = list(device.report().values())
-        assert device.executor.has_results(HOME)
+        assert device.executor.outgoing.has_results(HOME)
         device.executor.answered(HOME, told, {request_id(1)})
-        assert not device.executor.has_results(HOME)
+        assert not device.executor.outgoing.has_results(HOME)
         assert device.executor.held() == 0
 
 
