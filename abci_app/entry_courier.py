@@ -24,11 +24,12 @@ from edgistry.adapters.log import get_logger
 from edgistry.errors import (
     ExpiredError,
     MailboxFullError,
+    NodeProblemError,
     NotEndedError,
     Refused,
     UnknownRequestError,
 )
-from edgistry.requests_api import StateName, to_bytes
+from edgistry.requests_api import RequestAnswer, StateName, to_bytes
 from edgistry.transactions import NodeId
 
 from .entry_book import EntryBook
@@ -116,16 +117,17 @@ class Courier:
             try:
                 pause_s = await self.step(link)
             except Refused as error:
-                if not is_away(error):
-                    raise
+                # Whatever another node answers must not stop this one.
                 failures += 1
                 if failures == 1:
-                    logger.warning("requests to another node wait", reason=error.detail)
+                    logger.warning(
+                        "requests to another node wait", node=link.node.hex(), reason=error.detail
+                    )
                 await asyncio.sleep(rest_s(failures, self._chance()))
                 continue
             if failures:
                 failures = 0
-                logger.info("the other node answers again")
+                logger.info("the other node answers again", node=link.node.hex())
             self._book.ring_all(link.node)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(bell.wait(), pause_s)
@@ -146,10 +148,28 @@ class Courier:
             done = await asyncio.gather(
                 *(self._run(link, each.id) for each in some), return_exceptions=True
             )
-            for result in done:
+            for record, result in zip(some, done, strict=True):
                 if isinstance(result, BaseException):
-                    raise result
+                    self._failed(record, result)
         return await self._follow(link, self._book.followed(link.node))
+
+    def _failed(self, record: EntryRecord, error: BaseException) -> None:
+        """Let one request wait that the node cannot handle, and go on with the others.
+
+        Raises:
+            Refused: it is the node that is away. Exception: a bug.
+        """
+        if not isinstance(error, Refused):
+            raise error
+        if is_away(error) and not isinstance(error, NodeProblemError):
+            raise error
+        logger.warning("a request to another node waits", reason=error.detail)
+        self._rest(record)
+
+    def _rest(self, record: EntryRecord) -> None:
+        self._resting.add(record.id)
+        loop = asyncio.get_running_loop()
+        loop.call_later(FULL_REST_S, self._rested, record.id, record.home)
 
     async def hurry(self, request: bytes) -> None:
         """Do the errand of one request now, if its home node seems to be up; else wake up."""
@@ -205,9 +225,7 @@ class Courier:
         try:
             answer, _ = await link.pass_on(request)
         except MailboxFullError:
-            self._resting.add(record.id)
-            loop = asyncio.get_running_loop()
-            loop.call_later(FULL_REST_S, self._rested, record.id, record.home)
+            self._rest(record)
         except Refused as error:
             if is_away(error):
                 raise
@@ -238,19 +256,26 @@ class Courier:
             more = more or found.more
             asked = {each.id for each in some}
             answers = {to_bytes(each.id, "id"): each for each in found.ended}
-            for request in asked & answers.keys():
-                async with self._book.lock(request):
-                    if (record := self._book.get(request)) is not None:
-                        await self._book.take(record, answers[request])
-            for request in asked & {to_bytes(each, "id") for each in found.unknown}:
-                async with self._book.lock(request):
-                    record = self._book.get(request)
-                    if record is not None and record.stage == Stage.PASSED:
-                        await self._book.end(record, "EXPIRED", HOME_FORGOT)
+            unknown = {to_bytes(each, "id") for each in found.unknown}
+            await asyncio.gather(
+                *(self._bring(each, answers[each]) for each in asked & answers.keys()),
+                *(self._bring(each, None) for each in asked & unknown),
+            )
         if more:
             return 0.0
         awaited = any(self._book.is_awaited(each.id) for each in records)
         return FOLLOW_AWAITED_EVERY_S if awaited else FOLLOW_EVERY_S
+
+    async def _bring(self, request: bytes, answer: RequestAnswer | None) -> None:
+        """A request has ended as in ``answer``, or its home node does not know it."""
+        async with self._book.lock(request):
+            record = self._book.get(request)
+            if record is None:
+                return
+            if answer is not None:
+                await self._book.take(record, answer)
+            elif record.stage == Stage.PASSED:
+                await self._book.end(record, "EXPIRED", HOME_FORGOT)
 
     # --- time -----------------------------------------------------------------------------------
 

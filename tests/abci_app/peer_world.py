@@ -18,7 +18,8 @@ from abci_app.peer_link import PeerLink
 from abci_app.peer_routes import peer_routes
 from abci_app.schema import StoredService
 from edgistry.adapters.durable_woofs import DurableWoofs
-from edgistry.adapters.http import HttpServer, Request, Response
+from edgistry.adapters.http import HttpServer, Request, Response, problem_response
+from edgistry.api import internal_problem
 from edgistry.capability import BoundRequest
 from edgistry.errors import CannotReachError, TimedOutError
 from edgistry.kv import KeyValue, MemoryKeyValue
@@ -48,12 +49,16 @@ class CutWay:
     """So many answers are lost: the home node has done what was asked."""
     sent: list[str] = field(default_factory=list)
     """The paths that arrived."""
+    poison: bytes | None = None
+    """What the home node fails at."""
     tamper_request: Tamper = lambda _path, body: body
     tamper_answer: Tamper = lambda _path, body: body
 
     async def request(self, method: str, path: str, *, body: bytes, timeout_s: float) -> Response:
         if self.is_cut:
             raise CannotReachError("the link is cut")
+        if self.poison is not None and self.poison in body:
+            return problem_response(internal_problem())
         self.sent.append(path.rpartition("/")[2])
         request = Request(
             method=method, path=path, body=self.tamper_request(path, body), peer_node=self.peer

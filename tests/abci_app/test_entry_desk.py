@@ -425,6 +425,26 @@ async def test_client_that_waits_while_the_link_is_cut_hears_when_it_is_back() -
         await asyncio.gather(running, return_exceptions=True)
 
 
+async def test_request_that_its_home_node_cannot_handle_stops_no_other() -> None:
+    async with nodes() as world:
+        _, bad = await held(world, payload=b"poison")
+        _, good = await held(world)
+        world.way.is_cut = False
+        world.way.poison = b"poison"
+        await world.step()
+        assert (stage(world, bad), stage(world, good)) == (Stage.SENT, Stage.PASSED)
+
+
+async def test_outcome_that_the_home_node_does_not_know_any_more_is_told() -> None:
+    async with nodes() as world:
+        answer = await world.submit(world.home.bind())
+        world.home.store.write([(b"mailbox/r/" + text_bytes(answer.id), None)], sync=True)
+        await world.step()
+        found = await world.fetch(answer)
+        assert (found.state, found.final) == ("EXPIRED", True)
+        assert "does not know it" in found.reason
+
+
 async def test_envelope_is_kept_only_while_the_home_node_may_not_have_it() -> None:
     async with nodes() as world:
         _, answer = await held(world)
