@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from edgistry.errors import StorageError
 from edgistry.kv import Change, MemoryKeyValue
 from edgistry.messages import RequestResult, decode_down
 from edgistry.pairing import device_object
+from edgistry.requests_api import to_bytes
 
 from .desk_world import DEVICE, FETCH_KEY, HOUR, NODE, PAIRED, SECOND, RealDevice, desks
 
@@ -93,7 +95,10 @@ async def test_write_that_fails_leaves_the_exchange_and_the_request_undone() -> 
         assert reply.status == Status.OK, "the same envelope is taken, since nothing was done"
 
 
-async def test_exchange_that_is_cut_off_when_it_was_served_is_answered_to_who_repeats_it() -> None:
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+async def test_exchange_that_is_cut_off_when_it_was_served_is_answered_to_who_repeats_it(
+    turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = CountingStore()
     async with desks(store) as world:
         await world.requests.cancel(await world.submit(world.bind()), FETCH_KEY)
@@ -102,17 +107,29 @@ async def test_exchange_that_is_cut_off_when_it_was_served_is_answered_to_who_re
         await until_waiting(world.exchanges)
         await world.device.exchange(settled=0)  # what the first one said is durable
         store.gate.clear()
-        submitting = asyncio.create_task(world.submit(world.bind()))
-        [exchange] = world.exchanges._waiting[DEVICE]
-        async with asyncio.timeout(10):
-            while exchange.served is None:  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
-        waiting.cancel()
+        served = world.exchanges._served
+
+        def serve_and_cut(*arguments: Any) -> None:
+            served(*arguments)
+            if turns == 0:
+                waiting.cancel()
+            else:
+                cuts.append(asyncio.create_task(cut()))
+
+        async def cut() -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            waiting.cancel()
+
+        cuts: list[asyncio.Task[None]] = []
+        monkeypatch.setattr(world.exchanges, "_served", serve_and_cut)
+        submitting = asyncio.create_task(world.requests.submit(world.asked(world.bind())))
         await asyncio.wait([waiting])
         store.gate.set()
-        number = await submitting
+        answer, _ = await submitting
         reply = request.open_reply(await world.exchanges.answer(request.encoded))
-        assert [each.request_id for each in decode_down(reply.payload).requests] == [number]
+        [handed] = decode_down(reply.payload).requests
+        assert handed.request_id == to_bytes(answer.id, "id")
 
 
 async def test_exchange_is_served_once() -> None:
