@@ -54,7 +54,6 @@ fresh_s = 60
 # name = "open"
 # history = 64          requests that are kept
 # element_size = 0      bytes of every request; 0: they differ
-# place = "device"      or "node": its function runs there
 
 # [[woof]]              a log of its own, for what it measures
 # name = "{namespace}/readings"

@@ -5,7 +5,7 @@ Rules kept here:
 * A service has a type and actions. An action is the WooF ``TYPE/NAME`` on the device, and the
   handler that a put into it runs; further WooFs hold what the device measures.
 * What the node may do for the device stands here, since only its owner knows: whose answers may be
-  reused and for how long, what is mirrored, whose function runs at the node.
+  reused and for how long, and what is mirrored.
 * The position is the owner's; it goes to the home node and no further.
 
 Not handled here: telling the node (``pairing.py``), which handlers there are.
@@ -45,10 +45,14 @@ class Action:
     fresh_s: int = setting(
         0, help="For how many seconds an answer may be reused.", check=between(0, MAX_PERIOD_S)
     )
-    place: Literal["device", "node"] = setting("device", help="Where its handler runs.")
+    place: Literal["device", "node"] = setting(
+        "device", help='Where its handler runs: "device"; nodes do not run them yet.'
+    )
 
     def __post_init__(self) -> None:
         check_handler(self.handler_name)
+        if self.place == "node":
+            raise InvalidValueError('place: nodes run no handlers of devices yet; use "device"')
         if self.fresh_s and not self.read:
             raise InvalidValueError("fresh_s is for actions with read = true")
 
@@ -133,4 +137,4 @@ class Manifest:
     @property
     def handlers(self) -> set[str]:
         """Names of the handlers that run on the device."""
-        return {each.handler_name for _, each in self.actions if each.place == "device"}
+        return {each.handler_name for _, each in self.actions}

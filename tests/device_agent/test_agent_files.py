@@ -194,6 +194,7 @@ ACTION = '[[service.action]]\nname = "read"\n'
         PLACE + ('[[service]]\ntype = "a"\n' + ACTION) * 2,
         PLACE + '[[service]]\ntype = "a"\n' + ACTION + "fresh_s = 5",
         PLACE + '[[service]]\ntype = "a"\n' + ACTION + 'place = "moon"',
+        PLACE + '[[service]]\ntype = "a"\n' + ACTION + 'place = "node"',
         PLACE + '[[service]]\ntype = "a"\n' + ACTION + "history = 0",
         PLACE + '[[woof]]\nname = "no-namespace"',
         PLACE + '[[service]]\ntype = "a"\n' + ACTION + '[[woof]]\nname = "a/read"',
