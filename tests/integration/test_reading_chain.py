@@ -48,7 +48,7 @@ CALLS_A_ROUND = 5
 HANDLERS = """
 from edgistry.handlers import handler
 
-@handler
+@handler(first_wait_s=0.1, longest_wait_s=0.5)
 async def measure(context, woof, seq, element):
     await context.put("sensors/air", element)
     return b"done"
