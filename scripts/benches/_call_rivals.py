@@ -232,6 +232,7 @@ def mqtt(directory: Path) -> Iterator[int | None]:
     program, libraries = found
     port = _free_port()
     config = directory / "mosquitto.conf"
+    # "user root": whoever runs this; otherwise root's broker looks for a user that may be missing.
     config.write_text(
         f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n"
         "set_tcp_nodelay true\nuser root\n"

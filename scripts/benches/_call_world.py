@@ -19,7 +19,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,6 @@ from _clusters import BIN, command
 from edgistry.adapters.grant_client import ClientKeys, request_grant
 from edgistry.adapters.http import HttpClient
 from edgistry.adapters.node_client import NodeClient
-from edgistry.adapters.service_caller import ServiceCaller
 from edgistry.capability import Capability
 from edgistry.errors import Refused
 
@@ -211,10 +210,3 @@ async def grants(home: Node, handle: str) -> dict[str, Capability]:
         except Refused as error:
             raise SystemExit(f"bench: no grant: {error}") from None
     return {each.action: Capability.from_bytes(each.capability) for each in granted.granted}
-
-
-@contextlib.asynccontextmanager
-async def caller(home: Node, capability: Capability) -> AsyncIterator[ServiceCaller]:
-    """A caller of the service that ``capability`` is for."""
-    async with HttpClient(home.url) as http:
-        yield ServiceCaller(http, capability)

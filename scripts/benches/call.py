@@ -34,6 +34,7 @@ from edgistry.adapters.http import HttpClient, run
 from edgistry.adapters.node_client import NodeClient
 from edgistry.adapters.service_caller import CallTracker, ServiceCaller
 from edgistry.calls import call_result
+from edgistry.capability import Capability
 
 BENCH = "call"
 DATA = b"x" * 64
@@ -88,10 +89,15 @@ def quantile(rounds: list[list[float]], share: float) -> float:
 
 
 def ours(
-    caller: ServiceCaller, handle: str, action: str = "echo", *, max_age_s: int = 0
+    http: HttpClient,
+    capability: Capability,
+    handle: str,
+    action: str = "echo",
+    *,
+    max_age_s: int = 0,
 ) -> Subject:
-    """Calls of one device; acknowledged when the clock stands."""
-    http = caller._http  # a call in its steps, to stop the clock between them
+    """Calls of one device, in their steps: they are acknowledged when the clock stands."""
+    caller = ServiceCaller(http, capability)
 
     async def calls() -> list[float]:
         seconds = []
@@ -156,10 +162,10 @@ async def awake(directory: Path) -> None:
         (handle,) = await world.handles(home)
         capability = (await world.grants(home, handle))["echo"]
         async with (
-            world.caller(home, capability) as caller,
+            HttpClient(home.url) as http,
             rival_subjects(stack, directory) as subjects,
         ):
-            subjects["call"] = ours(caller, handle)
+            subjects["call"] = ours(http, capability, handle)
             found = await in_turns(subjects, ROUNDS)
     _report_awake(found)
 
@@ -287,13 +293,12 @@ async def cached(directory: Path) -> None:
         handle = await ready_device(directory / "device", home)
         add_stations(directory / "stations.csv", home)
         capability = (await world.grants(home, handle))["look"]
-        async with NodeClient(home.url, capability) as client:
+        async with NodeClient(home.url, capability) as client, HttpClient(home.url) as http:
             with world.device(directory / "device"):
                 await client.call(handle, "look", DATA, max_age_s=86_400)
             # The device is gone now: nobody but the node can answer.
-            caller = ServiceCaller(client._http, capability)
             subjects = {
-                "call": ours(caller, handle, "look", max_age_s=86_400),
+                "call": ours(http, capability, handle, "look", max_age_s=86_400),
                 "discover": lambda: discovers(client),
             }
             found = await in_turns(subjects, ROUNDS)
