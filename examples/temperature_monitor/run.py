@@ -6,6 +6,7 @@ python examples/temperature_monitor/run.py
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
 import socket
 import subprocess
@@ -39,15 +40,30 @@ def main() -> None:
 
 def make_node(directory: Path) -> str:
     """A node that knows the function; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     node_command("init", directory, "--base-port", port)
     (directory / "handlers").mkdir()
     shutil.copy(HERE / "alarms.py", directory / "handlers")
     settings = directory / "node.toml"
     settings.write_text(settings.read_text().replace('module = ""', 'module = "alarms"'))
     return f"http://127.0.0.1:{port}"
+
+
+def free_port() -> int:
+    """A port that is free, as is the third one after it, where the node's link listens.
+
+    They lie below those that the system gives to outgoing connections (32768 and up on Linux), so
+    that none of these takes them meanwhile.
+    """
+    while True:
+        port = 20_000 + 10 * secrets.randbelow(600)
+        try:
+            for each in (port, port + 3):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", each))
+        except OSError:
+            continue
+        return port
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import signal
 import socket
 import stat
@@ -302,13 +303,16 @@ def test_a_key_of_another_cluster_is_noticed(parent: Path) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    # The ports after it are checked as well, and must be ports; the link takes the third.
-    with socket.socket() as probe:
-        is_free = port <= 65000 and probe.connect_ex(("127.0.0.1", port + PEER_LINK_OFFSET)) != 0
-    return port if is_free else free_port()
+    """Free like the ports after it that a node checks, and none that a connection could take."""
+    while True:
+        port = 26_000 + 10 * secrets.randbelow(90)
+        try:
+            for each in range(port, port + PEER_LINK_OFFSET + 1):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", each))
+        except OSError:
+            continue
+        return port
 
 
 class Solo:
