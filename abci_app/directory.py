@@ -216,6 +216,13 @@ def write_secret(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+    # The name is durable only with its folder: after a power cut a key that is gone would be made
+    # anew, and everything that was signed with this one would be void.
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def create_layout(directory: NodeDirectory, *, registry_seed: bytes | None) -> None:
