@@ -43,8 +43,9 @@ from .harness import reserve_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 WOOF = "sensors/air"
-CALLS_A_CLIENT = 100
-"""Nobody fetches these outcomes, and a node keeps 256 for one client before it takes no more."""
+CLIENT = b"caller-1"
+CALLS_A_GRANT = 100
+"""Nobody fetches these outcomes, and a node keeps 256 for one grant before it takes no more."""
 CALLS_A_ROUND = 5
 HANDLERS = """
 from edgistry.handlers import handler
@@ -212,12 +213,12 @@ class Chain:
 
     async def _submit(self, reading: bytes) -> None:
         now_us = time.time_ns() // 1000
-        request = self.agent.issuer.mint(serial=99).bind(
+        request = self.agent.issuer.mint(serial=99 + self.sent // CALLS_A_GRANT).bind(
             Operation.PUT,
             "station/measure",
             reading,
             handler="measure",
-            client=(self.sent // CALLS_A_CLIENT).to_bytes(8, "big"),
+            client=CLIENT,
             sequence=now_us,
             deadline=now_us + 3_600_000_000,
         )
