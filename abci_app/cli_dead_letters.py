@@ -13,7 +13,16 @@ import click
 from edgistry.wording import in_one_line
 
 from .admin_api import MAX_LIST
-from .cli_shared import directory_argument, json_option, option, print_json, print_table, tell
+from .cli_shared import (
+    check_named,
+    directory_argument,
+    finish_several,
+    json_option,
+    option,
+    print_json,
+    print_table,
+    tell,
+)
 from .cli_waiting import admin_client
 from .handlers_api import DeadLetterDetail, DeadLetterEntry
 
@@ -86,10 +95,10 @@ def letters_replay(directory: Path, names: tuple[str, ...], every: bool, as_json
 
     Puts that a handler has made before it failed are not made again.
     """
-    _check_names(names, every)
+    check_named(names, every, "dead letters")
     with admin_client(directory) as client:
         answer = client.replay_letters(names, every=every)
-    _finish(as_json, answer.count, "replayed", answer)
+    finish_several(as_json, answer.count, "replayed", answer)
 
 
 @dead_letters.command("purge")
@@ -102,24 +111,10 @@ def letters_replay(directory: Path, names: tuple[str, ...], every: bool, as_json
 @json_option
 def letters_purge(directory: Path, names: tuple[str, ...], every: bool, as_json: bool) -> None:
     """Forget dead letters for ever: those that are named, or none if one is not there."""
-    _check_names(names, every)
+    check_named(names, every, "dead letters")
     with admin_client(directory) as client:
         answer = client.purge_letters(names, every=every)
-    _finish(as_json, answer.count, "purged", answer)
-
-
-def _check_names(names: tuple[str, ...], every: bool) -> None:
-    if bool(names) == every:
-        raise click.UsageError("name dead letters, or say --all")
-
-
-def _finish(as_json: bool, count: int, done: str, answer: object) -> None:
-    if as_json:
-        print_json(answer)
-    else:
-        click.echo(f"{done}: {count}")
-    if not count:
-        raise SystemExit(1)
+    finish_several(as_json, answer.count, "purged", answer)
 
 
 def _short(reason: str) -> str:

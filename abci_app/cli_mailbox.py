@@ -14,7 +14,16 @@ import click
 from edgistry.wording import in_one_line
 
 from .admin_api import MAX_LIST
-from .cli_shared import directory_argument, json_option, option, print_json, print_table, tell
+from .cli_shared import (
+    check_named,
+    directory_argument,
+    finish_several,
+    json_option,
+    option,
+    print_json,
+    print_table,
+    tell,
+)
 from .cli_waiting import admin_client
 from .mailbox_api import MailboxEntry, RequestEntry
 
@@ -97,10 +106,10 @@ def mailbox_replay(directory: Path, ids: tuple[str, ...], every: bool, as_json: 
 
     It is too late when the deadline has passed, or the client has taken note of the end.
     """
-    _check_ids(ids, every)
+    check_named(ids, every, "dead requests")
     with admin_client(directory) as client:
         answer = client.replay_requests(ids, every=every)
-    _finish(as_json, answer.count, "replayed", answer)
+    finish_several(as_json, answer.count, "replayed", answer)
 
 
 @mailbox.command("purge")
@@ -113,24 +122,10 @@ def mailbox_purge(directory: Path, ids: tuple[str, ...], every: bool, as_json: b
 
     Clients that have not asked yet are still told that they are dead.
     """
-    _check_ids(ids, every)
+    check_named(ids, every, "dead requests")
     with admin_client(directory) as client:
         answer = client.purge_requests(ids, every=every)
-    _finish(as_json, answer.count, "purged", answer)
-
-
-def _check_ids(ids: tuple[str, ...], every: bool) -> None:
-    if bool(ids) == every:
-        raise click.UsageError("name dead requests, or say --all")
-
-
-def _finish(as_json: bool, count: int, done: str, answer: object) -> None:
-    if as_json:
-        print_json(answer)
-    else:
-        click.echo(f"{done}: {count}")
-    if not count:
-        raise SystemExit(1)
+    finish_several(as_json, answer.count, "purged", answer)
 
 
 def _tell_more(more: bool) -> None:

@@ -146,3 +146,23 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None
     for line in lines:
         padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         click.echo(visible("  ".join(padded).rstrip()))
+
+
+def check_named(names: Sequence[str], every: bool, what: str) -> None:
+    """Either ``names`` or ``--all``.
+
+    Raises:
+        click.UsageError: both, or neither.
+    """
+    if bool(names) == every:
+        raise click.UsageError(f"name {what}, or say --all")
+
+
+def finish_several(as_json: bool, count: int, done: str, answer: object) -> None:
+    """Say that ``done`` happened to ``count`` of them; to none of them is a failure."""
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo(f"{done}: {count}")
+    if not count:
+        raise SystemExit(1)

@@ -22,15 +22,16 @@ import fcntl
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgistry.adapters import config as toml
+from edgistry.adapters import secret_files
+from edgistry.adapters.pid_lock import hold_lock, holder_of
 from edgistry.errors import (
+    AlreadyThereError,
     ConfigError,
-    DatabaseLockedError,
     DirectoryError,
     PermissionRefusedError,
 )
@@ -207,22 +208,12 @@ def write_secret(path: Path, data: bytes) -> None:
 
     Raises:
         DirectoryError: it exists already.
+        FileError: it cannot be written.
     """
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
+        secret_files.write_secret(path, data, force=False)
+    except AlreadyThereError:
         raise DirectoryError(f"{path} exists; keys are never overwritten") from None
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    # The name is durable only with its folder: after a power cut a key that is gone would be made
-    # anew, and everything that was signed with this one would be void.
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def create_layout(directory: NodeDirectory, *, registry_seed: bytes | None) -> None:
@@ -358,44 +349,12 @@ def hold(directory: NodeDirectory) -> Iterator[None]:
         directory.run_dir.mkdir(mode=0o700, exist_ok=True)
         directory.run_dir.chmod(0o700)
         directory.logs_dir.mkdir(mode=0o700, exist_ok=True)
-        handle = os.open(directory.pid_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise DirectoryError(f"{error.filename}: {error.strerror}") from None
-    with os.fdopen(handle, "r+b") as file:
-        if not _lock(file.fileno()):
-            pid = file.read(20).split()
-            who = f"process {pid[0].decode()}" if pid else "another process"
-            raise DatabaseLockedError(f"{directory.root} is already run by {who}") from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n".encode())
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
-
-
-def _lock(handle: int) -> bool:
-    # ``running_pid`` takes the lock for an instant to look: a few tries tell it from a node.
-    for _ in range(10):
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            time.sleep(0.03)
-        else:
-            return True
-    return False
+    with hold_lock(directory.pid_file, in_use=f"{directory.root} is already run by"):
+        yield
 
 
 def running_pid(directory: NodeDirectory) -> int | None:
     """Pid of the process that runs this directory now, or ``None``."""
-    try:
-        with directory.pid_file.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                words = file.read(20).split()
-                return int(words[0]) if words and words[0].isdigit() else None
-    except OSError:
-        return None
-    return None
+    return holder_of(directory.pid_file)

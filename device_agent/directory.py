@@ -14,15 +14,13 @@ Not handled here: pairings (``pairing.py``), what the files mean.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import secrets
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgistry.adapters import config as toml
+from edgistry.adapters.pid_lock import hold_lock, holder_of
 from edgistry.adapters.secret_files import (
     check_secret_folder,
     others_may_read,
@@ -30,7 +28,7 @@ from edgistry.adapters.secret_files import (
     write_secret,
 )
 from edgistry.capability_chain import CURRENT_EPOCH
-from edgistry.errors import DatabaseLockedError, DirectoryError, MalformedError, NotFoundError
+from edgistry.errors import DirectoryError, MalformedError, NotFoundError
 from edgistry.pairing import check_device_id, encode_device_id
 
 from .config import AgentConfig
@@ -239,44 +237,12 @@ def hold(directory: AgentDirectory) -> Iterator[None]:
     try:
         for folder in (directory.pid_file.parent, directory.log_file.parent):
             folder.mkdir(mode=0o700, exist_ok=True)
-        handle = os.open(directory.pid_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise DirectoryError(f"{error.filename}: {error.strerror}") from None
-    with os.fdopen(handle, "r+b") as file:
-        if not _lock(file.fileno()):
-            pid = file.read(20).split()
-            who = f"process {pid[0].decode()}" if pid else "another process"
-            raise DatabaseLockedError(f"{directory.root} is in use by {who}")
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n".encode())
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
-
-
-def _lock(handle: int) -> bool:
-    # ``running_pid`` takes the lock for an instant to look: a few tries tell it from an agent.
-    for _ in range(10):
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            time.sleep(0.03)
-        else:
-            return True
-    return False
+    with hold_lock(directory.pid_file, in_use=f"{directory.root} is in use by"):
+        yield
 
 
 def running_pid(directory: AgentDirectory) -> int | None:
     """Pid of the process that has this directory now, or ``None``."""
-    try:
-        with directory.pid_file.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                words = file.read(20).split()
-                return int(words[0]) if words and words[0].isdigit() else None
-    except OSError:
-        return None
-    return None
+    return holder_of(directory.pid_file)
