@@ -3,7 +3,7 @@
 Rules kept here:
 
 * Start: handlers' module, databases, application, ABCI socket, engine, use cases and handlers,
-  HTTP, the link, the operator's socket. A node that cannot have one of them says why and starts
+  the link, the operator's socket, HTTP. A node that cannot have one of them says why and starts
   nothing further.
 * Stop, in the reverse order, on SIGTERM or Ctrl-C: nobody is answered by half a node, and the
   engine ends while the application still answers it.
@@ -149,8 +149,6 @@ async def run_node(
                 metrics=metrics,
                 devices=peers.handlers(mail.exchanges),
             )
-            doors.push_async_callback(http.stop)
-            await http.listen_tcp(config.api.host, config.api.port)
             link = await listen_on_link(
                 config,
                 devices,
@@ -170,6 +168,9 @@ async def run_node(
             admin = admin_server(service, desk, more=more)
             doors.push_async_callback(admin.stop)
             await admin.listen_unix(directory.admin_socket)
+            # Last: whoever is answered over HTTP finds the other doors open too.
+            doors.push_async_callback(http.stop)
+            await http.listen_tcp(config.api.host, config.api.port)
             logger.info("the node runs", name=config.name, api=config.api_url)
             tell(f"{config.name} runs: {config.api_url} (engine {config.engine}); Ctrl-C stops it")
             await running.until(stop)
