@@ -6,7 +6,9 @@ Rules kept here:
   the handler is the one that the capability allows.
 * A ticket is all that is needed to fetch the answer later, from another process too. It is made
   before anything is sent. It holds authority: it is kept as secret as a capability.
-* Who answered is told: the device, or its home node for it, and how old the answer is.
+* Who answered is told: the device, or its home node for it, and how old the answer is. The age
+  that will do travels beside the envelope, where a node on the way could change it: so what is
+  older, or of a node where only the device may answer, is not believed.
 
 Not handled here: sending (``adapters/service_caller.py``), keeping tickets (the command line does).
 """
@@ -20,7 +22,7 @@ from typing import Annotated, Final
 from .capability import BoundRequest, Capability, request_key_of
 from .codec import Meta, Wire, decode, encode
 from .envelope import BY_NODE, Flag, Operation, Reply, Status, decode_envelope
-from .errors import CallEndedError, InvalidValueError, NoRightError
+from .errors import BadReplyError, CallEndedError, InvalidValueError, NoRightError
 from .messages import MAX_IDEMPOTENCY_KEY_BYTES, MAX_QUEUED_ENVELOPE_BYTES
 from .requests_api import RequestAnswer, to_bytes
 from .rights import Right, covers
@@ -162,14 +164,15 @@ def bind_call(
     )
 
 
-def call_result(request: BoundRequest, answer: RequestAnswer) -> CallResult:
-    """What ``answer``, the end of ``request``, proves.
+def call_result(request: BoundRequest, answer: RequestAnswer, *, max_age_s: int = 0) -> CallResult:
+    """What ``answer``, the end of ``request``, proves; ``max_age_s`` is the age that will do.
 
     Raises:
         ResynchroniseError: not executed; its number was out of step.
         CallEndedError: it ended without an answer of the handler.
         Refused: it was not done, for the reason that the reply proves.
-        BadReplyError, UnprovenRefusalError: nobody who could answer it wrote that.
+        BadReplyError, UnprovenRefusalError: nobody who could answer it wrote that, or the home node
+            answered for the device with something older than ``max_age_s``, or forbidden to it.
     """
     reply = reply_of(request, answer)
     if reply is None:
@@ -183,12 +186,23 @@ def call_result(request: BoundRequest, answer: RequestAnswer) -> CallResult:
         raise CallEndedError(f"{_ENDS[Status(status)]}{reason}", state=answer.state)
     check_done(request.envelope, reply)
     by_node = bool(reply.status & BY_NODE)
+    if by_node:
+        _check_stand_in(request, reply, max_age_s)
     return CallResult(
         payload=reply.payload,
         number=0 if by_node else reply.result,
         by_node=by_node,
         age_s=reply.result / 1000 if by_node else 0.0,
     )
+
+
+def _check_stand_in(request: BoundRequest, reply: Reply, max_age_s: int) -> None:
+    if request.envelope.flags & Flag.DEVICE_ONLY:
+        raise BadReplyError("a node has answered what only the device itself may answer")
+    if reply.result > max_age_s * 1000:
+        raise BadReplyError(
+            f"the answer is {reply.result / 1000:g} s old, and at most {max_age_s} s will do"
+        )
 
 
 _ENDS: Final = {

@@ -299,7 +299,7 @@ class CallTracker:
         """
         request = self._ticket.request
         try:
-            return call_result(request, answer)
+            return call_result(request, answer, max_age_s=self._ticket.max_age_s)
         finally:
             # Only what is proven is acknowledged: a reply that somebody changed is fetched again.
             with contextlib.suppress(Exception):

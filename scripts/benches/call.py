@@ -106,7 +106,7 @@ def ours(
             ticket = caller.ticket(handle, action, DATA, max_age_s=max_age_s)
             tracker = CallTracker(http, ticket)
             answer = await tracker.wait(await tracker.submit(), 30.0)
-            result = call_result(ticket.request, answer)
+            result = call_result(ticket.request, answer, max_age_s=max_age_s)
             seconds.append(time.perf_counter() - began)
             if result.payload != DATA:
                 raise SystemExit("bench: another answer than the one that was to come")

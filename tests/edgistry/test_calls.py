@@ -47,7 +47,7 @@ def granted(*entries: Entry) -> Capability:
 GRANT = granted(Entry(CALL, "thermometer/read"))
 
 
-def bound(capability: Capability = GRANT) -> BoundRequest:
+def bound(capability: Capability = GRANT, **more: Any) -> BoundRequest:
     return bind_call(
         capability,
         call_target(capability, "read"),
@@ -56,6 +56,7 @@ def bound(capability: Capability = GRANT) -> BoundRequest:
         sequence=5,
         sequence_epoch=0,
         deadline_us=10,
+        **more,
     )
 
 
@@ -167,8 +168,26 @@ def test_answer_of_the_device_has_its_number_and_no_age() -> None:
 
 def test_answer_of_the_node_has_an_age_and_no_number() -> None:
     proof = reply(bound(), BY_NODE | Status.OK, payload=b"x", result=2500)
-    found = call_result(bound(), ended(proof))
+    found = call_result(bound(), ended(proof), max_age_s=3)
     assert (found.number, found.by_node, found.age_s) == (0, True, 2.5)
+
+
+def test_answer_older_than_the_caller_wanted_is_not_believed() -> None:
+    """The age that will do is not in the envelope: a node on the way may have raised it."""
+    proof = reply(bound(), BY_NODE | Status.OK, payload=b"x", result=2001)
+    with pytest.raises(BadReplyError, match=r"2\.001 s old, and at most 2 s"):
+        call_result(bound(), ended(proof), max_age_s=2)
+    with pytest.raises(BadReplyError, match="old"):
+        call_result(bound(), ended(reply(bound(), BY_NODE | Status.OK, result=1)))
+
+
+def test_answer_of_the_node_is_not_believed_where_only_the_device_may_answer() -> None:
+    request = bound(device_only=True)
+    proof = reply(request, BY_NODE | Status.OK, payload=b"x", result=0)
+    with pytest.raises(BadReplyError, match="only the device"):
+        call_result(request, ended(proof), max_age_s=600)
+    own = reply(request, Status.OK, payload=b"x", result=7)
+    assert call_result(request, ended(own)).payload == b"x"
 
 
 @pytest.mark.parametrize(
