@@ -72,6 +72,14 @@ def test_json_says_who_answered(node: CallNode) -> None:
     assert (answer["text"], answer["hex"], answer["answered_by"]) == ("21.5", "32312e35", "device")
 
 
+def test_earlier_answer_is_taken_up_to_the_age_that_was_asked_for(node: CallNode) -> None:
+    with node.device_awake():
+        edgistry(node, "call", HANDLE, "read")
+    node.world.now_us += 60 * SECOND
+    answer = answer_of(edgistry(node, "call", HANDLE, "read", "--max-age", "1m", "--json"))
+    assert (answer["text"], answer["answered_by"], answer["age_s"]) == ("21.5", "node", 60.0)
+
+
 def test_data_comes_from_a_file_or_standard_input(node: CallNode, tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(b"\xff\x00")
     with node.device_awake():
