@@ -89,6 +89,16 @@ class ReplayRecords:
                 leftover.append(number)
         return window, leftover
 
+    def newest_deadline(self, where: bytes) -> int:
+        """A deadline (µs) that the window has not outlived yet, if it lives: a quick look.
+
+        That of the highest sequence; 0 where there is none. What is past says nothing.
+        """
+        start = self._prefix + b"S" + where
+        for _, value in self.store.scan(start, prefix_end(start), reverse=True):
+            return decode(value, Strike, limit=64).latest_deadline
+        return 0
+
     def reply(self, where: bytes, number: Number) -> bytes | None:
         """The remembered reply, if there is one."""
         return self.store.get(self._key(b"R", where, number))

@@ -30,7 +30,8 @@ from .woof_stream import KEEP_ALIVE_S, WoofStreams
 logger = logging.getLogger("edgistry.woofs")
 
 SWEEP_EVERY_S = 300.0
-"""To look at a thousand windows takes a tenth of a second; a grant that needs one looks at once."""
+"""To look at a thousand windows takes a quarter of a second, of a thread of its own; a grant that
+needs one looks at once."""
 MAX_STREAMS = 512
 """Half of the connections that a node takes."""
 

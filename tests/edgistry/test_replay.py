@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -428,6 +429,28 @@ def test_sweep_drops_windows_that_are_over_and_only_those() -> None:
     assert server.guard.sweep(now_us=NOW + DAY) == 2
     keys = [key for key, _ in server.store.scan(b"replay/", b"replay0")]
     assert keys == [b"replay/Z\x00"]
+
+
+def test_sweep_keeps_nobody_waiting_for_windows_that_live() -> None:
+    """A node has one for each of its devices, and lets their exchanges in from its event loop."""
+    locked: list[bool] = []
+    guards: list[ReplayGuard] = []
+
+    class Watched(MemoryKeyValue):
+        def scan(self, *where: Any, **how: Any) -> Iterator[tuple[bytes, bytes]]:
+            locked.append(guards[-1]._lock.locked() if guards else False)
+            return super().scan(*where, **how)
+
+    server = Server(Watched())
+    for number in range(1, 4):
+        server.send(crowd(number, deadline=NOW + DAY))
+    guard = ReplayGuard(server.store)
+    guards.append(guard)
+    locked.clear()
+    assert guard.sweep(now_us=NOW + MINUTE) == 0
+    assert len(locked) >= 4
+    assert not any(locked)
+    assert not guard._states, "nor are they loaded"
 
 
 def test_window_with_a_running_request_is_not_dropped() -> None:
