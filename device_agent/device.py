@@ -26,9 +26,10 @@ from edgistry.adapters.faas_runtime import HandlerRuntime
 from edgistry.adapters.leveldb import LevelKeyValue
 from edgistry.adapters.log import get_logger
 from edgistry.authority import Authority
-from edgistry.errors import CannotReachError, ConfigError
+from edgistry.errors import CannotReachError, ConfigError, Refused
 from edgistry.handlers import HandlerTable
 from edgistry.issuer import Issuer
+from edgistry.replay import ReplayGuard
 
 from .account import AccountBook
 from .agent import Agent, Connected
@@ -46,12 +47,16 @@ from .homes import Home
 from .link import HttpLink
 from .queues import DeviceQueues
 from .runtime import Habits
+from .tally import Wake
 
 logger = get_logger("edgistry.agent")
 
 Tell = Callable[[str], None]
 
 USUAL_PERIOD_S = 600.0
+UPKEEP_EVERY_S = 3600.0
+WINDOWS_AT_ONCE = 64
+"""Windows dropped in one wake: some 10 ms."""
 
 
 async def run_device(
@@ -127,6 +132,13 @@ async def _device(
         book = AccountBook(
             directory.account_file, board=config.energy.board, now_us=clock.wall_us()
         )
+        upkeep = Upkeep(authority.guard)
+
+        def woke(wake: Wake) -> None:
+            book.note(wake, now_us=_time_us(agent, clock))
+            now_s = clock.now_s()
+            upkeep.look(now_s, now_us=agent.time.at(round(now_s * 1_000_000)))
+
         agent = Agent(
             device_id,
             links,
@@ -136,10 +148,29 @@ async def _device(
             clock=clock,
             instance=secrets.token_bytes(8),
             spread=random.SystemRandom().random,
-            on_wake=lambda wake: book.note(wake, now_us=_time_us(agent, clock)),
+            on_wake=woke,
         )
         logger.info("the device runs", device=device_id, nodes=[home.url for home in homes])
         yield _Running(id=device_id, agent=agent, handlers=handlers)
+
+
+class Upkeep:
+    """Drops the replay windows of ``guard`` that are over: every grant to a client leaves one."""
+
+    def __init__(self, guard: ReplayGuard) -> None:
+        self._guard = guard
+        self._due_s = 0.0
+
+    def look(self, now_s: float, *, now_us: int | None) -> None:
+        """Do it if it was not done lately; not without a time that a node has proven."""
+        if now_us is None or now_s < self._due_s:
+            return
+        self._due_s = now_s + UPKEEP_EVERY_S
+        try:
+            self._guard.sweep(now_us=now_us, limit=WINDOWS_AT_ONCE)
+        except Refused as error:
+            # A full disk, say, tells of itself where something has to be kept.
+            logger.warning("replay windows are kept", reason=error.detail)
 
 
 def single_wake(habits: Habits) -> Habits:
