@@ -3,10 +3,12 @@
 Rules kept here:
 
 * Clients take turns; whose request has the higher priority begins each round. So a priority, which
-  a client gives itself, buys no more than a fair share.
+  a client gives itself, buys no more than a fair share. A round goes on with the next exchange: a
+  device may take no more than one request at a time.
 * Within one client the higher priority goes first, then who came first. At most ``overtakes`` later
   ones (by sequence) go before one that waits, or its sequence would fall out of the device's replay
-  window: after that they wait for it.
+  window: after that they wait for it. One that waits for the answer to another goes itself then,
+  since that other may be among those that wait for it.
 * What does not fit into what the device asked for is left out and holds up nobody else.
 
 Not handled here: what is handed down at all (``mailbox_exchange.py``).
@@ -14,7 +16,7 @@ Not handled here: what is handed down at all (``mailbox_exchange.py``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from edgistry.messages import ITEM_OVERHEAD_BYTES, MAX_EXCHANGE_ITEMS_BYTES, MAX_ITEMS
@@ -32,35 +34,56 @@ class Choice:
     """How often each of those left behind has been overtaken by now, where that has changed."""
     more: bool
     """Whether some are left that it could have had."""
+    had_turn: frozenset[bytes]
+    """Of the clients with waiting requests, those that had their turn in this round."""
 
 
 def choose(
-    waiting: Iterable[RequestRecord], *, count: int, limit: int, overtakes: int, now_us: int
+    waiting: Iterable[RequestRecord],
+    *,
+    count: int,
+    limit: int,
+    overtakes: int,
+    now_us: int,
+    had_turn: Set[bytes] = frozenset(),
 ) -> Choice:
     """Choose at most ``count`` of ``waiting``, of ``limit`` bytes together.
 
+    Clients in ``had_turn`` wait until the others had theirs.
     Those that wait for their time, or for the device to acknowledge them, are among ``waiting``:
     they are not chosen, but they are overtaken.
     """
     by_party: dict[bytes, list[RequestRecord]] = {}
     for record in waiting:
         by_party.setdefault(record.party, []).append(record)
-    everyone = [_Queue(records, overtakes, now_us) for records in by_party.values()]
-    queues = everyone
+    everyone = {party: _Queue(records, overtakes, now_us) for party, records in by_party.items()}
+    queues = dict(everyone)
+    served = {party for party in had_turn if party in everyone}
     left = min(limit, MAX_EXCHANGE_ITEMS_BYTES)
     count = min(count, MAX_ITEMS)
     taken: list[RequestRecord] = []
     while queues and len(taken) < count:
-        turn = [(head, each) for each in queues if (head := each.head(left)) is not None]
-        turn.sort(key=lambda pair: (-pair[0].priority, pair[0].order))
-        for head, queue in turn[: count - len(taken)]:
+        heads = {
+            party: head for party, each in queues.items() if (head := each.head(left)) is not None
+        }
+        queues = {party: queues[party] for party in heads}
+        if heads and served.issuperset(heads):
+            served.clear()
+        turn = [(party, head) for party, head in heads.items() if party not in served]
+        turn.sort(key=lambda pair: (-pair[1].priority, pair[1].order))
+        for party, head in turn[: count - len(taken)]:
             if _cost(head) <= left:
                 left -= _cost(head)
-                queue.take(head)
+                queues[party].take(head)
                 taken.append(head)
-        queues = [each for _, each in turn]
-    overtaken = {request: times for each in everyone for request, times in each.changed.items()}
-    return Choice(taken, overtaken, more=any(each.has_ready() for each in everyone))
+                served.add(party)
+    left_over = everyone.values()
+    return Choice(
+        taken,
+        {request: times for each in left_over for request, times in each.changed.items()},
+        more=any(each.has_ready() for each in left_over),
+        had_turn=frozenset(served),
+    )
 
 
 class _Queue:
@@ -99,7 +122,8 @@ class _Queue:
         return any(self._is_ready(each) for each in self._waiting.values())
 
     def _is_ready(self, record: RequestRecord) -> bool:
-        is_waiting = record.state == State.QUEUED and not record.leader
+        goes_itself = not record.leader or self._is_stuck(record)
+        is_waiting = record.state == State.QUEUED and goes_itself
         return is_waiting and record.not_before_us <= self._now_us
 
     def _is_stuck(self, record: RequestRecord) -> bool:

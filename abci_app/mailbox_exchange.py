@@ -75,6 +75,8 @@ class Exchange:
         """Who makes answers in the device's place; without it each request gets its own."""
         self._told: set[bytes] = set()
         """Recalled requests of which their device was told: no news to wake it for."""
+        self._had_turn: dict[str, frozenset[bytes]] = {}
+        """By device: clients that had their turn in the round that is under way."""
 
     # --- up -------------------------------------------------------------------------------------
 
@@ -170,7 +172,9 @@ class Exchange:
         ):
             return True
         new = decision.new if decision is not None else {}
-        return bool(waiting and up.want_count and self._choice(waiting, up, now_us, new).taken)
+        if not (waiting and up.want_count):
+            return False
+        return bool(self._choice(device, waiting, up, now_us, new).taken)
 
     def begins_s(self, device: str, *, now_us: int) -> int:
         """Seconds until something begins that waits for its time; 0 when nothing does."""
@@ -189,7 +193,11 @@ class Exchange:
     ) -> ExchangeDown:
         """Lease to ``device`` what it asks for."""
         waiting = list(self._boxes.box(device).requests.values())
-        choice = self._choice(waiting, up, now_us, decision.new)
+        choice = self._choice(device, waiting, up, now_us, decision.new)
+        if choice.had_turn:
+            self._had_turn[device] = choice.had_turn
+        else:
+            self._had_turn.pop(device, None)
         requests = []
         for record in choice.taken:
             envelope = decision.new.get(record.id) or self._boxes.envelope(record.id)
@@ -213,6 +221,7 @@ class Exchange:
 
     def _choice(
         self,
+        device: str,
         waiting: Iterable[RequestRecord],
         up: ExchangeUp,
         now_us: int,
@@ -229,6 +238,7 @@ class Exchange:
             limit=up.want_bytes,
             overtakes=self._limits.overtakes,
             now_us=now_us,
+            had_turn=self._had_turn.get(device, frozenset()),
         )
 
     def _lose(self, decision: Decision, record: RequestRecord, now_us: int) -> None:
@@ -266,6 +276,7 @@ class Exchange:
             lease_counter=up.counter,
             lease_until_us=result_until_us if is_last else now_us + cycles_us,
             result_until_us=result_until_us,
+            leader=b"",
         )
         return RequestDown(request_id=record.id, priority=record.priority, envelope=envelope)
 

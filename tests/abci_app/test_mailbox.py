@@ -618,6 +618,36 @@ def test_clients_take_turns() -> None:
     assert order_of(mail)[:4] == ["alice 0", "bob 0", "alice 1", "bob 1"]
 
 
+@pytest.mark.parametrize("wish", [{"count": 1}, {"limit": 60}])
+def test_clients_take_turns_also_at_a_device_that_takes_one_request_at_a_time(
+    wish: dict[str, Any],
+) -> None:
+    mail = Mail()
+    device = Device(mail)
+    mail.submit("bob 0", party=BOB)
+    for number in range(4):
+        mail.submit(f"alice {number}", priority=9)
+    for _ in range(3):
+        device.exchange(**wish)
+        mail.submit(priority=9)
+    assert device.envelopes == [b"alice 0", b"bob 0", b"alice 1"]
+
+
+def test_client_that_comes_later_has_its_turn_in_the_round_under_way() -> None:
+    mail = Mail()
+    device = Device(mail)
+    for number in range(3):
+        mail.submit(f"alice {number}", priority=9)
+    device.exchange(count=1)
+    mail.submit("bob 0", party=BOB)
+    device.exchange(count=1)
+    device.exchange(count=1)
+    device.exchange(count=1)
+    assert device.envelopes == [b"alice 0", b"bob 0", b"alice 1", b"alice 2"]
+    device.exchange(count=1)
+    assert not mail.exchanges._had_turn, "nothing is kept of a queue that is empty"
+
+
 @pytest.mark.parametrize("count", [1, 3, 256])
 def test_no_request_is_overtaken_more_than_32_times(count: int) -> None:
     mail = Mail(share=1000)
@@ -711,6 +741,24 @@ def test_request_goes_itself_when_the_answer_of_another_is_of_no_use(end: str) -
     assert mail.state(second) == State.RESPONDED
     assert second in device.executed
     assert not mail.shared.followers
+
+
+def test_request_overtaken_often_enough_waits_for_no_other_answer() -> None:
+    """Or it would hold up all behind it, and the one that it waits for may be among them."""
+    mail = Mail(share=100)
+    device = Device(mail)
+    now_us = mail.now_us
+    hot(mail, "leader", sequence=now_us + 10)
+    hot(mail, "follower", sequence=now_us + 9)
+    for number in range(33):
+        mail.submit(f"{number}", priority=1, sequence=now_us + 100 + number)
+    for _ in range(36):
+        device.exchange(count=1)
+    assert device.envelopes[32:] == [b"follower", b"leader", b"32"]
+    device.execute()
+    device.exchange()
+    assert len(device.executed) == 35
+    assert not mail.boxes.devices(), "all have ended"
 
 
 def test_request_that_follows_another_is_cancelled_for_certain() -> None:
