@@ -262,7 +262,8 @@ class Mailbox:
         records = []
         for request in dict.fromkeys(requests):
             record = self.boxes.lookup(request)
-            if record is None or self.boxes.store.get(LETTERS + request) is None:
+            is_letter = self.boxes.store.get(LETTERS + request) is not None
+            if record is None or record.state in OUTSTANDING or not is_letter:
                 raise NotFoundError(f"{request.hex()} is no dead letter")
             records.append(record)
         return records

@@ -830,6 +830,21 @@ def test_dead_letters_are_replayed_all_or_none() -> None:
         replay(mail, request)
 
 
+def test_letter_that_is_being_replayed_is_not_purged() -> None:
+    """Its envelope is needed, while the store still lists it."""
+    mail = Mail(attempts=1)
+    number = dead_one(mail)
+    decision = Decision(mail.boxes)
+    mail.mailbox.replay(decision, [number], now_us=mail.now_us)
+    with pytest.raises(NotFoundError):
+        mail.decide(lambda other: mail.mailbox.purge(other, [number]))
+    mail.store.write(decision.changes, sync=True)
+    decision.settle()
+    device = Device(mail, instance=b"agent..2")
+    device.wake()
+    assert mail.state(number) == State.RESPONDED
+
+
 def test_client_of_a_purged_dead_letter_still_learns_the_end() -> None:
     mail = Mail(attempts=1)
     request = dead_one(mail)
