@@ -255,7 +255,8 @@ class ExchangeDesk:
 
     async def _news(self, device: str, news: asyncio.Event) -> None:
         """Return when something may have changed: by a decision, or because its time has come."""
-        begins_s = self._writer.exchange.begins_s(device, now_us=self._writer.clock_us())
+        with self._writer.lock:
+            begins_s = self._writer.exchange.begins_s(device, now_us=self._writer.clock_us())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(begins_s or None):
                 await news.wait()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, cast
 
 from edgistry.codec import encode, replace
 from edgistry.kv import Change, KeyValue, prefix_end
@@ -40,6 +40,9 @@ _STALE_FACTOR: Final = 16
 
 _RECORD_BYTES: Final = 200
 """About what the record of a request takes in a batch."""
+
+
+_SETTLED: Final = object()
 
 
 class Box:
@@ -97,8 +100,10 @@ class Boxes:
         found = self.live.get(request)
         if found is not None:
             return found
-        if request in self._unsettled:
-            return self._unsettled[request]
+        # In one step: who only looks holds no lock, and the writer's thread may settle it now.
+        unsettled = self._unsettled.get(request, _SETTLED)
+        if unsettled is not _SETTLED:
+            return cast(RequestRecord | None, unsettled)
         value = self.store.get(RECORDS + request)
         return None if value is None else read_request(value)
 

@@ -190,6 +190,23 @@ async def test_exchange_that_waits_hears_of_a_cancelled_request() -> None:
         assert (await waiting).cancelled == (number,)
 
 
+async def test_who_looks_when_something_begins_holds_the_lock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or a write that fails could have the memory made anew under its eyes."""
+    async with desks() as world:
+        held: list[bool] = []
+
+        def begins_s(_device: str, *, now_us: int) -> int:
+            held.append(world.writer.lock.locked())
+            return 0
+
+        monkeypatch.setattr(world.writer.exchange, "begins_s", begins_s)
+        await world.device.exchange(wait_s=0.01)
+        assert held
+        assert all(held)
+
+
 async def test_exchange_that_the_device_gave_up_gets_nothing() -> None:
     async with desks() as world:
         lost = asyncio.create_task(world.device.exchange(wait_s=30))

@@ -898,6 +898,24 @@ def test_decision_taken_back_leaves_no_trace() -> None:
     assert mail.submit("other")
 
 
+def test_record_is_seen_while_the_writer_settles_it() -> None:
+    """Who only looks holds no lock."""
+
+    class Settled(dict[bytes, Any]):
+        def __contains__(self, key: object) -> bool:
+            found = super().__contains__(key)
+            self.clear()
+            return found
+
+    mail = Mail()
+    number = mail.submit()
+    decision = Decision(mail.boxes)
+    mail.mailbox.cancel(decision, number, now_us=mail.now_us)
+    mail.store.write(decision.changes, sync=True)
+    mail.boxes._unsettled = Settled(mail.boxes._unsettled)
+    assert mail.state(number) == State.CANCELLED
+
+
 def test_later_decision_is_not_forgotten_when_an_earlier_one_is_written() -> None:
     mail = Mail()
     request = mail.submit()
