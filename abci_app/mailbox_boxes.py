@@ -265,8 +265,8 @@ class Decision:
     def move(self, record: RequestRecord, *path: State, **fields: object) -> RequestRecord:
         """Let ``record`` go along ``path`` within what has not ended; as it is then."""
         check_move(record.outcome, *path)
-        if path[-1] == State.QUEUED:
-            self.queued_for.add(record.device)
+        if path[-1] == State.QUEUED or record.overtaken:
+            self.queued_for.add(record.device)  # overtaken: others may have waited for it
         return self.change(record, state=int(path[-1]), **fields)
 
     def end(
@@ -302,6 +302,8 @@ class Decision:
             self.size += len(reply)
         if state == State.DEAD:
             self.changes.append((LETTERS + record.id, b""))
+        if record.overtaken:
+            self.queued_for.add(record.device)  # others may have waited for it
         for follower in self.boxes.followers(record.id):
             self.change(follower, leader=b"")
             self.queued_for.add(follower.device)

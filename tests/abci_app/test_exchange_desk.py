@@ -190,6 +190,34 @@ async def test_exchange_that_waits_hears_of_a_cancelled_request() -> None:
         assert (await waiting).cancelled == (number,)
 
 
+async def test_exchange_that_waits_gets_what_had_to_wait_for_a_request_that_is_taken_back() -> None:
+    async with desks(overtakes=1) as world:
+        early = await world.submit(world.bind(), not_before_us=world.now_us + HOUR // 2)
+        await world.submit(world.bind())
+        world.device.execute(await world.device.exchange())
+        behind = await world.submit(world.bind())
+        waiting = asyncio.create_task(world.device.exchange(wait_s=30))
+        await until_waiting(world.exchanges)
+        await world.requests.cancel(early, FETCH_KEY)
+        async with asyncio.timeout(10):
+            assert [each.request_id for each in (await waiting).requests] == [behind]
+
+
+async def test_exchange_that_waits_gets_what_had_to_wait_for_one_to_be_acknowledged() -> None:
+    async with desks(overtakes=1) as world:
+        first = await world.submit(world.bind())
+        await world.device.exchange()
+        second = await world.submit(world.bind())
+        await world.device.exchange(settled=0)
+        third = await world.submit(world.bind())
+        waiting = asyncio.create_task(world.device.exchange(wait_s=30, settled=0))
+        await until_waiting(world.exchanges)
+        acknowledged = [RequestResult(request_id=each, kind=0) for each in (first, second)]
+        await world.device.exchange(settled=0, want_count=0, results=tuple(acknowledged))
+        async with asyncio.timeout(10):
+            assert [each.request_id for each in (await waiting).requests] == [third]
+
+
 async def test_who_looks_when_something_begins_holds_the_lock(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
