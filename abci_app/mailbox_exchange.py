@@ -93,6 +93,7 @@ class Exchange:
         mentioned = {each.request_id for each in up.results}
         settled = None if is_new_agent else up.settled
         self._give_up_lost(decision, device, mentioned, settled, now_us)
+        self._wait_longer(decision, device, up)
         decision.tell_device(device, _after(known, up, now_us))
         return Heard(tuple(each.request_id for each in up.results), ignored)
 
@@ -140,6 +141,17 @@ class Exchange:
                 continue
             if settled is None or 0 < record.lease_counter <= settled:
                 self._give_up(decision, record, now_us)
+
+    def _wait_longer(self, decision: Decision, device: str, up: ExchangeUp) -> None:
+        """The device sleeps longer now than when it was given what it has: its ends come later."""
+        for record in list(self._boxes.box(device).requests.values()):
+            if record.may_be_held and record.result_until_us < record.deadline_us + _sleep_us(up):
+                until_us = record.deadline_us + self._cycles_us(up)
+                decision.change(record, result_until_us=until_us)
+
+    def _cycles_us(self, up: ExchangeUp) -> int:
+        """Two cycles of the device: it may miss one wake."""
+        return max(seconds(self._limits.lease_s), 2 * _sleep_us(up))
 
     def _give_up(self, decision: Decision, record: RequestRecord, now_us: int) -> None:
         keep = now_us + seconds(self._limits.keep_s)
@@ -262,8 +274,7 @@ class Exchange:
         up: ExchangeUp,
         now_us: int,
     ) -> RequestDown:
-        sleep_s = min(up.back_in_s, MAX_SLEEP_S)
-        cycles_us = seconds(max(self._limits.lease_s, 2 * sleep_s))
+        cycles_us = self._cycles_us(up)
         result_until_us = record.deadline_us + cycles_us
         attempts = record.attempts + 1
         is_last = attempts >= self._limits.attempts
@@ -279,6 +290,10 @@ class Exchange:
             leader=b"",
         )
         return RequestDown(request_id=record.id, priority=record.priority, envelope=envelope)
+
+
+def _sleep_us(up: ExchangeUp) -> int:
+    return seconds(min(up.back_in_s, MAX_SLEEP_S))
 
 
 def _check_instance(known: DeviceRecord, up: ExchangeUp) -> None:

@@ -396,6 +396,23 @@ def test_answer_made_before_the_deadline_may_arrive_after_it() -> None:
     assert mail.state(request) == State.RESPONDED
 
 
+def test_outcome_is_waited_for_as_long_as_the_device_sleeps_by_now() -> None:
+    mail = Mail()
+    device = Device(mail)
+    request = mail.submit(deadline_us=mail.now_us + 10 * MINUTE)
+    device.exchange(back_in_s=60)
+    device.exchange(back_in_s=3600)
+    until_us = mail.record(request).result_until_us
+    device.exchange(back_in_s=3601)
+    assert mail.record(request).result_until_us == until_us, "a second is not worth a write"
+    mail.passes(9 * MINUTE)
+    device.execute()
+    mail.passes(51 * MINUTE)
+    assert mail.state(request) == State.ACKED
+    device.exchange()
+    assert mail.state(request) == State.RESPONDED
+
+
 def test_request_withheld_past_its_deadline_is_not_executed() -> None:
     mail = Mail()
     device = Device(mail)
