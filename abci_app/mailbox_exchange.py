@@ -19,7 +19,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from edgistry.envelope import BY_NODE, Status, decode_reply
+from edgistry.envelope import BY_NODE, MAX_PAYLOAD, Status, decode_reply
 from edgistry.errors import MalformedError, TwoAgentsError
 from edgistry.messages import (
     MAX_ITEMS,
@@ -327,7 +327,10 @@ def _after(known: DeviceRecord, up: ExchangeUp, now_us: int) -> DeviceRecord:
 def _end_of(record: RequestRecord, result: RequestResult) -> tuple[State, str]:
     """The state in which ``result`` ends ``record``, and the reason where there is one."""
     try:
-        status = decode_reply(result.reply).status & ~BY_NODE
+        reply = decode_reply(result.reply)
+        status = reply.status & ~BY_NODE
+        if len(reply.payload) > MAX_PAYLOAD:
+            raise MalformedError("more than an answer to a request may be")
     except MalformedError:
         state = State.FAILED if result.kind == ResultKind.RESPONDED else State.REJECTED
         return state, UNREADABLE

@@ -7,14 +7,24 @@ from typing import Any
 
 import pytest
 
+from abci_app.mailbox_exchange import UNREADABLE
 from abci_app.offload import Content, ContentCache, content_key
 from abci_app.pairing import Paired
 from edgistry.capability import BoundRequest
 from edgistry.caveats import VEIL
 from edgistry.codec import replace
-from edgistry.envelope import BY_NODE, Flag, Operation, Reply, Status, decode_reply
+from edgistry.envelope import (
+    BY_NODE,
+    MAX_PAYLOAD,
+    Flag,
+    Operation,
+    Reply,
+    Status,
+    decode_reply,
+)
 from edgistry.errors import RevokedError
 from edgistry.kv import MemoryKeyValue
+from edgistry.messages import RequestResult
 from edgistry.operations import encode_get
 from edgistry.requests_api import to_bytes
 from edgistry.verifier import Checked
@@ -31,6 +41,7 @@ from .desk_world import (
     Desks,
     desks,
 )
+from .mail_world import reply as reply_of_device
 
 MINUTE = 60 * SECOND
 
@@ -207,6 +218,21 @@ async def test_requests_that_wait_for_the_same_are_answered_together() -> None:
         assert len({each.rtag for each in replies}) == 3, "each has a tag of its own"
         assert len(world.device.executed) == 1
         assert world.requests.answers.merged == 2
+
+
+async def test_answer_that_is_larger_than_any_may_be_holds_up_nothing() -> None:
+    """It cannot be given to another; the device must be able to go on all the same."""
+    async with desks() as world:
+        first = await world.submit(world.bind(), max_age_s=60)
+        second = await world.submit(world.bind(), max_age_s=60)
+        await world.device.exchange()
+        odd = reply_of_device(payload=bytes(MAX_PAYLOAD + 1))
+        world.device.results = [RequestResult(request_id=first, kind=1, reply=odd)]
+        down = await world.device.exchange()
+        assert down.confirmed == (first,)
+        assert [each.request_id for each in down.requests] == [second]
+        answer = await world.requests.fetch(first, FETCH_KEY)
+        assert (answer.state, answer.reason) == ("FAILED", UNREADABLE)
 
 
 async def test_revoked_capability_is_refused_here_before_the_device_wakes() -> None:
