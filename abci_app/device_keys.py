@@ -11,11 +11,18 @@ Not handled here: replay windows (the caller's, one guard for the node), who is 
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 from edgistry.authority import Authority
 from edgistry.envelope import Operation
-from edgistry.errors import AuthorityError, BadRequestError, FutureError, MalformedError
+from edgistry.errors import (
+    AuthorityError,
+    BadRequestError,
+    FutureError,
+    InvalidValueError,
+    MalformedError,
+)
 from edgistry.kv import KeyValue
 from edgistry.messages import MAX_QUEUED_ENVELOPE_BYTES
 from edgistry.replay import ReplayGuard
@@ -43,14 +50,24 @@ class DeviceKeys:
         """The device's authority as this node stands in for it."""
         known = self._authorities.get(paired.device)
         if known is None or known.issuer != paired.issuer:
-            label = paired.device.encode()
-            known = Authority(
-                self._store, paired.issuer, label=label, guard=self._guard, memo=_MEMO
-            )
+            known = self._opened(paired)
             while len(self._authorities) >= MAX_AUTHORITIES:
                 del self._authorities[next(iter(self._authorities))]
             self._authorities[paired.device] = known
         return known
+
+    def _opened(self, paired: Paired) -> Authority:
+        label = paired.device.encode()
+        try:
+            return self._of(paired, label)
+        except InvalidValueError:
+            # Paired again with another secret, whose epochs began anew: what was denied under the
+            # former one, and what it had executed, says nothing about this one.
+            digest = hashlib.sha256(b"edgistry device key" + paired.offer.key).digest()[:8]
+            return self._of(paired, label + digest)
+
+    def _of(self, paired: Paired, label: bytes) -> Authority:
+        return Authority(self._store, paired.issuer, label=label, guard=self._guard, memo=_MEMO)
 
     def check(self, data: bytes, paired: Paired, *, now_us: int) -> Checked:
         """The request in ``data``, if the device would execute it now.

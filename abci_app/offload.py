@@ -6,8 +6,8 @@ Rules kept here (woofs_and_queues.md, *Off-loading*):
   for a time, asked for by clients that say which age is good enough and want no more than that.
 * The age of content counts from the moment when the device could first have had the request: it is
   never younger than the node says.
-* Same means the same device and epoch, operation, target, handler and payload. Who asked makes no
-  difference; callers under a veil are left out, since a shared answer would link them.
+* Same means the same pairing and epoch of a device, operation, target, handler and payload. Who
+  asked makes no difference; callers under a veil are left out: a shared answer would link them.
 * What is kept is bounded; what was not asked for longest goes first.
 
 Not handled here: replies and their tags (``request_desk``), requests that wait for one another's
@@ -25,6 +25,8 @@ from edgistry.envelope import BY_NODE, Envelope, Flag, Operation, Status, decode
 from edgistry.errors import MalformedError
 from edgistry.pairing import ActionOffer, ServiceOffer
 from edgistry.verifier import Checked
+
+from .pairing import Paired
 
 MAX_CONTENT_BYTES: Final = 32 << 20
 """Content kept by one node, with its overhead."""
@@ -65,11 +67,12 @@ def reusable_action(checked: Checked, service: ServiceOffer) -> ActionOffer | No
     return None
 
 
-def content_key(device: str, epoch: int, envelope: Envelope) -> bytes:
+def content_key(paired: Paired, envelope: Envelope) -> bytes:
     """32 bytes that are the same for requests which the same content answers."""
     parts = (
-        device.encode(),
-        epoch.to_bytes(4, "big"),
+        paired.device.encode(),
+        paired.serial.to_bytes(4, "big"),
+        paired.epoch.to_bytes(4, "big"),
         envelope.op.to_bytes(1, "big"),
         envelope.target.encode(),
         envelope.handler.encode(),

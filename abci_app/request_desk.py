@@ -136,7 +136,7 @@ class RequestDesk:
         if action is not None:
             submission = replace(
                 submission,
-                content=content_key(paired.device, paired.epoch, checked.envelope),
+                content=content_key(paired, checked.envelope),
                 max_age_us=seconds(min(asked.max_age_s, action.fresh_s)),
             )
         content = self._content(submission, checked, paired, seconds(asked.max_age_s), now_us)

@@ -23,6 +23,7 @@ from edgistry.envelope import (
     decode_reply,
 )
 from edgistry.errors import RevokedError
+from edgistry.issuer import Issuer
 from edgistry.kv import MemoryKeyValue
 from edgistry.messages import RequestResult
 from edgistry.operations import encode_get
@@ -141,6 +142,26 @@ async def test_new_key_of_the_device_makes_old_answers_void() -> None:
         assert await ask(world, world.bind(capability)) is None
 
 
+async def test_device_with_a_new_secret_is_served_though_its_epochs_began_anew() -> None:
+    async with desks() as world:
+        await fill(world)
+        for epoch in (0, 1):
+            offer = replace(PAIRED.offer, epoch=epoch, key=bytes((epoch,)) * 32)
+            issuer = Issuer(epoch, offer.key)
+            world.pairings.paired = dataclasses.replace(
+                PAIRED, serial=6 + epoch, issuer=issuer, stored=replace(PAIRED.stored, offer=offer)
+            )
+            capability = issuer.mint(serial=epoch)
+            assert await ask(world, world.bind(capability)) is None
+            revocation = capability.bind(
+                Operation.REVOKE, "", payload=issuer.mint(serial=9).public, client=CLIENT,
+                sequence=world.now_us, deadline=world.now_us + HOUR,
+            )  # fmt: skip
+            await world.submit(revocation, idempotency_key=b"revoke %d" % epoch)
+            with pytest.raises(RevokedError):
+                await ask(world, world.bind(issuer.mint(serial=9)))
+
+
 async def test_get_is_answered_from_an_earlier_get() -> None:
     def get(world: Desks) -> BoundRequest:
         world._asked += 1
@@ -193,7 +214,7 @@ async def test_recorded_request_learns_nothing_new() -> None:
         request = world.bind()
         first = await ask(world, request)
         world.requests.answers.cache.put(
-            content_key(PAIRED.device, PAIRED.epoch, request.envelope),
+            content_key(PAIRED, request.envelope),
             Content(b"99.9", world.now_us + SECOND),
         )
         world.now_us += 2 * SECOND
