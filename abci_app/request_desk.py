@@ -6,7 +6,8 @@ Rules kept here:
   rights and deadline, with the device's own key. So an attacker without a capability costs the
   device nothing. Replay is left to the device. A revocation holds here before it holds there.
 * What the device lets be reused is answered here, from what it has said before, if the client
-  agrees to the age. Such an answer strikes this node's own replay window for the device.
+  agrees to the age. Such an answer strikes this node's own replay window for the device; the same
+  envelope gets it again as long as it lives, and never anything newer.
 * A request is seen by who has its fetch key; to everybody else it does not exist.
 * Only what is durable is told.
 * An end that the device did not tell gets a reply of this node in its name, with the tag that the
@@ -38,6 +39,7 @@ from edgistry.replay import Outcome, Remembered, ReplayGuard, Running, Ticket
 from edgistry.requests_api import MAX_FETCH_KEY_BYTES, RequestAnswer, StateName, to_text
 from edgistry.transactions import WAKE_BUCKETS
 from edgistry.verifier import Checked
+from edgistry.woof_replies import READS
 
 from .device_keys import DeviceKeys
 from .mailbox import Mailbox, Submission
@@ -141,9 +143,14 @@ class RequestDesk:
             )
         content = self._content(submission, checked, paired, seconds(asked.max_age_s), now_us)
         is_new = self._writer.boxes.lookup(submission.id) is None
-        admission = self._admitted(checked, now_us) if content and is_new else None
-        if content is not None and admission is not None:
-            return await self._stand_in(submission, checked, paired, content, admission, now_us)
+        reply = b"" if content is None else stand_in(checked, content, now_us=now_us)
+        admission = None
+        if is_new:
+            admission = (
+                self._admitted(checked, now_us) if reply else self._recalled(submission, checked)
+            )
+        if admission is not None:
+            return await self._stand_in(submission, checked, paired, reply, admission, now_us)
 
         def decide(decision: Decision) -> tuple[RequestRecord, bool, Decision]:
             record, is_new = self._queue(decision, submission, checked, paired, now_us)
@@ -203,18 +210,23 @@ class RequestDesk:
             return None
         return None if isinstance(admission, Running) else admission
 
+    def _recalled(self, submission: Submission, checked: Checked) -> Remembered | None:
+        """What a request was answered in the device's place, also when the content is gone since:
+        who has recorded it must not get the device's next answer with it."""
+        is_looking = self._mirrors is not None and checked.envelope.op in READS
+        return self._guard.recall(checked) if submission.content or is_looking else None
+
     async def _stand_in(
         self,
         submission: Submission,
         checked: Checked,
         paired: Paired,
-        content: Content,
+        reply: bytes,
         admission: Ticket | Remembered,
         now_us: int,
     ) -> tuple[RequestAnswer, bool]:
-        """Answer in the device's place; the device need not wake."""
+        """Answer in the device's place, with ``reply`` or as before; the device need not wake."""
         ticket = admission if isinstance(admission, Ticket) else None
-        reply = stand_in(checked, content, now_us=now_us)
         if isinstance(admission, Remembered):
             reply = admission.reply
 

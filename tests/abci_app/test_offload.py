@@ -222,6 +222,34 @@ async def test_recorded_request_learns_nothing_new() -> None:
         assert (await ask(world, world.bind())) != first
 
 
+@pytest.mark.parametrize("max_age_s", [0, 600])
+async def test_recorded_request_learns_nothing_new_when_the_answer_is_kept_no_longer(
+    max_age_s: int,
+) -> None:
+    store = MemoryKeyValue()
+    async with desks(store) as world:
+        await fill(world)
+        request = world.bind()
+        first = await ask(world, request)
+        assert first is not None
+    async with desks(store) as world:
+        again = await ask(world, request, max_age_s=max_age_s, idempotency_key=b"another")
+        assert again == first
+        assert not world.writer.boxes.live, "it is not queued for the device"
+
+
+async def test_recorded_look_at_a_mirror_learns_nothing_new() -> None:
+    async with desks() as world:
+        world.requests._mirrors = Mirror(world.now_us)
+        request = GRANT.bind(
+            Operation.GET, "thermometer/read", payload=encode_get(), client=CLIENT,
+            sequence=world.now_us, deadline=world.now_us + HOUR,
+        )  # fmt: skip
+        first = await ask(world, request, max_age_s=60)
+        world.now_us += MINUTE + SECOND
+        assert await ask(world, request, max_age_s=60, idempotency_key=b"another") == first
+
+
 async def test_requests_that_wait_for_the_same_are_answered_together() -> None:
     async with desks() as world:
         requests = [world.bind() for _ in range(3)]
