@@ -204,9 +204,10 @@ class ExchangeDesk:
         down = self._writer.exchange.hand_down(
             decision,
             exchange.device,
-            replace(up, want_count=0) if exchange.is_given_up else up,
+            up,
             confirmed=exchange.confirmed,
             now_us=self._writer.clock_us(),
+            is_heeded=not exchange.is_given_up,
         )
         reply = remembered = _reply(checked, down)
         if len(reply) > MAX_REMEMBERED_BYTES:

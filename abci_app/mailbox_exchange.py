@@ -19,6 +19,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from edgistry.codec import replace
 from edgistry.envelope import BY_NODE, MAX_PAYLOAD, Status, decode_reply
 from edgistry.errors import MalformedError, TwoAgentsError
 from edgistry.messages import (
@@ -202,8 +203,11 @@ class Exchange:
         *,
         confirmed: tuple[bytes, ...],
         now_us: int,
+        is_heeded: bool = True,
     ) -> ExchangeDown:
-        """Lease to ``device`` what it asks for."""
+        """Lease to ``device`` what it asks for; nothing unless it listens still (``is_heeded``)."""
+        if not is_heeded:
+            up = replace(up, want_count=0)
         waiting = list(self._boxes.box(device).requests.values())
         choice = self._choice(device, waiting, up, now_us, decision.new)
         if choice.had_turn:
@@ -220,7 +224,8 @@ class Exchange:
         for request, times in choice.overtaken.items():
             decision.change(self._boxes.live[request], overtaken=times)
         recalled = [each.id for each in waiting if each.recalled and each.may_be_held][:MAX_ITEMS]
-        self._told = {each for each in self._told if each in self._boxes.live}.union(recalled)
+        if is_heeded:
+            self._told = {each for each in self._told if each in self._boxes.live}.union(recalled)
         return ExchangeDown(
             version=1,
             now_us=now_us,

@@ -235,6 +235,23 @@ async def test_who_looks_when_something_begins_holds_the_lock(
         assert all(held)
 
 
+async def test_recalled_request_is_not_told_to_an_exchange_that_nobody_listens_to() -> None:
+    async with desks() as world:
+        number = await world.submit(world.bind())
+        await world.device.exchange()
+        world.device.results = [RequestResult(request_id=number, kind=0)]
+        lost = asyncio.create_task(world.device.exchange(wait_s=30))
+        await until_waiting(world.exchanges)
+        # It is given up, and the request recalled, before it has its turn.
+        listening, _ = await asyncio.gather(
+            world.device.exchange(want_count=0), world.requests.cancel(number, FETCH_KEY)
+        )
+        await lost
+        assert listening.cancelled == ()
+        async with asyncio.timeout(10):
+            assert (await world.device.exchange(wait_s=30)).cancelled == (number,)
+
+
 async def test_exchange_that_the_device_gave_up_gets_nothing() -> None:
     async with desks() as world:
         lost = asyncio.create_task(world.device.exchange(wait_s=30))
