@@ -123,7 +123,8 @@ class Exchange:
             return
         self.sharing.keep(record, reply)
         for follower in self._boxes.followers(record.id):
-            if now_us - record.leased_us <= follower.max_age_us:
+            is_in_time = now_us < follower.deadline_us
+            if is_in_time and now_us - record.leased_us <= follower.max_age_us:
                 own = self.sharing.stand_in(follower, record, reply, now_us=now_us)
                 if own is not None:
                     self._mailbox.answer(decision, follower, own, now_us=now_us)

@@ -778,6 +778,20 @@ def test_request_overtaken_often_enough_waits_for_no_other_answer() -> None:
     assert not mail.boxes.devices(), "all have ended"
 
 
+def test_request_whose_deadline_has_passed_is_answered_with_no_other_answer() -> None:
+    mail = Mail()
+    device = Device(mail)
+    first = hot(mail, "a")
+    late = hot(mail, "b", deadline_us=mail.now_us + SECOND)
+    device.exchange()
+    device.execute()
+    mail.now_us += SECOND
+    device.exchange()
+    assert mail.state(first) == State.RESPONDED
+    mail.passes(0)
+    assert mail.state(late) == State.EXPIRED
+
+
 def test_request_that_follows_another_is_cancelled_for_certain() -> None:
     mail = Mail()
     device = Device(mail)
