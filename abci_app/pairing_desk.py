@@ -3,7 +3,8 @@
 Rules kept here:
 
 * A code is good for one device, until it is too old; only its digest is kept. The device that used
-  it gets the same answer again: the first one may have been lost.
+  it gets the same answer again, since the first one may have been lost: as long as it is paired,
+  and under the same key. So no used code brings a device back that left or was revoked.
 * A device that is known is let in again under the same key, to tell what has changed. Under
   another key only if the operator said so when making the code: an id alone proves nothing.
 * A pairing and the code's use are one durable write, and so are its end and the denial of the
@@ -166,11 +167,19 @@ class PairingDesk:
             code = self.table.code(digest)
             if code is None or code.expires_us < self._clock_us():
                 raise PairingCodeError("this node has no such code, or it is too old")
-            if code.device not in ("", offer.device):
-                raise PairingCodeError("another device has used this code")
+            if code.device:
+                self._check_used(code, offer)
             used = self.table.put_code(digest, replace(code, device=offer.device))
             known, paired = await self._admit(offer, code.replace, digest, used)
         return await self._admitted(known, paired)
+
+    def _check_used(self, code: StoredCode, offer: PairingOffer) -> None:
+        """A used code lets in who is let in already: the same device, under the same key."""
+        if code.device != offer.device:
+            raise PairingCodeError("another device has used this code")
+        known = self.table.by_device(offer.device)
+        if known is None or (known.epoch, known.offer.key) != (offer.epoch, offer.key):
+            raise PairingCodeError("this code was used, and the pairing that it made is over")
 
     async def import_offer(self, offer: PairingOffer, *, replace_key: bool) -> PairingAnswer:
         """Admit the device whose offer came as a file; raises as ``pair``, but for codes."""

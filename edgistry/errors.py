@@ -762,7 +762,7 @@ class WrongNodeKeyError(Refused):
 
 
 class PairingCodeError(Refused):
-    """The pairing code is unknown here, was used by another device, or is too old."""
+    """The pairing code is unknown here, was used, or is too old."""
 
     code = "pairing-code"
     number = 182

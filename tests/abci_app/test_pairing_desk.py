@@ -57,6 +57,29 @@ async def test_a_device_that_lost_the_answer_gets_the_same_one_again() -> None:
     assert await world.desk.pair(request) == first
 
 
+async def test_a_device_that_was_revoked_does_not_come_back_with_the_code_it_has_used() -> None:
+    world, device = await open_world(), FakeDevice()
+    code, _ = await world.desk.new_code(ttl_s=60)
+    request = PairingRequest(secret=code.secret, offer=device.offer())
+    await world.desk.pair(request)
+    await world.desk.revoke(device.id)
+    with pytest.raises(PairingCodeError):
+        await world.desk.pair(request)
+    assert world.desk.table.by_device(device.id) is None
+
+
+async def test_a_used_code_replaces_no_key_a_second_time() -> None:
+    world, device, thief = await open_world(), FakeDevice(1), FakeDevice(2, epoch=9)
+    thief.id = device.id
+    code, _ = await world.desk.new_code(ttl_s=60, replace_key=True)
+    await world.desk.pair(PairingRequest(secret=code.secret, offer=device.offer()))
+    with pytest.raises(PairingCodeError):
+        await world.desk.pair(PairingRequest(secret=code.secret, offer=thief.offer()))
+    paired = world.desk.table.by_device(device.id)
+    assert paired is not None
+    assert paired.epoch == 1
+
+
 async def test_a_code_that_is_too_old_is_refused_and_forgotten() -> None:
     world, device = await open_world(), FakeDevice()
     code, _ = await world.desk.new_code(ttl_s=60)
