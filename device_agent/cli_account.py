@@ -41,7 +41,7 @@ def energy(directory: Path, limit: int, as_json: bool) -> None:
     if as_json:
         print_json(account)
         return
-    _print_wakes(account.wakes[len(account.wakes) - limit :])
+    _print_wakes(account.wakes[max(len(account.wakes) - limit, 0) :])
     _print_totals(account)
 
 

@@ -109,6 +109,15 @@ def test_energy_shows_wakes_and_what_a_day_would_take(device: Path) -> None:
     assert "J a day (estimate, board esp32)" in output
 
 
+@pytest.mark.parametrize("wakes", [1, 5, 9])
+def test_energy_shows_all_wakes_while_they_are_fewer_than_it_may_show(
+    device: Path, wakes: int
+) -> None:
+    note_wakes(device, wakes)
+    output = run("energy", device, "--limit", 10).output
+    assert output.count("2026-03-01T12:00:00Z") == wakes + 1
+
+
 def test_energy_for_programs_is_the_whole_account(device: Path) -> None:
     note_wakes(device, 2)
     account = json.loads(run("energy", device, "--json").stdout)
