@@ -99,7 +99,9 @@ def read_account(path: Path) -> Account:
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}") from None
     except (MalformedError, TooLargeError) as error:
-        raise FileError(f"{path} is no account: {error.detail}") from None
+        raise FileError(
+            f"{path} is no account ({error.detail}); the agent begins it anew when it runs"
+        ) from None
 
 
 class AccountBook:

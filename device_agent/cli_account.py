@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from edgistry.codec import Document
-from edgistry.errors import NotFoundError
+from edgistry.errors import FileError, NotFoundError
 
 from .account import Account, WakeEntry, read_account
-from .cli_shared import directory_argument, json_option, option, print_json, print_table
+from .cli_shared import directory_argument, json_option, option, print_json, print_table, tell
 from .directory import (
     AgentDirectory,
     open_directory,
@@ -18,6 +18,7 @@ from .directory import (
     read_epoch,
     running_pid,
 )
+from .energy import BOARDS, Spending, estimated_mj
 from .pairing import read_pairings
 
 DAY_S = 86_400.0
@@ -37,7 +38,12 @@ def energy(directory: Path, limit: int, as_json: bool) -> None:
     taken: good for comparing settings; measure the board to know.
     """
     layout, _ = open_directory(directory)
-    account = read_account(layout.account_file)
+    try:
+        account = read_account(layout.account_file)
+    except NotFoundError:
+        raise NotFoundError(
+            f"there is no account yet: the device has not woken; `edgistry-agent run {directory}`"
+        ) from None
     if as_json:
         print_json(account)
         return
@@ -68,14 +74,20 @@ def _print_wakes(wakes: tuple[WakeEntry, ...]) -> None:
 def _print_totals(account: Account) -> None:
     totals = account.totals
     count = max(totals.wakes, 1)
-    whole_s = totals.awake_s + totals.asleep_s
+    # The sleep that the last wake planned belongs to its cycle: without it the first wake of a
+    # device would look as if it never slept.
+    planned_s = account.wakes[-1].next_wake_s if account.wakes else 0.0
+    whole_s = totals.awake_s + totals.asleep_s + planned_s
     click.echo(f"since {account.since}: {totals.wakes} wakes, {totals.requests} requests")
     click.echo(
         f"a wake: {totals.awake_s / count * 1000:.0f} ms awake, {totals.sent / count:.0f} bytes up,"
         f" {totals.received / count:.0f} down"
     )
     if whole_s > 0:
-        a_day_j = totals.energy_mj / 1000.0 * DAY_S / whole_s
+        energy_mj = totals.energy_mj
+        if account.board in BOARDS:
+            energy_mj += estimated_mj(Spending(asleep_s=planned_s), BOARDS[account.board])
+        a_day_j = energy_mj / 1000.0 * DAY_S / whole_s
         share = totals.awake_s / whole_s
         click.echo(
             f"awake {share:.3%} of the time; about {a_day_j:.1f} J a day"
@@ -134,6 +146,9 @@ def device_status(layout: AgentDirectory) -> DeviceStatus:
     try:
         wakes = read_account(layout.account_file).wakes
     except NotFoundError:
+        wakes = ()
+    except FileError as error:
+        tell(f"the last wake is not known: {error.detail}")
         wakes = ()
     pid = running_pid(layout)
     return DeviceStatus(

@@ -83,9 +83,10 @@ def init(
     config = AgentConfig(
         cycle=CycleConfig(period_s=period_s), handlers=HandlersConfig(module=HANDLERS_MODULE)
     )
+    # Checked with some position: that there is none yet is no reason to write what cannot be used.
+    checked = manifest_text(name=name, type_name=type_name, lat=lat or 0.0, lon=lon or 0.0)
+    toml.parse(checked, Manifest, source="manifest.toml")
     manifest = manifest_text(name=name, type_name=type_name, lat=lat, lon=lon)
-    if lat is not None and lon is not None:
-        toml.parse(manifest, Manifest, source="manifest.toml")
     made = create(directory, config=config, manifest=manifest, handlers=HANDLERS)
     device = read_device_id(made)
     if as_json:

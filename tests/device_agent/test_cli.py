@@ -29,11 +29,11 @@ def device(tmp_path: Path) -> Path:
     return root
 
 
-def note_wakes(root: Path, count: int, *, exchanges: int = 1) -> None:
+def note_wakes(root: Path, count: int, *, exchanges: int = 1, asleep_s: float = 599.75) -> None:
     book = AccountBook(AgentDirectory(root).account_file, board="esp32", now_us=NOW_US)
     for _ in range(count):
         wake = Wake(
-            spending=Spending(wakes=1, awake_s=0.25, asleep_s=599.75, sent=200, received=300),
+            spending=Spending(wakes=1, awake_s=0.25, asleep_s=asleep_s, sent=200, received=300),
             exchanges=exchanges,
             failures=0,
             requests=2,
@@ -68,8 +68,11 @@ def test_init_with_values_that_cannot_be_is_a_usage_error(
     assert run("init", tmp_path / "device", *arguments).exit_code == 2
 
 
-def test_init_with_a_type_that_cannot_be_makes_nothing(tmp_path: Path) -> None:
-    result = run("init", tmp_path / "device", "--lat", 1, "--lon", 1, "--type", "Has Blanks")
+@pytest.mark.parametrize("position", [("--lat", 1, "--lon", 1), ("--lat", 1), ()])
+def test_init_with_a_type_that_cannot_be_makes_nothing(
+    tmp_path: Path, position: tuple[object, ...]
+) -> None:
+    result = run("init", tmp_path / "device", *position, "--type", "Has Blanks")
     assert result.exit_code == 2
     assert not (tmp_path / "device").exists()
 
@@ -118,6 +121,12 @@ def test_energy_shows_all_wakes_while_they_are_fewer_than_it_may_show(
     assert output.count("2026-03-01T12:00:00Z") == wakes + 1
 
 
+def test_energy_of_the_first_wake_counts_the_sleep_that_follows_it(device: Path) -> None:
+    note_wakes(device, 1, asleep_s=0.0)
+    once = run("energy", device).output
+    assert "awake 0.042% of the time; about 26.0 J a day" in once
+
+
 def test_energy_for_programs_is_the_whole_account(device: Path) -> None:
     note_wakes(device, 2)
     account = json.loads(run("energy", device, "--json").stdout)
@@ -128,6 +137,15 @@ def test_energy_of_a_device_that_never_ran_is_not_there(device: Path) -> None:
     result = run("energy", device)
     assert result.exit_code == 1
     assert "no account yet" in result.output
+    assert f"edgistry-agent run {device}" in result.output
+
+
+def test_a_damaged_account_hides_no_other_part_of_the_status(device: Path) -> None:
+    (device / "data" / "account.json").write_text('{"since":')
+    result = run("status", device)
+    assert result.exit_code == 0
+    assert "not paired with a node" in result.output
+    assert "the agent begins it anew" in result.output
 
 
 def test_command_on_a_directory_that_is_no_device_says_so(tmp_path: Path) -> None:
