@@ -3,8 +3,9 @@
 Rules kept here:
 
 * What changes keys or pairings holds the directory: the agent does not run meanwhile.
-* Un-pairing always works, whether or not the nodes can be told: the key's epoch rises first, and
-  with it everything that was signed with the old one is void.
+* Un-pairing always works, whether or not the nodes can be told, and also when what is kept of them
+  is damaged: the key's epoch rises first, and with it everything that was signed with the old one
+  is void. One that was interrupted there is finished by the next.
 * A code may come from standard input: arguments are seen by other users of the machine.
 
 Not handled here: the link (``pair_link``), files (``pairing``).
@@ -21,7 +22,7 @@ from edgistry.adapters.clock import wall_us
 from edgistry.adapters.http import run as run_loop
 from edgistry.adapters.secret_files import read_secret, write_secret
 from edgistry.codec import Document
-from edgistry.errors import AlreadyPairedError, Refused
+from edgistry.errors import AlreadyPairedError, FileError, NotPairedError, Refused
 from edgistry.pairing import (
     CODE_PREFIX,
     MAX_ANSWER_BYTES,
@@ -52,6 +53,7 @@ from .pairing import (
     Role,
     forget_pairing,
     pairing_of,
+    read_pairing,
     read_pairings,
     write_pairing,
 )
@@ -82,9 +84,9 @@ class UnpairAnswer(Document):
     epoch: int
     """Of the device's key, from now on."""
     told: tuple[str, ...]
-    """Names of the nodes that know."""
+    """Names of the nodes that know, or knew it before."""
     not_told: tuple[str, ...]
-    """Names of the nodes that could not be told."""
+    """Names of the nodes that could not be told, or their roles if what is kept is damaged."""
 
 
 @click.command("pair")
@@ -169,7 +171,7 @@ def unpair(directory: Path, as_json: bool) -> None:
     layout, _ = open_directory(directory)
     with hold(layout):
         epoch = read_epoch(layout)
-        pairings = read_pairings(layout.root, epoch=epoch)
+        pairings, damaged = _kept(layout)
         write_epoch(layout, epoch + 1)
         told = [each for each in pairings if _leave(each)]
         for role in ROLES:
@@ -178,7 +180,10 @@ def unpair(directory: Path, as_json: bool) -> None:
         device=read_device_id(layout),
         epoch=epoch + 1,
         told=tuple(each.answer.node_name for each in told),
-        not_told=tuple(each.answer.node_name for each in pairings if each not in told),
+        not_told=(
+            *(each.answer.node_name for each in pairings if each not in told),
+            *(f"the {role} node" for role in damaged),
+        ),
     )
     if as_json:
         print_json(answer)
@@ -186,11 +191,30 @@ def unpair(directory: Path, as_json: bool) -> None:
     click.echo(f"epoch {answer.epoch}: everything signed before is void")
     for name in answer.not_told:
         tell(f"{name} could not be told: edgistry-node device revoke NODE_DIR {answer.device}")
+    if not pairings and not damaged:
+        tell("the device was not paired with a node")
+
+
+def _kept(layout: AgentDirectory) -> tuple[list[Pairing], list[Role]]:
+    """The pairings that are kept, of whatever epoch, and the roles of those that are damaged."""
+    found: list[Pairing] = []
+    damaged: list[Role] = []
+    for role in ROLES:
+        try:
+            pairing = read_pairing(layout.root, role, epoch=None)
+        except FileError as error:
+            tell(error.detail)
+            damaged.append(role)
+        else:
+            found += [] if pairing is None else [pairing]
+    return found, damaged
 
 
 def _leave(pairing: Pairing) -> bool:
     try:
         run_loop(ask_to_leave(pairing, now_us=wall_us(), timeout_s=LEAVE_TIMEOUT_S))
+    except NotPairedError as error:
+        tell(f"{pairing.answer.node_name}: {error.detail}")
     except Refused as error:
         tell(f"{pairing.answer.node_name}: {error.detail}")
         return False

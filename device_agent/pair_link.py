@@ -17,7 +17,7 @@ from edgistry.adapters.http import HttpClient, check_node_url
 from edgistry.adapters.tls import client_context
 from edgistry.adapters.woof_caller import reply_in
 from edgistry.codec import encode
-from edgistry.envelope import Operation, Reply, Status
+from edgistry.envelope import Envelope, Operation, Reply, Status
 from edgistry.errors import NotPairedError, UnavailableError
 from edgistry.pairing import (
     MAX_ANSWER_BYTES,
@@ -33,6 +33,7 @@ from edgistry.pairing import (
     device_object,
 )
 from edgistry.sequence import Sequencer
+from edgistry.woof_replies import check_done
 
 from .pairing import Pairing
 
@@ -96,14 +97,15 @@ async def ask_to_leave(pairing: Pairing, *, now_us: int, timeout_s: float) -> No
             if reply.status == Status.EXPIRED:
                 sequencer.offset_us = FAR_AHEAD_US
             elif not sequencer.follow(reply, now_us=now_us):
-                _check(reply)
+                _check(request.envelope, reply)
                 return
     raise UnavailableError("the node and the device do not agree about the time")
 
 
-def _check(reply: Reply) -> None:
-    if reply.status != Status.OK:
-        raise NotPairedError(f"the node refuses, with status {reply.status}")
+def _check(request: Envelope, reply: Reply) -> None:
+    if reply.status in (Status.REVOKED, Status.REJECTED):
+        raise NotPairedError("the node did not know the device any more")
+    check_done(request, reply)
 
 
 def _client(url: str, node_key: bytes, timeout_s: float) -> HttpClient:

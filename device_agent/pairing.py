@@ -5,7 +5,8 @@ Rules kept here:
 * One file for each role, ``keys/primary.pairing`` and ``keys/fallback.pairing``: 0600, written
   whole. What an answer says is checked before it is kept: it is for this device and its epoch,
   comes from the node that was meant, and lets the device poll.
-* A pairing of an earlier epoch is none: the node's key of the device is void.
+* A pairing of an earlier epoch is none: the node's key of the device is void. It is kept until the
+  node was told, or could not be.
 
 Not handled here: asking a node (``pair_link``), who holds the directory meanwhile (``cli_pair``).
 """
@@ -116,8 +117,8 @@ def write_pairing(root: Path, pairing: Pairing) -> None:
     write_secret(pairing_file(root, pairing.role), encode(stored), force=True)
 
 
-def read_pairing(root: Path, role: Role, *, epoch: int) -> Pairing | None:
-    """The pairing with that role, if there is one of this ``epoch``.
+def read_pairing(root: Path, role: Role, *, epoch: int | None) -> Pairing | None:
+    """The pairing with that role, if there is one of this ``epoch``; ``None`` for any.
 
     Raises:
         FileError: it cannot be read, or is damaged.
@@ -125,14 +126,16 @@ def read_pairing(root: Path, role: Role, *, epoch: int) -> Pairing | None:
     path = pairing_file(root, role)
     try:
         stored = decode(read_secret(path, limit=_MAX_BYTES), _Stored, limit=_MAX_BYTES)
-        if stored.answer.epoch != epoch:
+        if epoch is not None and stored.answer.epoch != epoch:
             return None
         Capability.from_bytes(stored.answer.capability)
         return Pairing(role=role, url=check_node_url(stored.url), answer=stored.answer)
     except NotFoundError:
         return None
     except Refused as error:
-        raise FileError(f"{path} is damaged; pair the device again ({error.detail})") from None
+        raise FileError(
+            f"{path} is damaged ({error.detail}); `edgistry-agent unpair {root}`, then pair again"
+        ) from None
 
 
 def read_pairings(root: Path, *, epoch: int) -> list[Pairing]:

@@ -7,6 +7,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,10 @@ from device_agent.directory import (
     read_device_id,
     read_device_secret,
     read_epoch,
+    write_epoch,
 )
-from device_agent.pairing import read_pairing, read_pairings
+from device_agent.pairing import pairing_file, read_pairing, read_pairings, write_pairing
+from edgistry import codec
 from edgistry.adapters.crypto import generate_signing_key, public_key_of
 from edgistry.adapters.durable_woofs import DurableWoofs
 from edgistry.adapters.tls import server_context
@@ -256,16 +259,54 @@ def test_a_device_that_unpairs_enters_a_new_epoch_and_its_node_knows(
     assert paired.epoch == 2
 
 
+def at_no_node(agent: AgentDirectory) -> str:
+    """The device is paired with a node that cannot be reached; the device's id."""
+    pairing = read_pairing(agent.root, "primary", epoch=1)
+    assert pairing is not None
+    away = replace(pairing, answer=codec.replace(pairing.answer, link_port=1))
+    write_pairing(agent.root, away)
+    return read_device_id(agent)
+
+
 def test_a_device_can_unpair_while_its_node_is_away(
     node: LinkedNode, agent: AgentDirectory
 ) -> None:
     assert run_pair(agent, node.code()).exit_code == 0
-    device = read_device_id(agent)
-    node.ask(node.devices.desk.revoke(device))
+    device = at_no_node(agent)
     done = run("unpair", agent)
     assert done.exit_code == 0
     assert f"edgistry-node device revoke NODE_DIR {device}" in done.stderr
     assert read_epoch(agent) == 2
+
+
+def test_a_node_that_has_revoked_the_device_need_not_be_told(
+    node: LinkedNode, agent: AgentDirectory
+) -> None:
+    assert run_pair(agent, node.code()).exit_code == 0
+    node.ask(node.devices.desk.revoke(read_device_id(agent)))
+    answer = json.loads(run("unpair", agent, "--json").stdout)
+    assert (answer["told"], answer["not_told"]) == (["solo"], [])
+
+
+def test_an_unpairing_that_was_interrupted_is_finished_by_the_next(
+    node: LinkedNode, agent: AgentDirectory
+) -> None:
+    assert run_pair(agent, node.code()).exit_code == 0
+    write_epoch(agent, 2)  # killed before the node was told
+    answer = json.loads(run("unpair", agent, "--json").stdout)
+    assert answer["told"] == ["solo"]
+    assert node.paired(read_device_id(agent)) is None
+
+
+def test_a_damaged_pairing_is_no_dead_end(node: LinkedNode, agent: AgentDirectory) -> None:
+    assert run_pair(agent, node.code()).exit_code == 0
+    pairing_file(agent.root, "primary").write_bytes(b"?")
+    for done in (run("run", agent), run_pair(agent, node.code())):
+        assert (done.exit_code, f"edgistry-agent unpair {agent.root}" in done.stderr) == (1, True)
+    done = run("unpair", agent)
+    assert (done.exit_code, "the primary node could not be told" in done.stderr) == (0, True)
+    node.ask(node.devices.desk.revoke(read_device_id(agent)))
+    assert run_pair(agent, node.code()).exit_code == 0
 
 
 def test_nothing_changes_while_the_agent_runs(node: LinkedNode, agent: AgentDirectory) -> None:
