@@ -13,6 +13,8 @@ import click
 
 from edgistry.adapters.http import run
 from edgistry.adapters.node_client import NodeClient
+from edgistry.adapters.service_caller import keys_of_attempts
+from edgistry.envelope import MAX_DEADLINE_AHEAD_US
 from edgistry.errors import InvalidValueError, KeyReusedError
 from edgistry.messages import MAX_IDEMPOTENCY_KEY_BYTES, MAX_PRIORITY
 
@@ -115,6 +117,8 @@ def call(handle: str, action: str, **told: Any) -> None:
     """
     if told["beside"] and told["capability"] is None:
         raise click.UsageError("--beside goes with --capability; the keyring finds its own")
+    if not 0 < told["ttl_s"] * 1_000_000 <= MAX_DEADLINE_AHEAD_US:
+        raise InvalidValueError("--ttl: longer than 0s and at most 7d")
     payload = b""
     if told["data"] is not None or told["file"] is not None:
         payload = element_from(told["data"], told["file"], as_hex=False)
@@ -125,7 +129,7 @@ def call(handle: str, action: str, **told: Any) -> None:
     with following.waiting(wait_s=told["wait_s"], as_json=told["as_json"]):
         known = None
         if key is not None:
-            known = tickets.find(handle=handle, action=action, idempotency_key=key)
+            known = tickets.find(handle=handle, action=action, keys=keys_of_attempts(key))
         if known is None:
             run(_call(following, handle, action, payload, key, told))
             return

@@ -3,8 +3,10 @@
 Rules kept here:
 
 * A ticket is kept until its outcome has been shown; a call with a key of the user's own keeps its
-  ticket, so that the same command later shows the same outcome.
-* Ctrl-C ends the waiting, never the call.
+  ticket, so that the same command later shows the same outcome. A call that the node did not take
+  has no outcome, and leaves no ticket.
+* Ctrl-C ends the waiting, never the call. It, and a node that does not answer, leave a remark that
+  says how to go on.
 
 Not handled here: options and words (``call_options.py``), the commands.
 """
@@ -20,7 +22,16 @@ import click
 from edgistry.adapters.http import HttpClient
 from edgistry.adapters.service_caller import CallTracker
 from edgistry.calls import Ticket
-from edgistry.errors import CallEndedError, CallPendingError
+from edgistry.errors import (
+    BadReplyError,
+    CallPendingError,
+    CannotReachError,
+    Refused,
+    TimedOutError,
+    UnavailableError,
+    UnexpectedAnswerError,
+    UnprovenRefusalError,
+)
 from edgistry.requests_api import RequestAnswer
 
 from .call_options import show_pending, show_result, tell_how_it_is
@@ -30,6 +41,16 @@ from .tickets import Kept, Tickets
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
+_NO_WORD = (
+    CannotReachError,
+    TimedOutError,
+    UnavailableError,
+    UnexpectedAnswerError,
+    BadReplyError,
+    UnprovenRefusalError,
+)
+"""What says nothing of the call itself: another try may bring its outcome."""
+
 
 class Following:
     """One call as a command follows it. ``keeps``: its ticket stays when it has ended."""
@@ -37,19 +58,24 @@ class Following:
     def __init__(self, tickets: Tickets, *, keeps: bool = False) -> None:
         self._tickets = tickets
         self.keeps = keeps
-        self._ticket: Ticket | None = None
+        self._unsent: tuple[Ticket, str] | None = None
+        """What no node has confirmed, and its name."""
+        self._is_new = False
+        """Whether that was never sent before."""
         self.answer: RequestAnswer | None = None
 
-    def keep(self, ticket: Ticket) -> None:
-        """``ticket`` is about to be sent."""
-        self._tickets.keep(ticket)
-        self._ticket = ticket
+    def keep(self, ticket: Ticket, *, is_new: bool = True) -> None:
+        """``ticket`` is about to be sent; in place of one that the device refused unexecuted."""
+        if self.answer is not None:
+            self._tickets.remove(self.answer.id)
+        self._unsent = ticket, self._tickets.keep(ticket)
+        self._is_new = is_new
 
     def news(self, answer: RequestAnswer) -> None:
         """The call is doing so."""
-        if self._ticket is not None:
-            self._tickets.sent(self._ticket, answer.id)
-            self._ticket = None
+        if self._unsent is not None:
+            self._tickets.sent(self._unsent[0], answer.id)
+            self._unsent = None
         if not answer.final:
             tell_how_it_is(answer)
         self.answer = answer
@@ -58,6 +84,17 @@ class Following:
         """Its outcome has been shown."""
         if not self.keeps and self.answer is not None:
             self._tickets.remove(self.answer.id)
+
+    def _refused(self, error: Refused) -> None:
+        """What this end leaves behind."""
+        if isinstance(error, _NO_WORD):
+            if self._unsent is not None:
+                remark(_perhaps_taken(self._unsent[1]))
+        elif self._unsent is None:
+            if self.answer is not None and self.answer.final:
+                self.ended()
+        elif self._is_new:
+            self._tickets.remove(self._unsent[1])
 
     @contextlib.contextmanager
     def waiting(self, *, wait_s: float, as_json: bool) -> Iterator[None]:
@@ -69,12 +106,14 @@ class Following:
                 show_pending(self.answer, as_json=as_json)
             if wait_s:
                 raise
-        except CallEndedError:
-            self.ended()
+        except Refused as error:
+            self._refused(error)
             raise
         except KeyboardInterrupt:
-            name = self.answer.id if self.answer is not None else ""
-            if name:
+            if self._unsent is not None:
+                remark(f"\n{_perhaps_taken(self._unsent[1])}")
+            elif self.answer is not None:
+                name = self.answer.id
                 remark(
                     f"\nThe call goes on. `edgistry request status {name} --wait 60s` waits for it,"
                     f" `edgistry request cancel {name}` takes it back."
@@ -114,10 +153,18 @@ async def begin_again(kept: Kept, tracker: CallTracker, following: Following) ->
         tracker.known_as(kept.name)
         answer = await tracker.look()
     else:
-        following.keep(kept.ticket)
+        following.keep(kept.ticket, is_new=False)
         answer = await tracker.submit()
     following.news(answer)
     return answer
+
+
+def _perhaps_taken(name: str) -> str:
+    return (
+        "The node may have taken the call, and may not."
+        f" `edgistry request status {name} --wait 60s` gives it to the node once more;"
+        " it is carried out once."
+    )
 
 
 def now_us() -> int:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,10 +63,12 @@ class Tickets:
         config = Path(base) if base.startswith("/") else Path.home() / ".config"
         return cls(config / "edgistry" / "requests")
 
-    def keep(self, ticket: Ticket) -> None:
-        """Keep ``ticket``, whose call is about to be sent."""
+    def keep(self, ticket: Ticket) -> str:
+        """Keep ``ticket``, whose call is about to be sent; its name until then."""
         make_secret_folder(self.folder)
-        write_secret(self._path(_unsent_name(ticket)), encode_ticket(ticket), force=True)
+        name = _unsent_name(ticket)
+        write_secret(self._path(name), encode_ticket(ticket), force=True)
+        return name
 
     def sent(self, ticket: Ticket, request_id: str) -> None:
         """The call of a kept ``ticket`` has that id.
@@ -95,15 +97,12 @@ class Tickets:
         data = read_secret(self._path(name), limit=MAX_TICKET_BYTES)
         return Kept(name=name, ticket=decode_ticket(data))
 
-    def find(self, *, handle: str, action: str, idempotency_key: bytes) -> Kept | None:
-        """The call that was made with this key before."""
+    def find(self, *, handle: str, action: str, keys: Collection[bytes]) -> Kept | None:
+        """The call that was made with one of these keys before."""
         for kept in self.all():
             ticket = kept.ticket
-            if (ticket.handle, ticket.action, ticket.idempotency_key) == (
-                handle,
-                action,
-                idempotency_key,
-            ):
+            is_there = (ticket.handle, ticket.action) == (handle, action)
+            if is_there and ticket.idempotency_key in keys:
                 return kept
         return None
 

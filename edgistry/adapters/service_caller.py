@@ -205,6 +205,11 @@ def _key_of_attempt(idempotency_key: bytes, attempt: int) -> bytes:
     return hashlib.sha256(idempotency_key + bytes((attempt,))).digest()
 
 
+def keys_of_attempts(idempotency_key: bytes) -> list[bytes]:
+    """The keys that a call with ``idempotency_key`` may have when it was bound anew."""
+    return [_key_of_attempt(idempotency_key, attempt) for attempt in range(MAX_REBINDS)]
+
+
 def _outrun(reply: Reply) -> StaleError:
     return StaleError(
         f"other callers with this capability were quicker {MAX_REBINDS} times; derive one"

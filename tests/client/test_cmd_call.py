@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 from collections.abc import Iterator
@@ -12,8 +13,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from client.cli import program
+from client.following import Following
 from client.keyring import Keyring
 from client.tickets import Tickets
+from edgistry.adapters.http import HttpClient
+from edgistry.adapters.service_caller import CallTracker, ServiceCaller, keys_of_attempts
+from edgistry.calls import Ticket
+from edgistry.requests_api import RequestAnswer
 from tests.abci_app.desk_world import GRANT, HOUR, SECOND
 
 from .call_node import HANDLE, CallNode, call_node
@@ -163,10 +169,65 @@ def test_call_that_no_node_took_is_given_to_it_later(
     assert away.exit_code == 3
     [name] = names()
     assert name.startswith("unsent-")
+    assert f"edgistry request status {name} --wait 60s" in away.stderr
     with node.device_awake():
         shown = edgistry(node, "request", "status", name, "--node", node.at, "--wait", "10s")
     assert (shown.exit_code, shown.stdout) == (0, "21.5")
     assert names() == []
+
+
+def test_call_that_the_node_does_not_take_leaves_nothing_behind(
+    node: CallNode, keyring: Keyring
+) -> None:
+    handle = ("B" if HANDLE[0] == "A" else "A") + HANDLE[1:]
+    keyring.add("other", GRANT, place=handle)
+    refused = edgistry(node, "call", handle, "read", "--idempotency-key", "k")
+    assert (refused.exit_code, "no service" in refused.stderr) == (1, True), refused.stderr
+    assert names() == []
+
+
+def test_ctrl_c_before_the_node_has_confirmed_says_how_to_go_on(
+    node: CallNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def interrupted(_tracker: CallTracker) -> RequestAnswer:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CallTracker, "submit", interrupted)
+    result = edgistry(node, "call", HANDLE, "read")
+    [name] = names()
+    assert (result.exit_code, f"edgistry request status {name}" in result.stderr) == (130, True)
+
+
+def test_ticket_of_a_call_that_was_bound_anew_takes_the_place_of_the_first(
+    node: CallNode,
+) -> None:
+    known: list[Ticket] = []
+    tickets, name = Tickets.of_user(), submitted(node, "--idempotency-key", "k")
+    first = tickets.get(name)
+    node.do(node.world.device.wake())
+
+    async def bound_anew() -> None:
+        async with HttpClient(node.at) as http:
+            following = Following(tickets)
+            tracker = CallTracker(http, first.ticket)
+            tracker.known_as(name)
+            following.news(await tracker.look())
+            caller = ServiceCaller(http, GRANT)
+            for key in keys_of_attempts(b"k")[1:]:
+                known.append(caller.ticket(HANDLE, "read", idempotency_key=key))
+                following.keep(known[-1])
+                following.news(await CallTracker(http, known[-1]).submit())
+
+    asyncio.run(bound_anew())
+    assert [kept.ticket for kept in tickets.all()] == known[-1:]
+    again = edgistry(node, "call", HANDLE, "read", "--idempotency-key", "k", "--wait", "0s")
+    assert (again.exit_code, len(names())) == (0, 1)
+
+
+@pytest.mark.parametrize("ttl", ["0s", "8d"])
+def test_ttl_that_cannot_be_is_named(node: CallNode, ttl: str) -> None:
+    result = edgistry(node, "call", HANDLE, "read", "--ttl", ttl)
+    assert (result.exit_code, "--ttl" in result.stderr) == (1, True)
 
 
 def test_list_shows_how_calls_are_doing(node: CallNode) -> None:
