@@ -7,6 +7,7 @@ Rules kept here:
 * The radio is on between waking and falling asleep, and all of that counts against its budget; an
   exchange or a linger is cut where the budget ends.
 * A wake ends: its exchanges are bounded, and so is each of them.
+* What a node would like of the next wake holds until it says something else, or the wake is over.
 
 Pure: time is an argument, in seconds of a clock that only rises; the spread of waits is drawn by a
 function that is an argument too. Not handled here: doing it (``agent.py``).
@@ -14,6 +15,7 @@ function that is an argument too. Not handled here: doing it (``agent.py``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -73,6 +75,8 @@ class Runtime:
         self.reaches = [Reach()] * nodes
         self._spread = spread
         self._asked: list[int] = []
+        self._hints_s = [math.inf] * nodes
+        """By when each node would like the device to wake, as it said in this wake."""
 
     # --- what to do -----------------------------------------------------------------------------
 
@@ -85,6 +89,7 @@ class Runtime:
             if until_s > now_s:
                 return Sleep(until_s=until_s)
             self.duty = self.duty.after(Event.DUE, now_s=now_s)
+            self._hints_s = [math.inf] * len(self.reaches)
             self._ask_first(now_s)
         timeout_s = min(self.habits.exchange_timeout_s, self._left_s(now_s))
         return Ask(node=self._asked[-1], timeout_s=max(timeout_s, 0.0))
@@ -132,7 +137,9 @@ class Runtime:
         for the device, or the device something for it. ``hint_s``: when the node would like it to
         wake, 0 for no opinion.
         """
-        self.reaches[self._asked[-1]] = Reach().answered(is_owed=is_owed)
+        node = self._asked[-1]
+        self.reaches[node] = Reach().answered(is_owed=is_owed)
+        self._hints_s[node] = now_s + hint_s if hint_s > 0 else math.inf
         if self._other_node(now_s):
             return
         cycle = self.habits.cycle
@@ -141,9 +148,11 @@ class Runtime:
         sends = is_ready and cycle.linger_s > 0 and not at_work
         goes_on = more or lingers or sends or not cycle.period_s
         if not goes_on:
-            self._sleep(Event.NOTHING_LEFT, now_s, hint_s=hint_s)
+            self._sleep(Event.NOTHING_LEFT, now_s)
         elif self._left_s(now_s) <= 0 or not self.duty.may_exchange(cycle):
-            self._sleep(Event.SPENT, now_s, hint_s=cycle.shortest_sleep_s if more else hint_s)
+            if more:
+                self._hints_s[node] = now_s
+            self._sleep(Event.SPENT, now_s)
         elif lingers:
             latest_s = now_s + self._left_s(now_s)
             self.duty = self.duty.lingering(cycle, now_s=now_s, latest_s=latest_s)
@@ -194,8 +203,12 @@ class Runtime:
         """For how long the radio may stay on in this wake."""
         return self.radio.left_s(now_s) - (now_s - self.duty.awake_since_s)
 
-    def _sleep(self, event: Event, now_s: float, *, hint_s: float = 0.0) -> None:
-        wake_at_s = self.duty.next_wake_s(self.habits.cycle, now_s=now_s, hint_s=hint_s)
+    def _sleep(self, event: Event, now_s: float) -> None:
+        hint_s = min(self._hints_s)
+        in_s = (
+            0.0 if hint_s == math.inf else max(hint_s - now_s, self.habits.cycle.shortest_sleep_s)
+        )
+        wake_at_s = self.duty.next_wake_s(self.habits.cycle, now_s=now_s, hint_s=in_s)
         self._fall_asleep(event, now_s, wake_at_s)
 
     def _fall_asleep(self, event: Event, now_s: float, wake_at_s: float) -> None:

@@ -117,6 +117,35 @@ def test_waits_stay_finite_however_often_a_node_is_silent() -> None:
     assert BackOff().wait_s(10**9, 0.0) == BackOff().longest_wait_s
 
 
+def test_hint_holds_although_the_device_lingers_after_it() -> None:
+    runtime = device()
+    runtime.next(0.0)
+    runtime.answered(0.5, at_work=True, is_ready=False, hint_s=30.0)
+    runtime.lingered(2.5, is_ready=False)
+    assert runtime.next(2.5) == Sleep(until_s=30.5)
+
+
+def test_hint_is_over_with_its_wake_and_with_the_next_word_of_its_node() -> None:
+    runtime = device()
+    runtime.next(0.0)
+    runtime.answered(0.5, at_work=False, is_ready=False, hint_s=30.0)
+    runtime.next(30.5)
+    runtime.answered(30.5, at_work=True, is_ready=False, hint_s=30.0)
+    runtime.lingered(31.0, is_ready=True)
+    runtime.answered(31.5, at_work=False, is_ready=False)
+    assert runtime.next(31.5) == Sleep(until_s=600.0)
+
+
+def test_hint_of_one_node_holds_although_the_other_has_none() -> None:
+    runtime = device(nodes=2)
+    runtime.reaches[1] = Reach(is_owed=True)
+    runtime.next(0.0)
+    runtime.answered(0.5, at_work=False, is_ready=False, hint_s=30.0)
+    assert runtime.next(0.5) == Ask(node=1, timeout_s=10.0)
+    runtime.answered(0.5, at_work=False, is_ready=False)
+    assert runtime.next(0.5) == Sleep(until_s=30.5)
+
+
 def test_fallback_is_asked_in_the_same_wake_when_the_primary_is_silent() -> None:
     runtime = device(nodes=2)
     assert runtime.next(0.0) == Ask(node=0, timeout_s=10.0)
