@@ -116,6 +116,8 @@ class HttpLink:
         except OSError as error:
             reason = error.strerror or str(error)
             raise CannotReachError(f"cannot reach {self._url}: {reason}") from None
+        except UnicodeError:  # an empty label, or one that is too long
+            raise CannotReachError(f"cannot reach {self._url}: no host has such a name") from None
         return _Connection(reader, writer)
 
     async def _ask(self, connection: _Connection, request: bytes) -> Answer:
@@ -177,6 +179,10 @@ class _Connection:
 
     async def close(self) -> None:
         """Close it."""
+        if self._writer.transport.get_write_buffer_size():
+            # Closing would wait until the node has read what it has not asked for.
+            self.abort()
+            return
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()

@@ -201,3 +201,40 @@ def test_any_bytes_are_a_head_or_refused(head: bytes) -> None:
     with contextlib.suppress(UnexpectedAnswerError):
         status, _ = parse_head(head)
         assert 0 <= status <= 999
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70])
+async def test_name_that_no_host_can_have_is_no_node(host: str) -> None:
+    with pytest.raises(CannotReachError):
+        await post(f"http://{host}:27000")
+
+
+async def test_node_that_answers_what_it_has_not_read_does_not_hold_the_device_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    over = asyncio.Event()
+    connect = asyncio.open_connection
+
+    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        transport = writer.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
+        writer.write(response())
+        await over.wait()
+
+    async def patient(*where: object, **how: object) -> object:
+        """A connection that takes all at once: more than is on its way rests in the device."""
+        reader, writer = await connect(*where, **how)  # type: ignore[arg-type]
+        writer.transport.set_write_buffer_limits(high=64 << 20)
+        return reader, writer
+
+    monkeypatch.setattr(asyncio, "open_connection", patient)
+    async with server(serve) as url:
+        link = HttpLink(url)
+        try:
+            answer = await link.post(bytes(32 << 20), wait_s=0, timeout_s=10.0)
+            async with asyncio.timeout(5.0):
+                await link.close()
+        finally:
+            over.set()
+        assert answer.reply == b"reply"
