@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,8 @@ ACCOUNT_EVERY_S = 60.0
 """How often a device that is always awake accounts for itself."""
 AWAKE_WAIT_S = 25
 """How long a node may hold its answer for a device that is always awake."""
+AWAKE_PAUSE_S = 1.0
+"""How long it waits before its next exchange where there is no time for the node to hold it."""
 AWAKE_LINGER_S = 0.02
 """How long such a device waits for quick handlers before its next exchange."""
 
@@ -166,17 +168,17 @@ class Agent:
             self._account()
 
     async def _linger(self, until_s: float) -> None:
-        await self._settled_by(until_s)
+        await self._first(self._executor.settled(), by_s=until_s)
         self._runtime.lingered(self._clock.now_s(), is_ready=self._has_news)
 
-    async def _settled_by(self, until_s: float) -> None:
-        """Return when all results are ready, or at ``until_s``."""
-        settled = asyncio.ensure_future(self._executor.settled())
-        over = asyncio.ensure_future(self._clock.sleep_until(until_s))
+    async def _first(self, what: Coroutine[Any, Any, None], *, by_s: float) -> None:
+        """Return when ``what`` has returned, or at ``by_s``."""
+        done = asyncio.ensure_future(what)
+        over = asyncio.ensure_future(self._clock.sleep_until(by_s))
         try:
-            await asyncio.wait({settled, over}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({done, over}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await _cancelled(settled, over)
+            await _cancelled(done, over)
 
     def _account(self) -> None:
         """Tell what this wake, or this part of a wake that does not end, came to."""
@@ -226,6 +228,12 @@ class Agent:
         wait_s = max(min(AWAKE_WAIT_S, int(timeout_s) - 2), 0)
         if not self.time.is_fresh(self._reading_us()):
             wait_s = 0  # a reply that was not held proves the time exactly
+        elif not wait_s:
+            pause_s = min(AWAKE_PAUSE_S, timeout_s / 2)
+            await self._first(
+                self._executor.outgoing.news(node.home.id), by_s=self._clock.now_s() + pause_s
+            )
+            timeout_s -= pause_s
         held = asyncio.ensure_future(self._exchange(node, talk, timeout_s=timeout_s, wait_s=wait_s))
         try:
             while not held.done():
@@ -267,9 +275,12 @@ class Agent:
         self._wake.exchanges += 1
         self._wake.requests += len(requests)
         now_us = self.time.at(self._reading_us())
-        if requests and now_us is not None:
-            await executor.execute(home, requests, now_us=now_us)
-        talk.ended(request)
+        try:
+            if requests and now_us is not None:
+                await executor.execute(home, requests, now_us=now_us)
+        finally:
+            # Given up when interrupted: the node hands down again what is not mentioned then.
+            talk.ended(request)
         return down
 
     def _failed(self, home: Home, error: Refused) -> None:

@@ -7,7 +7,7 @@ Rules kept here:
 * A node says by FUTURE what time it is, and by STALE where to go on; both are followed. To a device
   whose clock is far behind the node can only say EXPIRED. Then the device asks with a sequence so
   far ahead that the answer must be FUTURE, and that the request can never be executed.
-* Only what has a valid tag is believed.
+* Only what has a valid tag is believed, and no time that a calendar does not have.
 
 Pure: time is an argument. Not handled here: transport and retries (``agent.py``).
 """
@@ -41,6 +41,9 @@ LIFETIME_US: Final = 60_000_000
 
 FAR_AHEAD_US: Final = 1 << 62
 """The year 148 000: no clock gets there."""
+
+LATEST_US: Final = 253_402_300_799_999_999
+"""The last microsecond of the year 9999. Behind it neither calendars nor sequences go on."""
 
 _ANYBODY: Final = bytes(8)
 
@@ -143,7 +146,7 @@ class Talk:
         reply = request.open_reply(data)
         status = status_of(reply)
         if status == Status.FUTURE:
-            node_us = reply.sequence_floor
+            node_us = _time(reply.sequence_floor)
             self._sequencer.follow(reply, now_us=node_us)
             return Again(node_us=node_us)
         if status == Status.STALE:
@@ -157,6 +160,14 @@ class Talk:
             )
         check_done(request.envelope, reply)
         try:
-            return decode_down(reply.payload)
+            down = decode_down(reply.payload)
         except (MalformedError, TooLargeError) as error:
             raise BadReplyError(f"the reply is no answer to an exchange: {error}") from None
+        _time(down.now_us)
+        return down
+
+
+def _time(node_us: int) -> int:
+    if node_us > LATEST_US:
+        raise BadReplyError("the node's time is beyond the year 9999")
+    return node_us

@@ -89,6 +89,8 @@ class MadeUpNode:
     confirms: bool = True
     holds_s: float = 0.0
     """How long it holds an exchange that may be held."""
+    says_us: int | None = None
+    """The time that it tells instead of its own."""
     pushes: int = 0
     """Hands down so many requests, whatever the device wants."""
 
@@ -138,7 +140,7 @@ class MadeUpNode:
         taken = waiting[: max(up.want_count, self.pushes)]
         answer = ExchangeDown(
             version=MESSAGES_VERSION,
-            now_us=self.now_us,
+            now_us=self.now_us if self.says_us is None else self.says_us,
             next_wake_s=self.hint_s,
             more=len(waiting) > len(taken),
             requests=tuple(down(self.queue[number], number) for number in taken),

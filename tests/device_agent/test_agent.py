@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from device_agent.device import single_wake
 from device_agent.duty_cycle import Cycle
 from device_agent.reach import BackOff
 from device_agent.runtime import Habits
+from device_agent.talk import LATEST_US
 from edgistry.envelope import Operation, Status
 from edgistry.errors import TwoAgentsError
 from edgistry.handlers import handler
@@ -371,6 +373,48 @@ async def test_request_that_ends_soon_is_executed_although_its_exchange_was_held
         for _ in range(3):
             await running.agent._step()
         assert node.status(1) == Status.OK
+
+
+async def test_device_that_is_always_awake_asks_in_peace_where_a_node_has_no_time_to_hold() -> None:
+    habits = replace(HABITS, cycle=Cycle(period_s=0.0), exchange_timeout_s=2.5)
+    node = MadeUpNode()
+    async with device(node, habits=habits) as running:
+        began_s = running.clock.now_s()
+        for _ in range(11):
+            await running.agent._step()
+        assert running.clock.now_s() - began_s == pytest.approx(10.0)
+
+
+async def test_exchange_that_was_interrupted_while_it_executed_is_settled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node = MadeUpNode(queue={1: Requests().bind(payload=b"17")})
+    begun = asyncio.Event()
+
+    async def never(*_args: Any, **_more: Any) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with device(node, habits=HABITS) as running:
+        with monkeypatch.context() as patch:
+            patch.setattr(running.inner.executor, "execute", never)
+            step = asyncio.create_task(running.agent._step())
+            await begun.wait()
+            step.cancel()
+            await asyncio.gather(step, return_exceptions=True)
+        await running.wake_up()
+        assert node.ups[1].settled == 1
+        assert node.status(1) == Status.OK
+
+
+@pytest.mark.parametrize("says_us", [(1 << 64) - 1, 1 << 62, LATEST_US + 1])
+async def test_time_that_no_calendar_has_is_not_believed(says_us: int) -> None:
+    node = MadeUpNode(says_us=says_us)
+    async with device(node, habits=HABITS) as running:
+        wake = await running.wake_up()
+        assert (wake.exchanges, wake.failures) == (0, 1)
+        node.says_us = None
+        assert (await running.wake_up()).exchanges == 1
 
 
 async def test_wake_that_is_interrupted_is_accounted_for_once() -> None:
