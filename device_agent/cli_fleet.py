@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import secrets
 import signal
 import sys
@@ -134,6 +135,7 @@ def fleet_run(
         durable=durable,
     )
     setup_logging(level="warning", path=None, console=True)
+    _allow_files()
     try:
         answer = run_loop(_run(plan, _codes(codes, devices), ends_after_s=ends_after_s))
     finally:
@@ -142,6 +144,13 @@ def fleet_run(
         print_json(answer)
     else:
         click.echo(_summary(answer))
+
+
+def _allow_files() -> None:
+    """As many open files as the system allows: each device has a connection, and perhaps more."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # what there is may be enough
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _codes(file: TextIO, count: int) -> list[PairingCode]:
@@ -158,14 +167,23 @@ async def _run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    stopped = asyncio.create_task(stop.wait())
     began_s = time.monotonic()
-    paired = await pair_fleet(plan, codes, told=_progress(plan.devices))
+    pairing = asyncio.create_task(pair_fleet(plan, codes, told=_progress(plan.devices)))
+    try:
+        await asyncio.wait({pairing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not pairing.done():
+            tell("stopped before all devices were paired; revoke those that are, at the node")
+            return _answer(plan, FleetTally(), paired_s=time.monotonic() - began_s, ran_s=0.0)
+        paired = pairing.result()
+    finally:
+        pairing.cancel()
+        await asyncio.gather(pairing, return_exceptions=True)
     paired_s = time.monotonic() - began_s
     tell(f"{len(paired)} devices are paired, in {paired_s:.1f} s; Ctrl-C stops them")
     running = Fleet(plan, paired, clock=SystemClock())
     began_s = time.monotonic()
     work = asyncio.create_task(running.run())
-    stopped = asyncio.create_task(stop.wait())
     shown = asyncio.create_task(_show(running.tally))
     try:
         await asyncio.wait(
@@ -220,9 +238,11 @@ def _answer(plan: FleetPlan, tally: FleetTally, *, paired_s: float, ran_s: float
 
 def _summary(answer: FleetAnswer) -> str:
     wakes = max(answer.wakes, 1)
+    ended = f"; {answer.ended} devices ended before" if answer.ended else ""
     return (
         f"{answer.devices} devices in {answer.ran_s:.0f} s: {answer.wakes} wakes,"
-        f" {answer.exchanges} exchanges, {answer.requests} requests, {answer.failures} failures\n"
+        f" {answer.exchanges} exchanges, {answer.requests} requests,"
+        f" {answer.failures} failures{ended}\n"
         f"a wake: {answer.awake_ms:.1f} ms (the slowest {answer.slowest_wake_ms:.0f}),"
         f" {answer.sent / wakes:.0f} bytes up, {answer.received / wakes:.0f} down"
     )

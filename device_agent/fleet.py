@@ -6,7 +6,7 @@ Rules kept here:
   to clients, it is like any other.
 * They come to their node evenly over a period, and not all at once.
 * A device that cannot be reached, or that a node refuses, backs off like any other; one that ends,
-  because somebody has its identity, ends alone.
+  because somebody has its identity, ends alone. It leaves no connection, and its last wake counts.
 
 Not handled here: what the devices are made of (``simulated.py``), showing how they do
 (``cli_fleet.py``).
@@ -207,17 +207,24 @@ class Fleet:
         habits = self._plan.habits
         first_s = self._clock.now_s() + draw.random() * habits.cycle.period_s
         await self._clock.sleep_until(first_s)
+        link = self._link_to(device.home)
         try:
             async with self._executor(device) as executor:
-                await self._agent(device, executor, draw).run()
+                agent = self._agent(device, executor, draw, link)
+                try:
+                    await agent.run()
+                finally:
+                    agent.finish()
         except Refused as error:
             self.tally.ended += 1
             logger.warning("a device has ended", number=device.number, why=error.detail)
+        finally:
+            await link.close()
 
-    def _agent(self, device: FleetDevice, executor: Executor, draw: Random) -> Agent:
+    def _agent(self, device: FleetDevice, executor: Executor, draw: Random, link: Link) -> Agent:
         return Agent(
             device.id,
-            [Connected(home=device.home, link=self._link_to(device.home))],
+            [Connected(home=device.home, link=link)],
             executor,
             habits=self._plan.habits,
             batch=Batch(),

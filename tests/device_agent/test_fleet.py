@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import json
 import math
+import os
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
 import pytest
 
+from device_agent import cli_fleet
 from device_agent.duty_cycle import Cycle
 from device_agent.fleet import Fleet, FleetDevice, FleetPlan, offer_for
 from device_agent.homes import Home
@@ -162,6 +165,8 @@ class ManyBoxes:
     exchanges: dict[str, list[float]] = field(default_factory=dict)
     away: bool = False
     refused: str = ""
+    opened: int = 0
+    closed: int = 0
 
     def __post_init__(self) -> None:
         self.authority = Authority(MemoryKeyValue(), self.issuer)
@@ -172,6 +177,7 @@ class ManyBoxes:
         return Home(id=bytes(20), url="http://node", capability=capability)
 
     def link_to(self, _home: Home) -> ManyBoxes:
+        self.opened += 1
         return self
 
     async def post(self, body: bytes, *, wait_s: int, timeout_s: float) -> Answer:
@@ -181,7 +187,7 @@ class ManyBoxes:
         return Answer(reply=reply, sent=len(body), received=len(reply))
 
     async def close(self) -> None:
-        return None
+        self.closed += 1
 
     def _exchange(self, checked: Checked) -> Outcome:
         device = checked.envelope.target.partition("/")[2]
@@ -202,7 +208,9 @@ class ManyBoxes:
 
 
 @contextlib.asynccontextmanager
-async def running(node: ManyBoxes) -> AsyncIterator[tuple[Fleet, list[FleetDevice]]]:
+async def running(
+    node: ManyBoxes, plan: FleetPlan = PLAN
+) -> AsyncIterator[tuple[Fleet, list[FleetDevice]]]:
     devices = []
     for number in range(PLAN.devices):
         offer, issuer = offer_for(PLAN, number)
@@ -215,7 +223,7 @@ async def running(node: ManyBoxes) -> AsyncIterator[tuple[Fleet, list[FleetDevic
             sequence=NOW_US + number,
             deadline=NOW_US + 86_400_000_000,
         )
-    fleet = Fleet(PLAN, devices, clock=node.clock, link_to=node.link_to)
+    fleet = Fleet(plan, devices, clock=node.clock, link_to=node.link_to)
     task = asyncio.create_task(fleet.run())
     try:
         yield fleet, devices
@@ -254,6 +262,40 @@ async def test_device_that_ends_ends_alone() -> None:
         await node.clock.advance(600.0)
         assert fleet.tally.ended == 1
         assert len(node.results) == len(devices) - 1
+
+
+async def test_device_that_ends_leaves_no_connection() -> None:
+    node = ManyBoxes(WoundClock(wall_us=NOW_US))
+    node.refused = offer_for(PLAN, 7)[0].device
+    always = replace(PLAN, habits=Habits(cycle=Cycle(period_s=0.0), exchange_timeout_s=2.0))
+    async with running(node, always) as (fleet, devices):
+        await node.clock.advance(5.0)
+        assert (fleet.tally.ended, node.closed) == (1, 1)
+    assert node.closed == node.opened == len(devices)
+
+
+async def test_wakes_that_do_not_end_count_when_the_fleet_is_stopped() -> None:
+    node = ManyBoxes(WoundClock(wall_us=NOW_US))
+    always = replace(PLAN, habits=Habits(cycle=Cycle(period_s=0.0), exchange_timeout_s=2.0))
+    async with running(node, always) as (fleet, devices):
+        await node.clock.advance(5.0)
+        assert fleet.tally.spending.wakes == 0
+    assert fleet.tally.spending.wakes == len(devices)
+    assert fleet.tally.exchanges == sum(map(len, node.exchanges.values()))
+
+
+def test_ctrl_c_ends_a_fleet_that_is_still_being_paired(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def endless(*_args: object, **_more: object) -> list[FleetDevice]:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr(cli_fleet, "pair_fleet", endless)
+    answer = asyncio.run(asyncio.wait_for(cli_fleet._run(PLAN, [], ends_after_s=None), 20.0))
+    assert (answer.wakes, answer.ran_s) == (0, 0.0)
+    assert "revoke those that are" in capsys.readouterr().err
 
 
 async def test_reading_of_a_device_follows_the_day() -> None:
