@@ -116,8 +116,6 @@ class HttpLink:
         except OSError as error:
             reason = error.strerror or str(error)
             raise CannotReachError(f"cannot reach {self._url}: {reason}") from None
-        except UnicodeError:  # an empty label, or one that is too long
-            raise CannotReachError(f"cannot reach {self._url}: no host has such a name") from None
         return _Connection(reader, writer)
 
     async def _ask(self, connection: _Connection, request: bytes) -> Answer:

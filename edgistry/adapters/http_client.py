@@ -231,6 +231,8 @@ def check_node_url(text: str) -> str:
         usable = url.scheme in ("http", "https") and bool(url.hostname)
         # Reading the port checks it.
         usable = usable and (url.port or 1) > 0 and not (url.query or url.fragment or url.username)
+        # As a look-up of the name does it: an empty or a too long label is none.
+        (url.hostname or "").encode("idna")
     except ValueError:
         usable = False
     if not usable:

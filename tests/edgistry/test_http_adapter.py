@@ -485,7 +485,7 @@ async def test_answer_over_the_limit_is_refused() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "127.0.0.1:27000", "ftp://host", "http://", "http://h:99999", "http://[::1", "http://u@h",
-     "http://host?x=1", "http://host#x", "http://h:x"],
+     "http://host?x=1", "http://host#x", "http://h:x", "http://a..b"],
 )  # fmt: skip
 def test_unusable_address_is_refused(text: str) -> None:
     with pytest.raises(InvalidValueError, match=r"http://127\.0\.0\.1:27000"):
