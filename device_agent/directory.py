@@ -2,8 +2,8 @@
 
 Rules kept here:
 
-* ``init`` refuses a directory that is not empty. ``agent.toml`` is written last: only a complete
-  directory is a device.
+* ``init`` refuses a directory that is not empty. Its files are whole and durable, one after the
+  other, and ``agent.toml`` is the last: only a complete directory is a device.
 * The secret is 0600, written once, and in no file that a WooF shows. The directory is 0700.
 * One process at a time runs a device, or changes its keys: it holds a lock on ``run/agent.pid``,
   which the kernel lets go when the process dies, however it dies.
@@ -41,6 +41,9 @@ AGENT_FILE_TITLE = """\
 Settings of one device. Restart the agent after a change.
 
 Never run a copy of this directory: two agents with one identity take each other's requests."""
+
+
+_INTERRUPTED = "; if an init was interrupted there, remove it: nothing was paired yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +114,16 @@ def create(root: Path, *, config: AgentConfig, manifest: str, handlers: str) -> 
     ``manifest`` and ``handlers`` are the texts of these files to begin with.
 
     Raises:
-        DirectoryError: ``root`` is not empty, or cannot be written.
+        DirectoryError, FileError: ``root`` is not empty, or cannot be written.
     """
     directory = AgentDirectory(root.absolute())
     try:
         directory.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(directory.root.iterdir()):
-            raise DirectoryError(f"{root} is not empty, and nothing in it will be overwritten")
+            raise DirectoryError(
+                f"{root} is not empty, and nothing in it will be overwritten"
+                + ("" if directory.config_file.exists() else _INTERRUPTED)
+            )
         directory.root.chmod(0o700)
         for folder in (
             directory.keys_dir,
@@ -128,15 +134,15 @@ def create(root: Path, *, config: AgentConfig, manifest: str, handlers: str) -> 
         ):
             folder.mkdir(mode=0o700)
         secret = secrets.token_bytes(SECRET_BYTES)
-        write_secret(directory.secret_file, secret.hex().encode() + b"\n", force=False)
         device_id = encode_device_id(secrets.token_bytes(16))
-        directory.id_file.write_text(f"{device_id}\n", encoding="ascii")
-        directory.manifest_file.write_text(manifest, encoding="utf-8")
-        (directory.handlers_dir / f"{config.handlers.module}.py").write_text(
-            handlers, encoding="utf-8"
-        )
-        text = toml.render(config, title=AGENT_FILE_TITLE)
-        directory.config_file.write_text(text, encoding="utf-8")
+        for path, text in (
+            (directory.secret_file, f"{secret.hex()}\n"),
+            (directory.id_file, f"{device_id}\n"),
+            (directory.manifest_file, manifest),
+            (directory.handlers_dir / f"{config.handlers.module}.py", handlers),
+            (directory.config_file, toml.render(config, title=AGENT_FILE_TITLE)),
+        ):
+            write_secret(path, text.encode(), force=False)
     except OSError as error:
         raise DirectoryError(f"{error.filename or root}: {error.strerror}") from None
     return directory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 from dataclasses import fields, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from device_agent.manifest import Action, Manifest, Service, Woof
 from device_agent.tally import Wake
 from edgistry.adapters import config as toml
 from edgistry.adapters.faas_module import load_handlers
+from edgistry.adapters.secret_files import write_secret
 from edgistry.errors import ConfigError, DatabaseLockedError, DirectoryError, FileError
 from edgistry.pairing import check_device_id
 
@@ -52,6 +54,30 @@ def test_new_device_has_a_secret_that_only_its_owner_can_read(directory: AgentDi
     assert len(read_device_secret(directory)) == 32
     assert stat.S_IMODE(directory.secret_file.stat().st_mode) == 0o600
     assert stat.S_IMODE(directory.root.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_init_that_is_killed_leaves_no_half_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    root, written = tmp_path / "device", iter(range(5))
+
+    def write(path: Path, data: bytes, *, force: bool) -> None:
+        if next(written) == step:
+            raise KeyboardInterrupt
+        write_secret(path, data, force=force)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("device_agent.directory.write_secret", write)
+        with pytest.raises(KeyboardInterrupt):
+            create(root, config=CONFIG, manifest=MANIFEST, handlers=HANDLERS)
+    with pytest.raises(DirectoryError, match="is not a device"):
+        open_directory(root)
+    with pytest.raises(DirectoryError, match="interrupted there"):
+        create(root, config=CONFIG, manifest=MANIFEST, handlers=HANDLERS)
+    shutil.rmtree(root)
+    create(root, config=CONFIG, manifest=MANIFEST, handlers=HANDLERS)
+    open_directory(root)
 
 
 def test_every_device_is_another_one(directory: AgentDirectory, tmp_path: Path) -> None:
