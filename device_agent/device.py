@@ -120,6 +120,7 @@ async def _device(
         authority = Authority(store, issuer)
         service = DeviceService(woofs.woofs, authority, require_handler=table.require)
         executor = Executor(woofs, service, DeviceQueues(store))
+        executor.set_aside(table)
         runtime = HandlerRuntime(store, woofs, table, on_end=executor.handler_ended)
         await executor.drop_strangers({home.id for home in homes})
         parts.push_async_callback(executor.clear)

@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from hashlib import sha256
 from itertools import chain
 from typing import Final, Protocol, TypeVar
@@ -41,7 +41,7 @@ from edgistry.woof_store import WoofStore
 from edgistry.woof_triggers import Trigger
 
 from .outgoing import Outgoing
-from .queues import MAX_ASKERS, Asker, DeviceQueues, TakenOn, place_of
+from .queues import MAX_ASKERS, Asker, DeviceQueues, TakenOn, handler_of, place_of
 
 T = TypeVar("T")
 
@@ -108,8 +108,21 @@ class Executor:
         self._places = {_digest(each.envelope): at for at, each in self._taken_on.items()}
         self._ending: dict[bytes, list[Asker]] = {}
         """By place: their handlers have ended, which is being written."""
+        self._aside: set[bytes] = set()
+        """Of what is taken on: what cannot end, since its handler is not there."""
         self._settled = asyncio.Event()
         if not self._taken_on:
+            self._settled.set()
+
+    def set_aside(self, handlers: Container[str]) -> None:
+        """Nobody lingers for requests that were taken on before, for others than ``handlers``.
+
+        They wait for a start at which their handlers are there again, or for their deadlines.
+        """
+        self._aside = {at for at in self._taken_on if handler_of(at) not in handlers}
+        if self._aside:
+            logger.warning("requests wait for handlers that are not there", count=len(self._aside))
+        if not self.is_at_work:
             self._settled.set()
 
     # --- executing ------------------------------------------------------------------------------
@@ -283,7 +296,7 @@ class Executor:
     @property
     def is_at_work(self) -> bool:
         """Whether results of requests that were taken on are still to come."""
-        return bool(self._taken_on or self._ending)
+        return bool(len(self._taken_on) > len(self._aside) or self._ending)
 
     async def settled(self) -> None:
         """Return when every request that was taken on has its result, durably."""

@@ -115,6 +115,11 @@ def place_of(trigger: Trigger) -> bytes:
     return fixed + trigger.handler.encode("utf-8", "replace")
 
 
+def handler_of(place: bytes) -> str:
+    """The handler in what ``place_of`` gave."""
+    return place[16:].decode("utf-8", "replace")
+
+
 def _result_key(asker: Asker) -> bytes:
     return _RESULTS + asker.home + asker.request_id
 

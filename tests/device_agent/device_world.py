@@ -116,6 +116,7 @@ async def inside(
     authority = Authority(kept, issuer)
     service = DeviceService(woofs.woofs, authority, require_handler=table.require)
     executor = Executor(woofs, service, DeviceQueues(kept))
+    executor.set_aside(table)
     runtime = HandlerRuntime(kept, woofs, table, on_end=executor.handler_ended)
     await woofs.create_namespace("meter")
     await woofs.create("meter/read", 100)

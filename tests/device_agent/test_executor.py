@@ -379,6 +379,22 @@ async def test_what_was_taken_on_is_finished_after_a_restart() -> None:
         assert device.elements() == [b"17"]
 
 
+async def test_nobody_lingers_for_a_handler_that_is_not_there_and_it_may_come_back() -> None:
+    store, request = MemoryKeyValue(), Requests().bind(payload=b"17", handler="slow")
+    gate, slow = held_up()
+    async with inside(slow, store=store) as device:
+        await device.execute(down(request, 1))
+        assert device.executor.is_at_work
+    async with inside(echo, store=store) as device:
+        assert not device.executor.is_at_work
+        await device.settled()
+        assert device.executor.held() == 1
+    gate.open()
+    async with inside(slow, store=store) as device:
+        await device.settled()
+        assert device.reply(request, 1).status == Status.OK
+
+
 async def test_results_survive_a_restart_and_confirmed_ones_do_not() -> None:
     store = MemoryKeyValue()
     requests = Requests()
