@@ -133,12 +133,14 @@ class Agent:
     async def run_once(self) -> bool:
         """One wake, for devices that something else wakes; whether a node has answered.
 
-        Raises as ``run``.
+        Handlers that have not ended then may end, with the radio off, until the next wake would be
+        due: cut short every time they would never end. Raises as ``run``.
         """
         answered = False
         while True:
             action = self._runtime.next(self._clock.now_s())
             if isinstance(action, Sleep):
+                await self._first(self._executor.settled(), by_s=action.until_s)
                 return answered
             await self._do(action)
             answered = answered or self._runtime.any_answered

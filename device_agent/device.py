@@ -83,7 +83,10 @@ async def run_device(
             for task in done - {stopped}:
                 answered = task.result()  # or what it has raised
                 if task is work and answered is False:
-                    raise CannotReachError("no node has answered; requests wait there")
+                    raise CannotReachError(
+                        "no node has answered as it should; requests wait there, and"
+                        f" {directory.log_file} says why"
+                    )
         finally:
             stopped.cancel()
             work.cancel()

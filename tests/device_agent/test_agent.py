@@ -172,6 +172,29 @@ async def test_single_wake_of_a_device_that_is_always_awake_ends() -> None:
         assert node.payload(1) == b"heard 17"
 
 
+async def test_slow_handler_may_end_after_a_single_wake_with_the_radio_off() -> None:
+    gate = Gate()
+
+    @handler
+    async def slow(_context: Any, _woof: str, _seq: int, _element: bytes) -> bytes:
+        await gate.wait_async()
+        return b"at last"
+
+    class LeftAlone(MadeUpNode):
+        async def close(self) -> None:
+            await super().close()
+            self.clock.patience_s = 20.0
+            gate.open()
+
+    node = LeftAlone(queue={1: Requests().bind(handler="slow")})
+    async with device(node, habits=HABITS, handlers=(slow,)) as running:
+        running.clock.patience_s = 0.05
+        assert await running.agent.run_once()
+        assert (node.results, node.closed, len(running.wakes)) == ({}, 1, 1)
+        assert running.wakes[0].spending.awake_s == pytest.approx(2.0)
+        assert not running.inner.executor.is_at_work
+
+
 async def test_single_wake_without_answer_says_so() -> None:
     node = MadeUpNode(is_down=True)
     async with device(node, habits=HABITS) as running:
