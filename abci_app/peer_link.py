@@ -23,6 +23,7 @@ from edgistry.api import PROBLEM_CONTENT_TYPE, Problem
 from edgistry.codec import Answer, Wire, encode
 from edgistry.envelope import MAX_U64
 from edgistry.errors import (
+    CaveatError,
     MailboxFullError,
     NodeProblemError,
     PermissionRefusedError,
@@ -191,6 +192,9 @@ def _refusal_in(response: Response) -> Refused:
     retry_after = response.headers.get("Retry-After", "")
     if problem.code == MailboxFullError.code and retry_after.isdecimal():
         return MailboxFullError(problem.detail, retry_after_s=int(retry_after[:6]))
+    if problem.code == CaveatError.code:
+        # Which one it is, the detail says; the document does not name it.
+        return CaveatError(problem.detail, caveat="")
     if problem.code in _RESYNCHRONISE:
         # Problem documents do not tell the numbers, so neither does who passes them on.
         kind = _RESYNCHRONISE[problem.code]

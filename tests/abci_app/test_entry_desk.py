@@ -16,6 +16,7 @@ from edgistry.envelope import BY_NODE, Status, encode_reply
 from edgistry.errors import (
     BadReplyError,
     BadTagError,
+    CaveatError,
     ExpiredError,
     KeyReusedError,
     MailboxFullError,
@@ -28,7 +29,7 @@ from edgistry.errors import (
 from edgistry.kv import MemoryKeyValue
 from edgistry.requests_api import RequestAnswer, to_text
 
-from .desk_world import FETCH_KEY, text_bytes
+from .desk_world import FETCH_KEY, GRANT, text_bytes
 from .peer_world import Nodes, nodes
 
 
@@ -85,6 +86,14 @@ async def test_refusal_of_the_home_node_is_told_at_once_and_nothing_is_kept() ->
         forged = bytes([*bound.encoded[:-1], bound.encoded[-1] ^ 1])
         with pytest.raises(BadTagError):
             await world.entry.submit(world.home.asked(bound, envelope=forged))
+        assert len(world.book) == 0
+
+
+async def test_caveat_that_does_not_hold_is_told_at_once_and_nothing_is_kept() -> None:
+    async with nodes() as world:
+        over = GRANT.derive(not_after_us=world.home.now_us - 1)
+        with pytest.raises(CaveatError, match="time is over"):
+            await world.submit(world.home.bind(over))
         assert len(world.book) == 0
 
 
