@@ -7,7 +7,8 @@ Rules kept here:
   one that expired.
 * A node that is away is tried again after a time that doubles, with jitter. A request that is only
   here is not sent before the node has answered something: it stays certain that nobody has it.
-* Each request has one errand at a time. What one request is refused with stops no other.
+* Each request has one errand at a time. What one request is refused with stops no other, nor does
+  one that a node never answers while it answers others.
 
 Not handled here: which errand it is (``entry_records``), clients (``entry_desk``).
 """
@@ -27,6 +28,8 @@ from edgistry.errors import (
     NodeProblemError,
     NotEndedError,
     Refused,
+    TimedOutError,
+    UnexpectedAnswerError,
     UnknownRequestError,
 )
 from edgistry.requests_api import RequestAnswer, StateName, to_bytes
@@ -150,10 +153,10 @@ class Courier:
             )
             for record, result in zip(some, done, strict=True):
                 if isinstance(result, BaseException):
-                    self._failed(record, result)
+                    await self._failed(link, record, result)
         return await self._follow(link, self._book.followed(link.node))
 
-    def _failed(self, record: EntryRecord, error: BaseException) -> None:
+    async def _failed(self, link: PeerLink, record: EntryRecord, error: BaseException) -> None:
         """Let one request wait that the node cannot handle, and go on with the others.
 
         Raises:
@@ -161,7 +164,9 @@ class Courier:
         """
         if not isinstance(error, Refused):
             raise error
-        if is_away(error) and not isinstance(error, NodeProblemError):
+        if isinstance(error, TimedOutError | UnexpectedAnswerError):
+            await link.which_ended(())  # which it can answer, if it is not away
+        elif is_away(error) and not isinstance(error, NodeProblemError):
             raise error
         logger.warning("a request to another node waits", reason=error.detail)
         self._rest(record)

@@ -51,6 +51,8 @@ class CutWay:
     """The paths that arrived."""
     poison: bytes | None = None
     """What the home node fails at."""
+    silent: bytes | None = None
+    """What the home node has no answer to."""
     tamper_request: Tamper = lambda _path, body: body
     tamper_answer: Tamper = lambda _path, body: body
 
@@ -59,6 +61,8 @@ class CutWay:
             raise CannotReachError("the link is cut")
         if self.poison is not None and self.poison in body:
             return problem_response(internal_problem())
+        if self.silent is not None and self.silent in body:
+            raise TimedOutError("there was no answer")
         self.sent.append(path.rpartition("/")[2])
         request = Request(
             method=method, path=path, body=self.tamper_request(path, body), peer_node=self.peer

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from abci_app.entry_courier import AT_ONCE
 from abci_app.entry_records import ENVELOPES, Stage
 from abci_app.peer_api import PASS_PATH, PassedRequest
 from edgistry.codec import decode, encode, replace
@@ -24,6 +25,7 @@ from edgistry.errors import (
     NotFoundError,
     PermissionRefusedError,
     Refused,
+    TimedOutError,
     UnknownRequestError,
 )
 from edgistry.kv import MemoryKeyValue
@@ -442,6 +444,29 @@ async def test_request_that_its_home_node_cannot_handle_stops_no_other() -> None
         world.way.poison = b"poison"
         await world.step()
         assert (stage(world, bad), stage(world, good)) == (Stage.SENT, Stage.PASSED)
+
+
+async def test_request_that_stays_without_an_answer_stops_no_other() -> None:
+    async with nodes(share=2 * AT_ONCE, home_limits={"share": 2 * AT_ONCE}) as world:
+        followed = await world.submit(world.home.bind())
+        _, stuck = await held(world, payload=b"stuck")
+        more = [(await held(world))[1] for _ in range(AT_ONCE)]
+        world.way.is_cut = False
+        world.way.silent = b"stuck"
+        await world.home.device.wake()
+        await world.step()
+        assert {stage(world, each) for each in more} == {Stage.PASSED}
+        assert (stage(world, stuck), stage(world, followed)) == (Stage.SENT, Stage.ENDED)
+
+
+async def test_node_that_answers_nothing_any_more_is_left_alone() -> None:
+    async with nodes() as world:
+        _, answer = await held(world)
+        world.way.is_cut = False
+        world.way.silent = b""
+        with pytest.raises(TimedOutError):
+            await world.step()
+        assert stage(world, answer) == Stage.HELD
 
 
 async def test_outcome_that_the_home_node_does_not_know_any_more_is_told() -> None:
