@@ -24,7 +24,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -72,6 +72,8 @@ class Cluster:
             chain_id=self.chain_id,
             lease_s=lease_s,
         )
+        self.programs: dict[int, Sequence[str]] = {}
+        """What runs in place of ``edgistry-node``, by node."""
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
@@ -136,9 +138,10 @@ class Cluster:
         for number in chosen:
             assert not self.is_running(number), f"node {number} runs already"
             directory = self.directory(number)
+            program = self.programs.get(number, node_program())
             with (directory.logs_dir / "console.log").open("ab") as log:
                 self._processes[number] = subprocess.Popen(
-                    [*node_program(), "run", str(directory.root)],
+                    [*program, "run", str(directory.root)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

@@ -37,17 +37,27 @@ async def read(context, woof, seq, element):
     with (pathlib.Path(__file__).parent / "effects").open("ab") as file:
         file.write(element + b"\\n")
     return b"did " + element
+
+@handler
+async def unlock(context, woof, seq, element):
+    return await read(context, woof, seq, b"unlocked")
+"""
+_READ = "fresh_s = 60"
+_MANIFEST = """fresh_s = 0
+
+[[service.action]]
+name = "unlock"
 """
 
 
 class Device:
     """The agent's program in a directory beside the cluster; it runs once whenever it is told."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.root = cluster.parent / "device"
-        self._agent("init", "--type", "thermometer", "--lat", "46", "--lon", "8")
+    def __init__(self, cluster: Cluster, type_name: str = "thermometer") -> None:
+        self.root = cluster.parent / f"device-{type_name}"
+        self._agent("init", "--type", type_name, "--lat", "46", "--lon", "8")
         files = AgentDirectory(self.root)
-        manifest = files.manifest_file.read_text().replace("fresh_s = 60", "fresh_s = 0")
+        manifest = files.manifest_file.read_text().replace(_READ, _MANIFEST)
         files.manifest_file.write_text(manifest)
         for path in files.handlers_dir.glob("*.py"):
             path.write_text(HANDLERS)
@@ -91,18 +101,24 @@ class Client:
 
         self.capability = asyncio.run(ask())
 
-    def give(self, data: bytes, *, forge: bool = False) -> tuple[Ticket, RequestAnswer]:
+    def ticket(self, data: bytes) -> Ticket:
+        """A call that is still to be given to a node."""
+        caller = ServiceCaller(HttpClient(self._url), self.capability)
+        return caller.ticket(self._handle, "read", data)
+
+    def submit(self, ticket: Ticket) -> RequestAnswer:
         """Give a call to the node; it has it durably."""
 
-        async def give() -> tuple[Ticket, RequestAnswer]:
+        async def submit() -> RequestAnswer:
             async with HttpClient(self._url) as http:
-                ticket = ServiceCaller(http, self.capability).ticket(self._handle, "read", data)
-                tracker = CallTracker(http, ticket)
-                if forge:
-                    tracker = CallTracker(http, _forged(ticket))
-                return ticket, await tracker.submit()
+                return await CallTracker(http, ticket).submit()
 
-        return asyncio.run(give())
+        return asyncio.run(submit())
+
+    def give(self, data: bytes) -> tuple[Ticket, RequestAnswer]:
+        """Make a call and give it to the node."""
+        ticket = self.ticket(data)
+        return ticket, self.submit(ticket)
 
     def look(self, ticket: Ticket, answer: RequestAnswer) -> RequestAnswer:
         """How the call is doing."""
@@ -174,7 +190,7 @@ def test_client_at_one_node_calls_a_sleeping_device_at_home_at_another(
 def test_forged_call_is_refused_through_another_node(device: Device, client: Client) -> None:
     before = device.effects()
     with pytest.raises(BadTagError):
-        client.give(b"forged", forge=True)
+        client.submit(_forged(client.ticket(b"forged")))
     device.wake()
     assert device.effects() == before
 
