@@ -87,6 +87,8 @@ class Courier:
         self._book = book
         self._chance = chance
         self._bells = {node: asyncio.Event() for node in links}
+        self._missed: set[bytes] = set()
+        """Nodes that somebody wanted to ask and could not."""
         self._resting: set[bytes] = set()
         """Requests that their full home node is not asked to take just now."""
 
@@ -95,6 +97,11 @@ class Courier:
         bell = self._bells.get(NodeId(home))
         if bell is not None:
             bell.set()
+
+    def missed(self, home: bytes) -> None:
+        """That node could not be asked: whoever waits is to be woken when it can be."""
+        self._missed.add(home)
+        self.wake(home)
 
     async def run(self) -> None:
         """Run errands until cancelled; what it raises is a bug."""
@@ -114,11 +121,13 @@ class Courier:
 
     async def _serve(self, link: PeerLink) -> None:
         failures = 0
+        bell = self._bells[link.node]
         while True:
-            bell = self._bells[link.node]
             bell.clear()
+            was_missed = failures > 0 or link.node in self._missed
+            self._missed.discard(link.node)
             try:
-                pause_s = await self.step(link)
+                more = await self.step(link)
             except Refused as error:
                 # Whatever another node answers must not stop this one.
                 failures += 1
@@ -131,14 +140,26 @@ class Courier:
             if failures:
                 failures = 0
                 logger.info("the other node answers again", node=link.node.hex())
-            self._book.ring_all(link.node)
+            if was_missed:
+                self._book.ring_all(link.node)
+            if not more:
+                await self._pause(link, bell)
+
+    async def _pause(self, link: PeerLink, bell: asyncio.Event) -> None:
+        """Return when somebody rings, or when it is time to ask for outcomes."""
+        for _ in range(round(FOLLOW_EVERY_S / FOLLOW_AWAITED_EVERY_S)):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(bell.wait(), pause_s)
+                # Not ``wait_for``, which can lose a cancellation that comes with the event.
+                async with asyncio.timeout(FOLLOW_AWAITED_EVERY_S):
+                    await bell.wait()
+                    return
+            if any(self._book.is_awaited(each.id) for each in self._book.followed(link.node)):
+                return
 
     # --- one round ------------------------------------------------------------------------------
 
-    async def step(self, link: PeerLink) -> float | None:
-        """All that can be done now with one node; when to come back, if nobody rings before.
+    async def step(self, link: PeerLink) -> bool:
+        """All that can be done now with one node; whether it has more to tell.
 
         Raises:
             Refused: the node is away, or the store refuses; then the rest is still to be done.
@@ -251,9 +272,7 @@ class Courier:
         else:
             await self._book.take(record, answer)
 
-    async def _follow(self, link: PeerLink, records: Sequence[EntryRecord]) -> float | None:
-        if not records:
-            return None
+    async def _follow(self, link: PeerLink, records: Sequence[EntryRecord]) -> bool:
         more = False
         for start in range(0, len(records), MAX_REFERENCES):
             some = records[start : start + MAX_REFERENCES]
@@ -266,10 +285,7 @@ class Courier:
                 *(self._bring(each, answers[each]) for each in asked & answers.keys()),
                 *(self._bring(each, None) for each in asked & unknown),
             )
-        if more:
-            return 0.0
-        awaited = any(self._book.is_awaited(each.id) for each in records)
-        return FOLLOW_AWAITED_EVERY_S if awaited else FOLLOW_EVERY_S
+        return more
 
     async def _bring(self, request: bytes, answer: RequestAnswer | None) -> None:
         """A request has ended as in ``answer``, or its home node does not know it."""

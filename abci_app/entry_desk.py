@@ -181,18 +181,23 @@ class EntryDesk:
                 if answer.final or left_s <= 0 or (known is not None and answer.state != known):
                     return answer
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(news.wait(), left_s)
+                    # Not ``wait_for``, which can lose a cancellation that comes with the event.
+                    async with asyncio.timeout(left_s):
+                        await news.wait()
 
     async def _look(self, record: EntryRecord, wait_s: float, known: str | None) -> RequestAnswer:
         """How ``record`` is doing, as its home node says if it can be asked."""
         link = self._courier.links.get(NodeId(record.home))
-        if record.stage != Stage.PASSED or link is None or not link.seems_up:
+        if record.stage != Stage.PASSED or link is None:
+            return self._book.answer(record)
+        if not link.seems_up:
+            self._courier.missed(record.home)
             return self._book.answer(record)
         try:
             answer = await link.look(record.reference, wait_s=wait_s, known=known)
         except Refused as error:
             # It is away, or knows the request no longer: the courier finds out which.
-            self._courier.wake(record.home)
+            self._courier.missed(record.home)
             if not is_away(error) and not isinstance(error, UnknownRequestError):
                 raise
             return self._book.answer(record)

@@ -92,7 +92,7 @@ class Nodes:
     grants: GrantForwarder
     steady_s: float = 1000.0
 
-    async def step(self) -> float | None:
+    async def step(self) -> bool:
         """What the courier does in one round."""
         return await self.courier.step(self.link)
 

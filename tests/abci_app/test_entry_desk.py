@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
+import abci_app.entry_courier as courier_module
 from abci_app.entry_courier import AT_ONCE
 from abci_app.entry_records import ENVELOPES, Stage
 from abci_app.peer_api import PASS_PATH, PassedRequest
+from abci_app.peer_link import MAX_WAITING
 from edgistry.codec import decode, encode, replace
 from edgistry.envelope import BY_NODE, Status, encode_reply
 from edgistry.errors import (
@@ -434,6 +437,42 @@ async def test_client_that_waits_while_the_link_is_cut_hears_when_it_is_back() -
         assert (await waiting).state == "RESPONDED"
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def running(world: Nodes) -> AsyncIterator[None]:
+    """The courier of the entry node runs, and has nothing to do yet."""
+    task = asyncio.create_task(world.courier.run())
+    await asyncio.sleep(0)
+    yield
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_outcome_of_a_request_that_was_taken_at_once_comes_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(courier_module, "FOLLOW_AWAITED_EVERY_S", 0.01)
+    monkeypatch.setattr(courier_module, "FOLLOW_EVERY_S", 0.05)
+    async with nodes() as world, running(world):
+        answer = await world.submit(world.home.bind())
+        await world.home.device.wake()
+        await until(lambda: stage(world, answer) == Stage.ENDED)
+
+
+async def test_clients_that_wait_do_not_ask_the_home_node_one_by_one_each_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(courier_module, "FOLLOW_AWAITED_EVERY_S", 0.01)
+    async with nodes(home_limits={"share": 64}) as world, running(world):
+        answers = [await world.submit(world.home.bind()) for _ in range(MAX_WAITING + 6)]
+        waiting = [asyncio.create_task(world.fetch(each, wait_s=30)) for each in answers]
+        await until(lambda: world.way.sent.count("outcomes") >= 5)
+        assert world.way.sent.count("look") == len(answers)
+        await world.home.device.wake()
+        await world.home.device.wake()
+        ended = await asyncio.gather(*waiting)
+        assert {each.state for each in ended} == {"RESPONDED"}
 
 
 async def test_request_that_its_home_node_cannot_handle_stops_no_other() -> None:
