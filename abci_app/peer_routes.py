@@ -22,7 +22,7 @@ from edgistry.errors import (
     PermissionRefusedError,
     UnknownRequestError,
 )
-from edgistry.requests_api import RequestAnswer, to_bytes, to_text
+from edgistry.requests_api import RequestAnswer, to_text
 from edgistry.signed_request import SignedRequest
 
 from .http_grants import PublicGrants
@@ -81,11 +81,9 @@ class _Peers:
             priority=passed.priority,
             not_before_us=passed.not_before_us,
             max_age_s=passed.max_age_s,
+            recalled=passed.recalled,
         )
         answer, is_new = await self._requests.submit(asked)
-        if passed.recalled and not answer.final:
-            number = Reference(id=to_bytes(answer.id, "id"), fetch_hash=passed.fetch_hash)
-            answer = await self._requests.cancel(*_seen(number))
         return json_response(PassedAnswer(request=answer, is_new=is_new))
 
     async def look(self, request: Request) -> Response:

@@ -72,6 +72,8 @@ class Asked:
     priority: int = 0
     not_before_us: int = 0
     max_age_s: int = 0
+    recalled: bool = False
+    """It has been taken back on the way: it is to be known, and not to be given to the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,9 @@ class RequestDesk:
                 content=content_key(paired, checked.envelope),
                 max_age_us=seconds(min(asked.max_age_s, action.fresh_s)),
             )
-        content = self._content(submission, checked, paired, seconds(asked.max_age_s), now_us)
+        content = None
+        if not asked.recalled:
+            content = self._content(submission, checked, paired, seconds(asked.max_age_s), now_us)
         is_new = self._writer.boxes.lookup(submission.id) is None
         reply = b"" if content is None else stand_in(checked, content, now_us=now_us)
         admission = None
@@ -153,7 +157,9 @@ class RequestDesk:
             return await self._stand_in(submission, checked, paired, reply, admission, now_us)
 
         def decide(decision: Decision) -> tuple[RequestRecord, bool, Decision]:
-            record, is_new = self._queue(decision, submission, checked, paired, now_us)
+            record, is_new = self._queue(
+                decision, submission, checked, paired, now_us, recalled=asked.recalled
+            )
             return record, is_new, decision
 
         record, is_new, decision = await self._writer.commit(decide)
@@ -167,13 +173,18 @@ class RequestDesk:
         checked: Checked,
         paired: Paired,
         now_us: int,
+        *,
+        recalled: bool = False,
     ) -> tuple[RequestRecord, bool]:
         retry_after_s = WAKE_LIMITS_S[paired.wake]
         record = self._mailbox.submit(
             decision, submission, now_us=now_us, retry_after_s=retry_after_s
         )
         is_new = bool(decision.decided)
-        if is_new and checked.envelope.op == Operation.REVOKE:
+        if recalled:
+            # In the same write: a device that waits for work must not be quicker.
+            record = self._mailbox.cancel(decision, record.id, now_us=now_us)
+        elif is_new and checked.envelope.op == Operation.REVOKE:
             # Here it is in force at once; on the device when it wakes.
             outcome = self._keys.authority(paired).perform(checked, _nothing_else, now_us=now_us)
             decision.changes += outcome.changes

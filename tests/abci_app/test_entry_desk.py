@@ -336,6 +336,21 @@ async def test_recall_of_a_request_that_may_be_at_home_travels_with_it() -> None
         assert world.home.device.executed == []
 
 
+async def test_recalled_request_is_not_given_to_a_device_that_waits_for_work() -> None:
+    async with nodes() as world:
+        world.way.tamper_request = lambda path, body: b"" if path == PASS_PATH else body
+        world.way.lose_answers = 1
+        answer = await world.submit(world.home.bind())
+        await world.cancel(answer)
+        world.way.tamper_request = lambda _path, body: body
+        waiting = asyncio.create_task(world.home.device.exchange(wait_s=0.2))
+        await until(lambda: world.home.exchanges.waiting)
+        await world.passes(5)
+        await world.step()
+        assert (await world.fetch(answer)).state == "CANCELLED"
+        assert (await waiting).requests == ()
+
+
 async def test_recall_of_a_request_at_home_travels_when_the_link_is_back() -> None:
     async with nodes() as world:
         answer = await world.submit(world.home.bind())
