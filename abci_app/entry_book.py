@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -72,6 +72,8 @@ class EntryBook:
         self._store = store
         self._committer = committer
         self._records: dict[bytes, EntryRecord] = {}
+        self._entering: dict[bytes, EntryRecord] = {}
+        """Requests that there is room for, and whose home nodes are being asked."""
         self._waiting: Counter[bytes] = Counter()
         """By service, and by service and client: requests that their home nodes have not taken."""
         self._size = 0
@@ -140,22 +142,47 @@ class EntryBook:
             lock = self._locks[request] = asyncio.Lock()
         return lock
 
-    async def make_room(self, record: EntryRecord) -> None:
-        """Return if there is room for ``record``; a delivered one may be forgotten for it.
+    @contextlib.asynccontextmanager
+    async def room(self, record: EntryRecord) -> AsyncIterator[None]:
+        """There is room to ``add`` ``record``, which is new, as long as the block lasts.
+
+        Delivered ones may be forgotten for it. The lock of ``record`` is held.
 
         Raises:
             MailboxFullError: there is none.
         """
-        if len(self._records) >= self.limits.total:
-            for each in self.records():
-                if each.stage == Stage.DELIVERED and not each.untold:
-                    await self.forget(each)
-                    break
+        while self._taken >= self.limits.total and (old := self._forgettable()) is not None:
+            async with self.lock(old.id):
+                if self._records.get(old.id) is old:
+                    await self.forget(old)
         self._check_room(record)
+        self._entering[record.id] = record
+        self._count(record, +1)
+        try:
+            yield
+        finally:
+            self._vacate(record.id)
+
+    def _vacate(self, request: bytes) -> None:
+        """The room that was kept for the request is free, or taken by it."""
+        record = self._entering.pop(request, None)
+        if record is not None:
+            self._count(record, -1)
+
+    @property
+    def _taken(self) -> int:
+        return len(self._records) + len(self._entering)
+
+    def _forgettable(self) -> EntryRecord | None:
+        """The oldest request of which there is nothing more to tell to anybody."""
+        for record in self._records.values():
+            if record.stage == Stage.DELIVERED and not record.untold:
+                return record
+        return None
 
     def _check_room(self, record: EntryRecord) -> None:
         limits = self.limits
-        if len(self._records) >= limits.total:
+        if self._taken >= limits.total:
             what = "this node has as many requests to other nodes as it can take"
         elif not record.is_waiting:
             return
@@ -176,12 +203,12 @@ class EntryBook:
         envelope: bytes | None = None,
         answer: RequestAnswer | None = None,
     ) -> None:
-        """``record`` is new; durable when this returns.
+        """``record`` is new, and there is ``room`` for it; durable when this returns.
 
         Raises:
-            MailboxFullError: there is no room. StorageError: it was not written.
+            StorageError: it was not written.
         """
-        await self.make_room(record)
+        self._vacate(record.id)
         # Counted from now on: others who come during the write must see it.
         self._remember(record.id, record)
         try:

@@ -100,7 +100,8 @@ class EntryDesk:
         async with self._book.lock(record.id):
             known = self._book.get(record.id)
             if known is None:
-                return await self._enter(link, record, asked.envelope)
+                async with self._book.room(record):
+                    return await self._enter(link, record, asked.envelope)
         if known.fetch_hash != record.fetch_hash:
             raise KeyReusedError("this idempotency key was used with another fetch key")
         return self._book.answer(known), False
@@ -108,8 +109,7 @@ class EntryDesk:
     async def _enter(
         self, link: PeerLink, record: EntryRecord, envelope: bytes
     ) -> tuple[RequestAnswer, bool]:
-        """A request that is new here; its lock is held."""
-        await self._book.make_room(record)
+        """A request that is new here; its lock is held, and there is room for it."""
         if link.seems_up:
             request = record.passed_request(envelope)
             try:

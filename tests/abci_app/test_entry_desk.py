@@ -433,6 +433,28 @@ async def test_room_comes_from_requests_that_were_delivered() -> None:
         assert (await world.submit(world.home.bind())).state == "QUEUED"
 
 
+async def test_request_that_its_home_node_took_is_never_refused_for_want_of_room() -> None:
+    async with nodes(total=2) as world:
+        asked = [world.home.asked(world.home.bind()) for _ in range(4)]
+        found = await asyncio.gather(*map(world.entry.submit, asked), return_exceptions=True)
+        refused = [each for each in found if isinstance(each, BaseException)]
+        assert {type(each) for each in refused} == {MailboxFullError}
+        assert (len(refused), world.way.sent.count("requests")) == (2, 2)
+
+
+async def test_each_of_two_requests_gets_the_room_of_one_that_was_delivered() -> None:
+    async with nodes(total=2) as world:
+        for _ in range(2):
+            answer = await world.submit(world.home.bind())
+            await world.home.device.wake()
+            await world.fetch(answer)
+            await world.acknowledge(answer)
+            await world.step()
+        asked = [world.home.asked(world.home.bind()) for _ in range(2)]
+        found = await asyncio.gather(*map(world.entry.submit, asked))
+        assert [answer.state for answer, _ in found] == ["QUEUED", "QUEUED"]
+
+
 async def test_request_past_its_deadline_is_refused_here() -> None:
     async with nodes() as world:
         with pytest.raises(ExpiredError):
