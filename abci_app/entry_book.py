@@ -34,6 +34,7 @@ from edgistry.requests_api import RequestAnswer, StateName, to_text
 
 from .entry_records import (
     ANSWERS,
+    DAMAGED,
     ENVELOPES,
     RECORDS,
     EntryLimits,
@@ -105,20 +106,21 @@ class EntryBook:
         """All of them, oldest first as far as this process knows."""
         return list(self._records.values())
 
-    def envelope(self, record: EntryRecord) -> bytes:
-        """The envelope of a request that its home node may not have."""
-        envelope = self._store.get(ENVELOPES + record.id)
-        if envelope is None:
-            raise CorruptDatabaseError("queues.ldb: a request to another node has no envelope")
-        return envelope
+    def envelope(self, record: EntryRecord) -> bytes | None:
+        """The envelope of a request that its home node may not have, if it is still there."""
+        return self._store.get(ENVELOPES + record.id)
 
     def answer(self, record: EntryRecord) -> RequestAnswer:
         """What is known here of how the request is doing."""
         latest = self._latest.get(record.id)
         if latest is not None and record.stage == Stage.PASSED:
             return replace(latest, recalled=latest.recalled or record.recalled)
-        value = None if record.is_waiting else self._store.get(ANSWERS + record.id)
-        return waiting_answer(record) if value is None else read_answer(value)
+        if record.is_waiting:
+            return waiting_answer(record)
+        value = self._store.get(ANSWERS + record.id)
+        if value is not None:
+            return read_answer(value)
+        return own_end(record, "EXPIRED", DAMAGED) if record.has_ended else waiting_answer(record)
 
     def urgent(self, home: bytes) -> list[EntryRecord]:
         """Requests of which there is something to tell that node, oldest first."""

@@ -37,6 +37,7 @@ from edgistry.transactions import NodeId
 
 from .entry_book import EntryBook
 from .entry_records import (
+    DAMAGED,
     HOME_FORGOT,
     HOME_SILENT,
     NOT_REACHED,
@@ -247,9 +248,12 @@ class Courier:
             await self._recall(link, record)
 
     async def _pass(self, link: PeerLink, record: EntryRecord) -> None:
-        request = record.passed_request(self._book.envelope(record))
+        envelope = self._book.envelope(record)
+        if envelope is None:
+            await self._book.end(record, "EXPIRED", DAMAGED)
+            return
         try:
-            answer, _ = await link.pass_on(request)
+            answer, _ = await link.pass_on(record.passed_request(envelope))
         except MailboxFullError:
             self._rest(record)
         except Refused as error:

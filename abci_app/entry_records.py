@@ -48,6 +48,7 @@ _S: Final = 1_000_000
 NOT_REACHED: Final = "its home node was not reached before the deadline; it was not carried out"
 CANCELLED_HERE: Final = "cancelled before its home node had it; it was not carried out"
 HOME_SILENT: Final = "its home node, which may have it, cannot be reached; nobody knows the outcome"
+DAMAGED: Final = "this node's disk has lost it; nobody knows the outcome"
 HOME_FORGOT: Final = "its home node does not know it any more; nobody knows the outcome"
 
 

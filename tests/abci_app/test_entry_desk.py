@@ -12,7 +12,7 @@ import pytest
 
 import abci_app.entry_courier as courier_module
 from abci_app.entry_courier import AT_ONCE
-from abci_app.entry_records import ENVELOPES, Stage
+from abci_app.entry_records import ANSWERS, DAMAGED, ENVELOPES, Stage
 from abci_app.peer_api import PASS_PATH, PassedRequest
 from abci_app.peer_link import MAX_WAITING
 from edgistry.codec import decode, encode, replace
@@ -563,3 +563,25 @@ async def test_envelope_is_kept_only_while_the_home_node_may_not_have_it() -> No
         world.way.is_cut = False
         await world.step()
         assert world.store.get(key) is None
+
+
+async def test_damaged_request_ends_and_stops_no_other() -> None:
+    async with nodes() as world:
+        _, lost = await held(world)
+        _, good = await held(world)
+        world.store.write([(ENVELOPES + text_bytes(lost.id), None)], sync=True)
+        world.way.is_cut = False
+        await world.step()
+        found = await world.fetch(lost)
+        assert (found.state, found.final, found.reason) == ("EXPIRED", True, DAMAGED)
+        assert stage(world, good) == Stage.PASSED
+
+
+async def test_outcome_that_was_damaged_is_told_as_lost() -> None:
+    async with nodes() as world:
+        answer = await world.submit(world.home.bind())
+        await world.home.device.wake()
+        assert (await world.fetch(answer)).final
+        world.store.write([(ANSWERS + text_bytes(answer.id), None)], sync=True)
+        found = await world.fetch(answer)
+        assert (found.state, found.final, found.reason) == ("EXPIRED", True, DAMAGED)
