@@ -19,6 +19,8 @@ from typing import Final, Protocol, TypeVar
 
 from edgistry.adapters.clock import wall_us
 from edgistry.adapters.group_commit import GroupCommitter
+from edgistry.adapters.log import get_logger
+from edgistry.errors import StorageError, UnavailableError
 from edgistry.kv import KeyValue
 from edgistry.replay import Ticket
 
@@ -26,6 +28,8 @@ from .mailbox import Mailbox
 from .mailbox_boxes import Boxes, Decision
 from .mailbox_exchange import Exchange
 from .mailbox_records import MailboxLimits
+
+logger = get_logger("edgistry.node.mailbox")
 
 T = TypeVar("T")
 
@@ -122,9 +126,19 @@ class MailboxWriter:
             raise
 
     async def run(self) -> None:
-        """Let leases, deadlines and outcomes end when their time has come, until cancelled."""
+        """Let leases, deadlines and outcomes end when their time has come, until cancelled.
+
+        While the store takes no writes they end later: everything else goes on.
+        """
+        told = False
         while True:
-            more = await self.sweep()
+            try:
+                more = await self.sweep()
+            except (StorageError, UnavailableError) as error:
+                more = False
+                if not told:
+                    told = True
+                    logger.warning("requests do not end in time", reason=error.detail)
             await asyncio.sleep(0 if more else SWEEP_EVERY_S)
 
     async def sweep(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import abci_app.mailbox_writer as writer_module
 from abci_app.mailbox_states import State
 from abci_app.request_desk import FetchHash
 from edgistry.envelope import BY_NODE, Operation, Status
@@ -230,11 +231,36 @@ class Disk(MemoryKeyValue):
     """Takes no more writes once it is ``full``."""
 
     full = False
+    refused = 0
 
     def write(self, changes: Any, *, sync: bool) -> None:
         if self.full:
+            self.refused += 1
             raise DiskFullError("no space")
         super().write(changes, sync=sync)
+
+
+async def test_full_disk_does_not_stop_the_node_when_a_deadline_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writer_module, "SWEEP_EVERY_S", 0.001)
+    disk = Disk()
+    async with desks(disk) as world:
+        number = await world.submit(world.bind())
+        disk.full = True
+        world.now_us += HOUR
+        running = asyncio.create_task(world.writer.run())
+        async with asyncio.timeout(10):
+            while disk.refused < 3 and not running.done():  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        assert (await world.requests.fetch(number, FETCH_KEY)).state == "QUEUED"
+        disk.full = False
+        async with asyncio.timeout(10):
+            while (await world.requests.fetch(number, FETCH_KEY)).state != "EXPIRED":  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
 
 
 async def test_request_that_could_not_be_written_is_not_there() -> None:
