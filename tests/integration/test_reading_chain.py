@@ -7,10 +7,7 @@ the mirror to the host. Every reading arrives once.
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,22 +23,18 @@ from abci_app.initialize import init_node
 from abci_app.launch import node_program
 from abci_app.mirror import mirror_name
 from device_agent.config import AgentConfig, CycleConfig, HandlersConfig, RadioConfig
-from device_agent.directory import create, read_device_id, read_device_secret
 from edgistry.adapters.http import HttpClient
-from edgistry.adapters.leveldb import LevelKeyValue
 from edgistry.adapters.node_client import BlockingNodeClient
 from edgistry.captext import danger_text
 from edgistry.codec import encode_json
 from edgistry.envelope import Operation
 from edgistry.errors import Refused
-from edgistry.issuer import Issuer
 from edgistry.requests_api import SubmitBody, to_text
-from edgistry.woof_store import WoofStore
 
 from ..abci_app.hosts import LIMIT_S, HostProcess
+from .agents import AgentProcess
 from .harness import reserve_ports
 
-ROOT = Path(__file__).resolve().parents[2]
 WOOF = "sensors/air"
 CLIENT = b"caller-1"
 CALLS_A_GRANT = 100
@@ -68,6 +61,12 @@ name = "sensors/air"
 history = 10000
 mirror = true
 """
+
+CONFIG = AgentConfig(
+    cycle=CycleConfig(period_s=1, shortest_sleep_s=0.1),
+    radio=RadioConfig(first_wait_s=0.2, longest_wait_s=0.5),
+    handlers=HandlersConfig(module="station"),
+)
 
 pytestmark = pytest.mark.engine
 
@@ -108,67 +107,15 @@ class NodeProcess(HostProcess):
         return f"exit code {self._process.returncode}: {said}"
 
 
-class AgentProcess:
-    """The device in ``root``, which is made here."""
-
-    def __init__(self, root: Path) -> None:
-        config = AgentConfig(
-            cycle=CycleConfig(period_s=1, shortest_sleep_s=0.1),
-            radio=RadioConfig(first_wait_s=0.2, longest_wait_s=0.5),
-            handlers=HandlersConfig(module="station"),
-        )
-        self.layout = create(root, config=config, manifest=MANIFEST, handlers=HANDLERS)
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def id(self) -> str:
-        return read_device_id(self.layout)
-
-    @property
-    def issuer(self) -> Issuer:
-        return Issuer.from_secret(read_device_secret(self.layout), epoch=1)
-
-    def run(self, *words: str, typed: str = "") -> None:
-        subprocess.run(
-            self._command(*words), input=typed, text=True, check=True, capture_output=True, cwd=ROOT
-        )
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            self._command("run", str(self.layout.root)),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            cwd=ROOT,
-        )
-
-    def kill(self) -> None:
-        if self._process is not None:
-            process, self._process = self._process, None
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait(LIMIT_S)
-
-    def taken(self) -> list[bytes]:
-        """The readings on the device, which is killed to look."""
-        self.kill()
-        store = LevelKeyValue(self.layout.database)
-        try:
-            return [element for _, element in WoofStore(store).scan(WOOF, 1)]
-        finally:
-            store.close()
-
-    def _command(self, *words: str) -> list[str]:
-        return [sys.executable, "-c", "from device_agent.cli import main; main()", *words]
-
-
 class Chain:
     """The three, connected."""
 
     def __init__(self, root: Path, base_port: int) -> None:
         self.host = HostProcess(root / "cloud", base_port)
         self.node = NodeProcess(root / "home", base_port + PORTS_PER_NODE)
-        self.agent = AgentProcess(root / "device")
+        self.agent = AgentProcess(
+            root / "device", config=CONFIG, manifest=MANIFEST, handlers=HANDLERS
+        )
         self.handle = ""
         self.sent = 0
 
@@ -182,8 +129,7 @@ class Chain:
         self.node.start()
         with AdminClient(self.node.layout) as admin:
             (code,) = admin.pair_codes(1, ttl_s=600, replace=False).codes
-        root = str(self.agent.layout.root)
-        self.agent.run("pair", root, "--node", self.node.url, "--code", "-", typed=f"{code}\n")
+        self.agent.pair(self.node.url, code)
         self.agent.start()
         self.host.until(self._is_listed, "the service's listing")
 
@@ -246,8 +192,7 @@ class Chain:
 
     def last_words(self) -> str:
         """What the device and its node have said last."""
-        log = self.agent.layout.log_file
-        return f"{self.agent.layout.root}: {log.read_text()[-2000:]}\n{self.node.last_words()}"
+        return f"{self.agent.last_words()}\n{self.node.last_words()}"
 
     def arrived(self) -> list[bytes]:
         """What is in the cloud."""
@@ -287,4 +232,4 @@ def test_every_reading_reaches_the_cloud_once_however_often_any_of_the_three_is_
     chain.host.until(lambda: len(chain.arrived()) >= chain.sent, "the last reading")
     found = chain.arrived()
     assert sorted(found) == sorted(b"reading %d" % each for each in range(1, chain.sent + 1))
-    assert found == chain.agent.taken(), "in the order in which they were taken"
+    assert found == chain.agent.elements(WOOF), "in the order in which they were taken"

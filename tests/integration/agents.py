@@ -1,0 +1,94 @@
+"""Devices as processes of their own, that tests start, kill and look into."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from device_agent.config import AgentConfig
+from device_agent.directory import create, read_device_id, read_device_secret
+from edgistry.adapters.leveldb import LevelKeyValue
+from edgistry.issuer import Issuer
+from edgistry.woof_store import WoofStore
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT_S = 60.0
+
+
+class AgentProcess:
+    """The device in ``root``, which is made here."""
+
+    def __init__(self, root: Path, *, config: AgentConfig, manifest: str, handlers: str) -> None:
+        self.layout = create(root, config=config, manifest=manifest, handlers=handlers)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def id(self) -> str:
+        """Its device id."""
+        return read_device_id(self.layout)
+
+    @property
+    def issuer(self) -> Issuer:
+        """Whoever has it can make any capability for the device."""
+        return Issuer.from_secret(read_device_secret(self.layout), epoch=1)
+
+    def pair(self, url: str, code: str) -> None:
+        """Pair with the node whose API is at ``url``."""
+        words = ("pair", str(self.layout.root), "--node", url, "--code", "-")
+        done = subprocess.run(
+            self._command(*words),
+            input=f"{code}\n",
+            text=True,
+            check=False,
+            capture_output=True,
+            cwd=ROOT,
+        )
+        assert done.returncode == 0, done.stderr
+
+    def start(self) -> None:
+        """Run it from now on."""
+        self._process = subprocess.Popen(
+            self._command("run", str(self.layout.root)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=ROOT,
+        )
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and lives."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it ended without having been killed here."""
+        return self._process is not None and self._process.poll() is not None
+
+    def kill(self) -> None:
+        """SIGKILL; it may be dead already."""
+        if self._process is not None:
+            process, self._process = self._process, None
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait(LIMIT_S)
+
+    def elements(self, woof: str) -> list[bytes]:
+        """What is in a WooF of the device, which is killed to look."""
+        self.kill()
+        store = LevelKeyValue(self.layout.database)
+        try:
+            return [element for _, element in WoofStore(store).scan(woof, 1)]
+        finally:
+            store.close()
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        log = self.layout.log_file
+        return f"{self.layout.root}: {log.read_text()[-2000:] if log.exists() else ''}"
+
+    def _command(self, *words: str) -> list[str]:
+        return [sys.executable, "-c", "from device_agent.cli import main; main()", *words]
