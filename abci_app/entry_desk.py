@@ -7,6 +7,8 @@ Rules kept here:
   change a reply. What it tells by itself has no tag.
 * While the home node answers, it decides, and the client is told what it says. While it does not,
   the request is durable here before the client is told that it is queued.
+* What is known is told to who sends it again, whatever has become of its deadline. Only the home
+  node can say that it does not know a request, and so that one past its deadline never ran.
 * Clients learn nothing about the home node, not even whether it is there.
 
 Not handled here: what happens later (``entry_courier``), transport (``http_requests``).
@@ -24,7 +26,6 @@ from edgistry.codec import decode_json, replace
 from edgistry.envelope import Envelope, Operation, decode_envelope
 from edgistry.errors import (
     BadRequestError,
-    ExpiredError,
     FutureError,
     KeyReusedError,
     MalformedError,
@@ -89,17 +90,20 @@ class EntryDesk:
 
         Raises:
             NotFoundError: no such service.
-            UnavailableError: it cannot be reached from this node at all.
+            UnavailableError: it cannot be reached from this node at all; or not now, and the
+                request's deadline has passed.
             Refused: as ``RequestDesk.submit``, if the home node says so.
         """
         service = self._find(asked.service)
         if service is None or service.home == self._node_id:
             return await self._local.submit(asked)
         link = _link_to(self._courier.links, service.home)
-        record = self._record(asked, service)
+        envelope = _envelope_in(asked)
+        record = self._record(asked, envelope, service)
         async with self._book.lock(record.id):
             known = self._book.get(record.id)
             if known is None:
+                _check_sequence(envelope, record.submitted_us)
                 async with self._book.room(record):
                     return await self._enter(link, record, asked.envelope)
         if known.fetch_hash != record.fetch_hash:
@@ -121,6 +125,9 @@ class EntryDesk:
             else:
                 await self._book.add(self._passed(record, answer), answer=answer)
                 return answer, is_new
+        if record.deadline_us <= record.submitted_us:
+            # It may have been taken before, by way of this node too, and carried out since.
+            raise UnavailableError(f"{_AWAY}; only it knows whether it has this request")
         await self._book.add(record, envelope=envelope)
         self._courier.wake(record.home)
         return self._book.answer(record), True
@@ -131,14 +138,8 @@ class EntryDesk:
             return passed
         return ended(passed, answer, now_us=self._book.clock_us(), limits=self._book.limits)
 
-    def _record(self, asked: Asked, service: StoredService) -> EntryRecord:
-        """What is asked, as a request that is only here.
-
-        Raises:
-            MalformedError, AuthorityError: no home node would take it.
-        """
-        now_us = self._book.clock_us()
-        envelope = _checked(asked, now_us)
+    def _record(self, asked: Asked, envelope: Envelope, service: StoredService) -> EntryRecord:
+        """What is asked, as a request that is only here."""
         return EntryRecord(
             id=request_id(
                 record_key=asked.service,
@@ -155,7 +156,7 @@ class EntryDesk:
             max_age_s=asked.max_age_s,
             size=len(asked.envelope),
             wake=service.wake,
-            submitted_us=now_us,
+            submitted_us=self._book.clock_us(),
             deadline_us=envelope.deadline,
             stage=int(Stage.HELD),
         )
@@ -292,21 +293,27 @@ def _at(record: EntryRecord, stage: Stage) -> EntryRecord:
     return replace(record, stage=int(stage))
 
 
-def _checked(asked: Asked, now_us: int) -> Envelope:
+def _envelope_in(asked: Asked) -> Envelope:
+    """The envelope, which a home node might take.
+
+    Raises:
+        MalformedError, AuthorityError: none would.
+    """
     if len(asked.envelope) > MAX_QUEUED_ENVELOPE_BYTES:
         raise MalformedError(f"a request has at most {MAX_QUEUED_ENVELOPE_BYTES} bytes")
     envelope = decode_envelope(asked.envelope)
     if envelope.op == Operation.EXCHANGE:
         raise BadRequestError("an exchange goes to /v1/exchange")
+    return envelope
+
+
+def _check_sequence(envelope: Envelope, now_us: int) -> None:
     if envelope.sequence > now_us + MAX_AHEAD_US:
         raise FutureError(
             "the sequence is too far ahead of this node's clock",
             sequence_epoch=envelope.sequence_epoch,
             sequence_floor=now_us,
         )
-    if envelope.deadline <= now_us:
-        raise ExpiredError("the request's deadline has passed")
-    return envelope
 
 
 def _seen(record: EntryRecord | None, fetch_key: bytes) -> EntryRecord:

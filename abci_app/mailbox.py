@@ -36,7 +36,9 @@ from .mailbox_boxes import Boxes, Decision
 from .mailbox_records import LETTERS, MailboxLimits, RequestRecord, seconds
 from .mailbox_states import OUTSTANDING, State
 
-UNKNOWN_EFFECT: Final = "the device had taken it and did not say how it ended"
+UNKNOWN_EFFECT: Final = (
+    "the device had taken it and did not say how it ended; nobody knows the outcome"
+)
 NOT_IN_TIME: Final = "the device did not take it before its deadline"
 
 

@@ -5,6 +5,8 @@ Rules kept here:
 * A request is looked at before it is queued as the device would: tag, capabilities, deny set,
   rights and deadline, with the device's own key. So an attacker without a capability costs the
   device nothing. Replay is left to the device. A revocation holds here before it holds there.
+* Who sends a request again that was taken is told how it is doing, also when its authority has
+  ended since: a refusal would say that it was never carried out.
 * What the device lets be reused is answered here, from what it has said before, if the client
   agrees to the age. Such an answer strikes this node's own replay window for the device; the same
   envelope gets it again as long as it lives, and never anything newer.
@@ -26,7 +28,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol, cast
 
 from edgistry.api import WakeBucket
-from edgistry.envelope import Operation
+from edgistry.envelope import Operation, decode_envelope
 from edgistry.errors import (
     AuthorityError,
     BadRequestError,
@@ -127,7 +129,13 @@ class RequestDesk:
             raise NotFoundError("there is no service with this handle here")
         paired, service = found
         now_us = self._writer.clock_us()
-        checked = self._keys.check(asked.envelope, paired, now_us=now_us)
+        try:
+            checked = self._keys.check(asked.envelope, paired, now_us=now_us)
+        except AuthorityError:
+            known = await self._known(asked)
+            if known is None:
+                raise
+            return self._answer(known, paired), False
         submission = replace(
             _submission(asked, checked, paired),
             id=request_id(
@@ -165,6 +173,26 @@ class RequestDesk:
         record, is_new, decision = await self._writer.commit(decide)
         # A device that waits for work has it already.
         return self._answer(decision.decided.get(record.id) or record, paired), is_new
+
+    async def _known(self, asked: Asked) -> RequestRecord | None:
+        """The request that was taken when its authority was good still, durable.
+
+        Raises:
+            MalformedError: there is no envelope in it.
+        """
+        number = request_id(
+            record_key=asked.service,
+            client=decode_envelope(asked.envelope).client,
+            idempotency_key=asked.idempotency_key,
+        )
+        record = self._writer.boxes.lookup(number)
+        if (
+            record is None
+            or asked.fetch_hash == NO_FETCH_KEY
+            or record.fetch_hash != asked.fetch_hash
+        ):
+            return None
+        return await self._writer.commit(lambda _decision: record)
 
     def _queue(
         self,

@@ -183,7 +183,10 @@ def call_result(request: BoundRequest, answer: RequestAnswer, *, max_age_s: int 
     status = status_of(reply)
     if status in _ENDS:
         reason = f": {answer.reason}" if answer.reason else ""
-        raise CallEndedError(f"{_ENDS[Status(status)]}{reason}", state=answer.state)
+        what = _ENDS[Status(status)]
+        if reply.status == Status.EXPIRED | BY_NODE:
+            what = "the deadline of the call has passed"  # whether it ran, the reason says
+        raise CallEndedError(f"{what}{reason}", state=answer.state)
     check_done(request.envelope, reply)
     by_node = bool(reply.status & BY_NODE)
     if by_node:

@@ -867,7 +867,10 @@ class CallEndedError(Refused):
     code = "call-ended"
     number = 205
     http_status = 409
-    help = "Expired, cancelled, rejected: it was not carried out. Failed or dead: it may have been."
+    help = (
+        "Expired, cancelled, rejected: it was not carried out, unless it says that nobody knows."
+        " Failed or dead: it may have been."
+    )
 
     def __init__(self, detail: str, *, state: str = "") -> None:
         super().__init__(detail)

@@ -14,7 +14,7 @@ import abci_app.entry_courier as courier_module
 from abci_app.entry_courier import AT_ONCE
 from abci_app.entry_records import ANSWERS, DAMAGED, ENVELOPES, Stage
 from abci_app.peer_api import PASS_PATH, PassedRequest
-from abci_app.peer_link import MAX_WAITING
+from abci_app.peer_link import AWAY_S, MAX_WAITING
 from edgistry.codec import decode, encode, replace
 from edgistry.envelope import BY_NODE, Status, encode_reply
 from edgistry.errors import (
@@ -29,6 +29,7 @@ from edgistry.errors import (
     PermissionRefusedError,
     Refused,
     TimedOutError,
+    UnavailableError,
     UnknownRequestError,
 )
 from edgistry.kv import MemoryKeyValue
@@ -455,10 +456,50 @@ async def test_each_of_two_requests_gets_the_room_of_one_that_was_delivered() ->
         assert [answer.state for answer, _ in found] == ["QUEUED", "QUEUED"]
 
 
-async def test_request_past_its_deadline_is_refused_here() -> None:
+async def test_request_past_its_deadline_that_its_home_node_never_had_is_refused() -> None:
     async with nodes() as world:
         with pytest.raises(ExpiredError):
             await world.submit(world.home.bind(deadline=world.home.now_us))
+        assert len(world.book) == 0
+
+
+async def test_request_sent_again_after_its_deadline_is_answered_as_it_ended() -> None:
+    async with nodes() as world:
+        asked = world.home.asked(world.home.bind())
+        first, _ = await world.entry.submit(asked)
+        await world.home.device.wake()
+        await world.passes(2 * 3600)
+        await world.step()
+        again, is_new = await world.entry.submit(asked)
+        assert (again.id, again.state, is_new) == (first.id, "RESPONDED", False)
+
+
+async def test_request_that_only_its_home_node_remembers_is_found_after_its_deadline() -> None:
+    async with nodes() as world:
+        asked = world.home.asked(world.home.bind())
+        # This node died between the home node's answer and its own record.
+        await world.home.requests.submit(asked)
+        await world.home.device.wake()
+        await world.passes(2 * 3600)
+        again, is_new = await world.entry.submit(asked)
+        assert (again.state, is_new) == ("RESPONDED", False)
+        assert (await world.fetch(again)).reply == again.reply
+
+
+async def test_request_is_not_called_expired_while_only_an_absent_node_knows() -> None:
+    async with nodes() as world:
+        asked = world.home.asked(world.home.bind())
+        await world.home.requests.submit(asked)
+        await world.home.device.wake()
+        await world.passes(2 * 3600)
+        world.way.is_cut = True
+        for _ in ("not known to be away", "known to be away"):
+            with pytest.raises(UnavailableError):
+                await world.entry.submit(asked)
+        assert len(world.book) == 0
+        world.way.is_cut = False
+        await world.passes(AWAY_S)
+        assert (await world.entry.submit(asked))[0].state == "RESPONDED"
 
 
 async def test_client_that_waits_while_the_link_is_cut_hears_when_it_is_back() -> None:

@@ -434,6 +434,7 @@ def test_end_of_a_request_that_vanished_with_its_device_says_that_nobody_knows()
     mail.passes(HOUR + 20 * MINUTE)
     assert mail.state(request) == State.EXPIRED
     assert mail.record(request).reason == UNKNOWN_EFFECT
+    assert "nobody knows" in UNKNOWN_EFFECT, "as of other nodes' requests, and as the docs say"
 
 
 def test_device_that_says_it_sleeps_for_ever_keeps_no_request_for_ever() -> None:

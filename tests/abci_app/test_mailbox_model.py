@@ -139,11 +139,22 @@ class Life:
             assert history[-1] == State.DELIVERED
             for before, after in pairwise(history):
                 assert before == after or path_between(before, after)
+            check_ends(history)
             end = self.ends[request]
             if request in self.unclear:
                 assert end == State.EXPIRED
             else:
                 assert (end == State.RESPONDED) == (request in answered)
+
+
+def check_ends(history: list[State]) -> None:
+    """It ended once and stayed so, whatever the table says; what the device had it kept."""
+    ends = [each for each in history if each not in {State.QUEUED, State.LEASED, State.ACKED}]
+    assert history[len(history) - len(ends) :] == ends, history
+    assert len(set(ends)) == 2, history  # the end, and that its client knows it
+    if State.ACKED in history:
+        after = history[history.index(State.ACKED) :]
+        assert not {State.QUEUED, State.LEASED, State.DEAD} & set(after), history
 
 
 @pytest.mark.parametrize("seed", range(4))

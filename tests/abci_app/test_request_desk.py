@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from edgistry.errors import (
     BadReplyError,
     BadRequestError,
     BadTagError,
+    CaveatError,
     DiskFullError,
     ExpiredError,
     FutureError,
@@ -53,6 +55,24 @@ async def test_request_sent_again_is_the_same_one_and_runs_once() -> None:
         again, is_new = await world.requests.submit(world.asked(request))
         assert (again.id, again.state, is_new) == (first.id, "RESPONDED", False)
         assert world.device.executed == [b"please"]
+
+
+async def test_request_sent_again_when_its_capability_has_ended_is_answered_as_it_ended() -> None:
+    async with desks() as world:
+        grant = GRANT.derive(not_after_us=world.now_us + SECOND)
+        request = world.bind(grant)
+        asked = world.asked(request)
+        await world.requests.submit(asked)
+        await world.device.wake()
+        world.now_us += 2 * HOUR
+        answer, is_new = await world.requests.submit(asked)
+        assert (answer.state, is_new) == ("RESPONDED", False)
+        for other in (
+            replace(asked, fetch_hash=hashlib.sha256(b"other").digest()),
+            replace(asked, idempotency_key=b"other"),
+        ):
+            with pytest.raises(CaveatError):
+                await world.requests.submit(other)
 
 
 async def test_same_request_from_two_connections_is_queued_once() -> None:

@@ -207,6 +207,18 @@ def test_end_without_an_answer_says_which(status: Status, state: str, by: int) -
     assert found.value.state == state
 
 
+def test_expiry_that_only_the_node_tells_does_not_say_that_the_call_was_not_carried_out() -> None:
+    told = {}
+    for by in (0, BY_NODE):
+        answer = ended(reply(bound(), by | Status.EXPIRED), state="EXPIRED", reason="nobody knows")
+        with pytest.raises(CallEndedError) as found:
+            call_result(bound(), answer)
+        told[by] = str(found.value)
+    assert "not carried out" in told[0]
+    assert "not carried out" not in told[BY_NODE]
+    assert "nobody knows" in told[BY_NODE]
+
+
 def test_refusal_of_the_capability_is_told_as_it_is() -> None:
     with pytest.raises(NoRightError):
         call_result(bound(), ended(reply(bound(), Status.NO_RIGHT), state="REJECTED"))
