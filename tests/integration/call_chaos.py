@@ -1,246 +1,32 @@
 """A cluster with devices and clients in which anything is killed, any link cut, while they call.
 
-Everything is a process of its own: nodes with their engines, agents, clients. Between clients and
-nodes, devices and nodes, and nodes and nodes are links that can be cut. What happens, to whom and
-when comes from one seed; how it falls into what the programs do just then does not.
+What happens, to whom and when comes from one seed; how it falls into what the programs do just then
+does not. Blows fall where calls are under way: those that need the victim begin just before.
 
 Not handled here: what must be true of it (``test_call_chaos``), and one call (``calling_client``).
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import heapq
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
 
-from device_agent.config import AgentConfig, CycleConfig, HandlersConfig, RadioConfig
-from edgistry.adapters.grant_client import ClientKeys, request_grant
-from edgistry.adapters.http import HttpClient
-from edgistry.adapters.node_client import BlockingNodeClient
-from edgistry.capability import Capability
-from edgistry.captext import danger_text
+from .agents import LIMIT_S, AgentProcess
+from .call_world import ENTRIES, HOMES, ClientProcess, Link, World
+from .calling_client import Order
 
-from ..cut_link import CutLink
-from .agents import LIMIT_S, ROOT, AgentProcess
-from .calling_client import Order, append, read_lines
-from .harness import Cluster
-
-ENTRIES = (0, 1, 2)
-"""The nodes of the clients."""
-HOMES = (1, 2, 3)
-"""The nodes of the devices. Nobody calls a device of his own node."""
-EFFECTS = "ledger/effects"
-ACTIONS = ("do", "read")
-LINK_OFFSET = 3
 KINDS = ("node", "engine", "agent", "client")
 LONGEST_DEAD_S = 3.0
 LONGEST_CUT_S = 3.0
-
-HANDLERS = """
-import asyncio
-from edgistry.handlers import handler
-
-@handler(first_wait_s=0.1, longest_wait_s=0.5)
-async def do(context, woof, seq, element):
-    await context.put("ledger/effects", element)
-    await asyncio.sleep(0.02)
-    return b"did " + element
-
-@handler
-async def read(context, woof, seq, element):
-    return b"read"
-"""
-MANIFEST = """
-lat = 46.0
-lon = 8.0
-[[service]]
-type = "{type}"
-[[service.action]]
-name = "do"
-history = 10000
-[[service.action]]
-name = "read"
-read = true
-fresh_s = 2
-history = 10000
-[[woof]]
-name = "ledger/effects"
-history = 100000
-"""
-
-
-def agent_config(period_s: int) -> AgentConfig:
-    """Of a device that does not wait long for a node that was killed."""
-    return AgentConfig(
-        cycle=CycleConfig(period_s=period_s, shortest_sleep_s=0.1),
-        radio=RadioConfig(timeout_s=5.0, first_wait_s=0.2, longest_wait_s=1.0),
-        handlers=HandlersConfig(module="station"),
-    )
-
-
-class ClientProcess:
-    """The client in ``folder``, which talks to node ``entry`` at ``url``."""
-
-    def __init__(self, folder: Path, *, entry: int, url: str) -> None:
-        folder.mkdir()
-        self.folder = folder
-        self.entry = entry
-        self.url = url
-        self.grants: dict[str, dict[str, str]] = {}
-        """Capabilities by handle and action."""
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Follow orders from now on."""
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.integration.calling_client", str(self.folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                cwd=ROOT,
-            )
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it was started and lives."""
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether it ended without having been killed here."""
-        return self._process is not None and self._process.poll() is not None
-
-    def kill(self) -> None:
-        """SIGKILL; it may be dead already."""
-        if self._process is not None:
-            process, self._process = self._process, None
-            process.kill()
-            process.wait(LIMIT_S)
-
-    def give(self, order: Order) -> None:
-        """Have it make a call."""
-        append(self.folder / "orders", asdict(order))
-
-    def outcomes(self) -> list[dict[str, object]]:
-        """What it has recorded."""
-        return read_lines(self.folder / "outcomes")
-
-    def tickets(self) -> list[str]:
-        """The names of tickets of calls that it has not ended with."""
-        return sorted(each.name for each in (self.folder / "tickets").glob("*.ticket"))
-
-    def last_words(self) -> str:
-        """The end of what it printed."""
-        return f"{self.folder}: {(self.folder / 'log').read_text()[-2000:]}"
-
-
-class World:
-    """Four nodes, a device each at three of them, and three clients."""
-
-    def __init__(self, cluster: Cluster, stack: contextlib.ExitStack) -> None:
-        self.cluster = cluster
-        self.links: list[CutLink] = []
-        self._stack = stack
-        self._configure()
-        self.agents = [
-            self._agent(number, period_s=0 if number == 0 else 1) for number in range(len(HOMES))
-        ]
-        self.clients = [self._client(entry) for entry in ENTRIES]
-
-    @property
-    def others(self) -> list[AgentProcess | ClientProcess]:
-        """All that are no nodes."""
-        return [*self.agents, *self.clients]
-
-    def _link(self, port: int) -> CutLink:
-        link = self._stack.enter_context(CutLink(port))
-        self.links.append(link)
-        return link
-
-    def _configure(self) -> None:
-        """Have every node reach every other by a link of its own, and grant everything."""
-        cluster = self.cluster
-        for number in cluster.numbers:
-            file = cluster.directory(number).config_file
-            text = file.read_text()
-            for other in cluster.numbers:
-                if other != number:
-                    port = cluster.port(other) + LINK_OFFSET
-                    link = self._link(port)
-                    assert f"127.0.0.1:{port}" in text, text
-                    text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{link.port}")
-            assert 'anyone = "read"' in text, text
-            file.write_text(text.replace('anyone = "read"', 'anyone = "all"'))
-
-    def _agent(self, number: int, *, period_s: int) -> AgentProcess:
-        agent = AgentProcess(
-            self.cluster.parent / f"device{number}",
-            config=agent_config(period_s),
-            manifest=MANIFEST.format(type=f"station{number}"),
-            handlers=HANDLERS,
-        )
-        self._stack.callback(agent.kill)
-        return agent
-
-    def _client(self, entry: int) -> ClientProcess:
-        link = self._link(self.cluster.port(entry))
-        folder = self.cluster.parent / f"client{entry}"
-        client = ClientProcess(folder, entry=entry, url=f"http://127.0.0.1:{link.port}")
-        self._stack.callback(client.kill)
-        return client
-
-    def begin(self) -> None:
-        """Start everything; services are listed everywhere, and clients have their grants."""
-        self.cluster.start()
-        for home, agent in zip(HOMES, self.agents, strict=True):
-            code = self.cluster.command("pair-code", str(self.cluster.directory(home).root))
-            agent.pair(f"http://127.0.0.1:{self._link(self.cluster.port(home)).port}", code.strip())
-            agent.start()
-        for client in self.clients:
-            handles = self.cluster.wait_until("services", lambda: self._handles(client.entry))  # noqa: B023
-            foreign = [handles[at] for at, home in enumerate(HOMES) if home != client.entry]
-            client.grants = asyncio.run(self._grants(client.entry, foreign))
-            client.start()
-
-    def _handles(self, number: int) -> list[str] | None:
-        """Of the devices' services, in their order, when a node has all."""
-        with BlockingNodeClient(self.cluster.api(number)) as node:
-            found = {
-                each.type: each.handle for each in node.services(near=(46.0, 8.0), radius_km=20.0)
-            }
-        wanted = [f"station{at}" for at in range(len(HOMES))]
-        return [found[each] for each in wanted] if found.keys() >= set(wanted) else None
-
-    async def _grants(self, entry: int, handles: list[str]) -> dict[str, dict[str, str]]:
-        keys = ClientKeys.generate()
-        found = {}
-        async with HttpClient(self.cluster.api(entry)) as http:
-            for handle in handles:
-                grant = await request_grant(http, keys, handle, actions=ACTIONS)
-                found[handle] = {
-                    each.action: danger_text(Capability.from_bytes(each.capability))
-                    for each in grant.granted
-                }
-        return found
-
-    def last_words(self) -> str:
-        """What everybody said last."""
-        words = [self.cluster.report()]
-        words += [each.last_words() for each in self.others]
-        return "\n".join(words)
+LONGEST_PAUSE_S = 2.0
 
 
 @dataclass
@@ -263,52 +49,93 @@ class Chaos:
         """Have ``calls`` calls made while there are ``kills`` kills; in the end all is well."""
         bag: list[str] = []
         for number in range(kills):
-            for _ in range(calls * (number + 1) // kills - len(self.orders)):
-                self._order()
+            wanted = calls * (number + 1) // kills - len(self.orders)
             if self.draw.random() < 0.6:
-                self._cut()
+                link = self._cut()
+                self._order(wanted // 3, entry=link.entry, home=link.home)
+            self._order(wanted // 3)
             self._pass(self.draw.uniform(0.0, longest_pause_s))
             bag = bag or self.draw.sample(KINDS, len(KINDS))
-            self._kill(bag.pop())
+            self._kill(bag.pop(), calls=calls * (number + 1) // kills - len(self.orders))
         while self._later:
             self._pass(max(self._later[0][0] - time.monotonic(), 0.0))
 
     # --- calls ----------------------------------------------------------------------------------
 
-    def _order(self) -> None:
+    def _order(self, calls: int, *, entry: int | None = None, home: int | None = None) -> None:
+        """Have calls made; from ``entry`` to ``home``, where that is said."""
+        ways = [
+            (client, place)
+            for client in self.world.clients
+            for place in HOMES
+            if place != client.entry and entry in (None, client.entry) and home in (None, place)
+        ]
+        for _ in range(calls):
+            client, place = self.draw.choice(ways)
+            order = self._drawn(client, self.world.handles[place])
+            self.orders[order.number] = order
+            client.give(order)
+
+    def _drawn(self, client: ClientProcess, handle: str) -> Order:
         draw = self.draw
         number = len(self.orders)
-        client = draw.choice(self.world.clients)
-        handle = draw.choice(list(client.grants))
         is_read = draw.random() < 0.25
         action = "read" if is_read else "do"
-        order = Order(
+        return Order(
             number=number,
             url=client.url,
             handle=handle,
             action=action,
             data="" if is_read else f"effect-{number}",
-            ttl_s=draw.choice([1.0, 4.0, 15.0, 120.0, 120.0, 120.0]),
+            ttl_s=draw.choice([1.0, 2.0, 4.0, 15.0, 120.0, 120.0, 120.0, 120.0]),
             max_age_s=draw.choice([0, 2]) if is_read else 0,
             cancel=draw.random() < 0.08,
             capability=client.grants[handle][action],
         )
-        self.orders[number] = order
-        client.give(order)
 
     # --- blows ----------------------------------------------------------------------------------
 
-    def _kill(self, kind: str) -> None:
-        """Kill one of a kind, and see to its return."""
+    def _kill(self, kind: str, *, calls: int) -> None:
+        """Kill one of a kind while ``calls`` calls begin that need it, and see to its return."""
         draw, world = self.draw, self.world
         if kind == "node":
-            self._kill_node(draw.choice(world.cluster.numbers))
+            number = draw.choice(world.cluster.numbers)
+            if number in HOMES and (number not in ENTRIES or draw.random() < 0.5):
+                self._order(calls, home=number)
+            else:
+                self._order(calls, entry=number)
+            self._moment()
+            self._kill_node(number)
         elif kind == "engine":
+            self._order(calls)
+            self._moment()
             self._kill_engine(draw.choice(world.cluster.numbers))
         elif kind == "agent":
-            self._kill_process(kind, draw.choice(world.agents))
+            at = draw.randrange(len(HOMES))
+            self._order(calls, home=HOMES[at])
+            if draw.random() < 0.5:
+                self._until_at_work(world.agents[at])
+            self._moment()
+            self._kill_process(kind, world.agents[at])
         else:
-            self._kill_process(kind, draw.choice(world.clients))
+            client = draw.choice(world.clients)
+            self._order(calls, entry=client.entry)
+            self._moment()
+            self._kill_process(kind, client)
+
+    def _moment(self) -> None:
+        """A little time, short as what calls take."""
+        self._pass(self.draw.choice([0.0, 0.1, 0.4]) * self.draw.random())
+
+    def _until_at_work(self, agent: AgentProcess) -> None:
+        """Wait until a handler of the device begins, for a while."""
+        begun = agent.layout.handlers_dir / "begun"
+        before = begun.stat().st_size if begun.exists() else 0
+        until_s = time.monotonic() + LONGEST_PAUSE_S
+        while time.monotonic() < until_s:
+            if begun.exists() and begun.stat().st_size > before:
+                return
+            self._pass(0.01)
 
     def _kill_node(self, number: int) -> None:
         cluster = self.world.cluster
@@ -346,11 +173,13 @@ class Chaos:
         self.kills[kind] += 1
         self._do_later(self.draw.uniform(0.0, LONGEST_DEAD_S), victim.start)
 
-    def _cut(self) -> None:
-        link = self.draw.choice(self.world.links)
-        self.draw.choice([link.cut, link.deafen])()
+    def _cut(self) -> Link:
+        """Cut a link for a while, or let requests through it and no answers."""
+        link = self.draw.choice(self.draw.choice(self.world.links))
+        self.draw.choice([link.cut.cut, link.cut.deafen])()
         self.cuts += 1
-        self._do_later(self.draw.uniform(0.1, LONGEST_CUT_S), link.mend)
+        self._do_later(self.draw.uniform(0.1, LONGEST_CUT_S), link.cut.mend)
+        return link
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -379,11 +208,3 @@ class Chaos:
             )
         for each in self.world.others:
             assert not each.has_ended, f"it ended by itself: {each.last_words()}"
-
-
-@contextlib.contextmanager
-def world() -> Iterator[World]:
-    """Four nodes and what belongs to them, not started."""
-    with contextlib.ExitStack() as stack:
-        cluster = stack.enter_context(Cluster())
-        yield World(cluster, stack)
