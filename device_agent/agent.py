@@ -280,6 +280,8 @@ class Agent:
         try:
             if requests and now_us is not None:
                 await executor.execute(home, requests, now_us=now_us)
+            if down.cancelled:
+                await executor.recall(home, down.cancelled)
         finally:
             # Given up when interrupted: the node hands down again what is not mentioned then.
             talk.ended(request)

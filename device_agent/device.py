@@ -125,6 +125,7 @@ async def _device(
         executor = Executor(woofs, service, DeviceQueues(store))
         executor.set_aside(table)
         runtime = HandlerRuntime(store, woofs, table, on_end=executor.handler_ended)
+        executor.withdraw = runtime.withdraw
         await executor.drop_strangers({home.id for home in homes})
         parts.push_async_callback(executor.clear)
         handlers = asyncio.create_task(runtime.run())

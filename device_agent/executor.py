@@ -9,6 +9,8 @@ Rules kept here:
 * What a request changes, the request itself as far as it is not finished, and its result are one
   durable write. What the node is told is durable before.
 * The same envelope under another id is the same request: it has one result, told under both ids.
+* What is recalled before its handler has begun never runs, and is answered CANCELLED. Its element
+  stays in the log. Where the handler may have begun, how it ends is the answer.
 
 Not handled here: exchanges (``agent.py``), and what the operations do (``woof_service``).
 """
@@ -20,6 +22,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from itertools import chain
 from typing import Final, Protocol, TypeVar
@@ -93,8 +96,9 @@ class Woofs(Protocol):
 class Executor:
     """Executes requests on ``woofs`` by ``service``, and keeps results in ``queues``.
 
-    Should a handler be going to answer, ``handler_ended`` is to be called when it has ended. Used
-    in one event loop.
+    Should a handler be going to answer, ``handler_ended`` is to be called when it has ended.
+    ``withdraw`` lets an invocation end unbegun, with what is staged, if that can be. Used in one
+    event loop.
     """
 
     def __init__(self, woofs: Woofs, service: WoofService, queues: DeviceQueues) -> None:
@@ -102,10 +106,13 @@ class Executor:
         self._authority = service.authority
         self._queues = queues
         self._service = service
+        self.withdraw: Callable[[Staging, Trigger], bool] = lambda _staging, _trigger: False
         self.outgoing = Outgoing(queues)
         self._taken_on = queues.taken_on()
         """Requests whose handlers have not ended. Changed with the committer's lock held."""
         self._places = {_digest(each.envelope): at for at, each in self._taken_on.items()}
+        self._triggers: dict[bytes, Trigger] = {}
+        """By place: what runs the handlers of those that were taken on since the start."""
         self._ending: dict[bytes, list[Asker]] = {}
         """By place: their handlers have ended, which is being written."""
         self._aside: set[bytes] = set()
@@ -215,11 +222,13 @@ class Executor:
             self.outgoing.has_ended([asker])
 
     def _take_on(self, asker: Asker, envelope: bytes, staging: Staging) -> None:
-        place = place_of(staging.triggers[-1])
+        trigger = staging.triggers[-1]
+        place = place_of(trigger)
         taken = TakenOn(envelope=envelope, askers=(asker,))
         staging.add([self._queues.take_on(place, taken)])
         # Should the write fail, the store takes no further one, and the agent ends.
         self._taken_on[place] = taken
+        self._triggers[place] = replace(trigger, element=b"")
         self._places[_digest(envelope)] = place
         self._settled.clear()
 
@@ -247,10 +256,33 @@ class Executor:
 
     def handler_ended(self, staging: Staging, trigger: Trigger, outcome: HandlerOutcome) -> None:
         """What goes with the write that ends an invocation: the final reply, if somebody waits."""
+        if place_of(trigger) in self._taken_on:
+            self._conclude(staging, trigger, outcome)
+
+    async def recall(self, home: bytes, ids: Collection[bytes]) -> None:
+        """The clients of these requests of node ``home`` have taken them back.
+
+        Those whose handlers have certainly not begun never run; the others go on. One that came
+        under several ids is recalled when it is under all of them.
+
+        Raises:
+            StorageError: the store takes no more writes.
+        """
+        recalled = {(home, each) for each in ids}
+
+        def drop(staging: Staging) -> None:
+            for place, trigger in list(self._triggers.items()):
+                is_recalled = recalled.issuperset(self._taken_on[place].askers)
+                if is_recalled and self.withdraw(staging, trigger):
+                    self._conclude(staging, trigger, None)
+
+        await self._woofs.commit(drop)
+
+    def _conclude(self, staging: Staging, trigger: Trigger, outcome: HandlerOutcome | None) -> None:
+        """Answer whoever waits for ``trigger``, which has ended so, or was withdrawn."""
         place = place_of(trigger)
-        taken = self._taken_on.pop(place, None)
-        if taken is None:
-            return
+        taken = self._taken_on.pop(place)
+        self._triggers.pop(place, None)
         del self._places[_digest(taken.envelope)]
         staging.add([self._queues.let_go(place)])
         askers = [Asker(*each) for each in taken.askers]
@@ -266,7 +298,11 @@ class Executor:
             staging.add(self._ended(askers, reply))
         self._await_durable(staging, place, askers)
 
-    def _final_reply(self, checked: Checked, trigger: Trigger, outcome: HandlerOutcome) -> bytes:
+    def _final_reply(
+        self, checked: Checked, trigger: Trigger, outcome: HandlerOutcome | None
+    ) -> bytes:
+        if outcome is None:
+            return checked.reply(Status.CANCELLED, result=trigger.number)
         if isinstance(outcome, Failure):
             return checked.reply(Status.HANDLER_FAILED, result=trigger.number)
         return checked.reply(

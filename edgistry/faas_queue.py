@@ -62,6 +62,10 @@ class TriggerQueue:
         self._seen = trigger.arrival
         self._ready.append(trigger)
 
+    def leave_out(self, arrival: int) -> None:
+        """The trigger with this arrival is not to come, if it is in memory and has not come yet."""
+        self._ready = deque(each for each in self._ready if each.arrival != arrival)
+
     def hold(self, trigger: Trigger, until_s: float) -> None:
         """``trigger``, which had come, is to come again at ``until_s``."""
         heapq.heappush(self._held, (until_s, trigger.arrival))

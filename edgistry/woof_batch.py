@@ -43,9 +43,14 @@ class Batch:
         """Write ``changes`` of the caller's own tables in the same batch."""
         self.changes += changes
 
-    def when_written(self, tell: Callable[[], None]) -> None:
-        """Call ``tell`` once it is written: by whoever wrote it, with the lock held; quickly."""
-        self._can_undo(_nothing, tell)
+    def when_written(
+        self, tell: Callable[[], None], *, undo: Callable[[], None] = lambda: None
+    ) -> None:
+        """Call ``tell`` once it is written: by whoever wrote it, with the lock held; quickly.
+
+        Or ``undo``, if it is taken back.
+        """
+        self._can_undo(undo, tell)
 
     def settle(self) -> None:
         """Everything is written: readers may see it."""
@@ -87,7 +92,3 @@ class Batch:
         if self._undo is None:
             self._undo = []
         self._undo.append((undo, done))
-
-
-def _nothing() -> None:
-    """Nothing to take back."""

@@ -6,6 +6,8 @@ Rules kept here:
   tries, of at most ``MAX_ENDING`` invocations.
 * A try of a trigger from before this start is recorded before it begins, as if it were interrupted;
   how it really ends replaces that.
+* An invocation is withdrawn only while it is certain that no try of it has begun: one that was
+  there when the program started may have been tried by the one before.
 * Logs say which handler failed on which element, and not what it said: that may be private.
 
 Not handled here: what comes next (``faas_queue.py``), what follows from a failure (``faas.py``).
@@ -88,6 +90,10 @@ class Lane:
         """Arrival of the last trigger from before this start."""
         self._recorded: dict[int, tuple[Trigger, Course]] = {}
         """By arrival: tries that are recorded as interrupted, and what they were before."""
+        self._begun: set[int] = set()
+        """Arrivals of those that are tried, or whose end is being written."""
+        self._withdrawn: set[int] = set()
+        """Arrivals of those that must not begin any more, which is being written."""
         self._tries: set[asyncio.Task[None]] = set()
         self._ends: set[asyncio.Task[None]] = set()
         self._open = True
@@ -112,12 +118,43 @@ class Lane:
                 trigger = self._queue.next(now_s=self._now_s(), now_us=self._tools.clock_us())
                 if trigger is None:
                     break
+                if trigger.arrival in self._withdrawn:
+                    continue
+                self._begun.add(trigger.arrival)
                 self._counts.running += 1
                 self._spawn(self._tries, self._try(trigger))
         except Exception as error:  # the store cannot be read; or a bug
             self._tools.on_error(error)
             return
         self._set_timer()
+        self._tools.on_change()
+
+    def withdraw(self, staging: Staging, trigger: Trigger) -> bool:
+        """Let an invocation end unbegun, with ``staging``; whether that could be.
+
+        Only for triggers that have come since the program started.
+        """
+        arrival = trigger.arrival
+        if arrival <= self._recovered or arrival in self._begun | self._withdrawn:
+            return False
+        found = next(self._stored(arrival - 1), None)
+        if found is None or found.arrival != arrival or found.attempts:
+            return False
+        staging.finish(trigger)
+        self._withdrawn.add(arrival)
+        loop = asyncio.get_running_loop()
+
+        def written() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing begins any more
+                loop.call_soon_threadsafe(self._is_withdrawn, arrival)
+
+        staging.when_written(written, undo=lambda: self._withdrawn.discard(arrival))
+        return True
+
+    def _is_withdrawn(self, arrival: int) -> None:
+        """Durably. It may have come into the queue meanwhile; from the store it comes no more."""
+        self._queue.leave_out(arrival)
+        self._withdrawn.discard(arrival)
         self._tools.on_change()
 
     @property
@@ -220,6 +257,7 @@ class Lane:
             await tools.woofs.commit(decide)
         finally:
             self._counts.ending -= 1
+            self._begun.discard(trigger.arrival)
         self._recorded.pop(trigger.arrival, None)
         self._tell(trigger, course, outcome)
         self.pump()

@@ -146,6 +146,15 @@ class HandlerRuntime:
     async def _stop(self) -> None:
         await asyncio.gather(*(lane.stop(STOP_GRACE_S) for lane in self._lanes.values()))
 
+    def withdraw(self, staging: Staging, trigger: Trigger) -> bool:
+        """Let an invocation end unbegun, with ``staging``; whether that could be.
+
+        It cannot where it may have begun, also before the program started. To be called in the
+        loop of ``run``.
+        """
+        lane = self._lanes.get(trigger.handler)
+        return self._started and lane is not None and lane.withdraw(staging, trigger)
+
     # --- what others ask ------------------------------------------------------------------------
 
     @property

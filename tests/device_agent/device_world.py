@@ -118,6 +118,7 @@ async def inside(
     executor = Executor(woofs, service, DeviceQueues(kept))
     executor.set_aside(table)
     runtime = HandlerRuntime(kept, woofs, table, on_end=executor.handler_ended)
+    executor.withdraw = runtime.withdraw
     await woofs.create_namespace("meter")
     await woofs.create("meter/read", 100)
     running = asyncio.create_task(runtime.run())
