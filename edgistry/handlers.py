@@ -16,6 +16,9 @@ Rules kept here:
 * It may be run more than once for one element. What it puts is put once all the same, as long as
   it decides alike each time; so it should decide by its elements alone.
 * ``async def`` handlers get a ``Context``, plain functions a ``BlockingContext``, in a thread.
+* Devices may have their home node run only those that are marked ``for_devices``: what a manifest
+  names is a wish, and the operator's module says what is granted. These are isolated unless it says
+  otherwise.
 
 Not handled here: when a handler runs, and what becomes of one that fails (``faas.py``).
 """
@@ -169,6 +172,8 @@ class Handler:
     retry: Retry = Retry()
     isolation: Isolation = "none"
     limits: Limits = Limits()
+    for_devices: bool = False
+    """Whether devices may have it run on their mirrors, by naming it in their manifests."""
 
 
 @overload
@@ -183,9 +188,10 @@ def handler(
     attempts: int = ...,
     first_wait_s: float = ...,
     longest_wait_s: float = ...,
-    isolation: Isolation = ...,
+    isolation: Isolation | None = ...,
     memory_mb: int = ...,
     cpu_s: int = ...,
+    for_devices: bool = ...,
 ) -> Callable[[FunctionT], FunctionT]: ...
 def handler(
     name: Any = None,
@@ -196,14 +202,16 @@ def handler(
     attempts: int = 5,
     first_wait_s: float = 1.0,
     longest_wait_s: float = 300.0,
-    isolation: Isolation = "none",
+    isolation: Isolation | None = None,
     memory_mb: int = 256,
     cpu_s: int = 10,
+    for_devices: bool = False,
 ) -> Any:
     """Make a function a handler, called by ``name`` or else by its own name.
 
     The function stays as it is. It takes the context, the WooF's name, the number of the element
-    and the element, and returns ``None`` or the bytes that answer the one who put.
+    and the element, and returns ``None`` or the bytes that answer the one who put. Without
+    ``isolation`` it runs in the program itself, and one that is ``for_devices`` in a process.
 
     Raises:
         InvalidValueError: a parameter is out of its range, or the function takes others.
@@ -221,8 +229,9 @@ def handler(
             retry=Retry(
                 attempts=attempts, first_wait_s=first_wait_s, longest_wait_s=longest_wait_s
             ),
-            isolation=isolation,
+            isolation=isolation or ("process" if for_devices else "none"),
             limits=Limits(memory_mb=memory_mb, cpu_s=cpu_s),
+            for_devices=for_devices,
         )
         check_handler(made)
         setattr(function, _MARK, (*getattr(function, _MARK, ()), made))
@@ -306,6 +315,20 @@ class HandlerTable:
         found = self._handlers.get(name)
         if found is None:
             raise UnknownHandlerError(f"there is no handler {name[:80]!r} here")
+        return found
+
+    def require_for_devices(self, name: str) -> Handler:
+        """The handler called ``name``, if devices may have it run.
+
+        Raises:
+            UnknownHandlerError: there is none that they may.
+        """
+        found = self._handlers.get(name)
+        if found is None or not found.for_devices:
+            raise UnknownHandlerError(
+                f"this node runs no handler {name[:80]!r} for devices; its operator can mark one"
+                " with @handler(for_devices=True)"
+            )
         return found
 
     def __contains__(self, name: object) -> bool:

@@ -7,6 +7,7 @@ Rules kept here:
 * The n-th put of an invocation has the same key in every try, so it is made once. Puts that the
   handler does not wait for are made, and waited for, before the try counts as ended.
 * Reading goes to the store; it waits for nobody.
+* What has a scope reaches nothing outside of it.
 
 Not handled here: handlers in processes of their own (``faas_child.py``).
 """
@@ -19,6 +20,7 @@ from datetime import datetime
 from ..errors import LimitExceededError, TriggerSettledError
 from ..faas import put_key
 from ..faas_calls import MAX_PUTS, check_tail, element_bytes, time_of
+from ..faas_scope import Scope
 from ..handlers import HandlerLogger, HandlerTable
 from ..woof_staging import Staging
 from ..woof_triggers import Trigger
@@ -40,8 +42,11 @@ class Access:
         *,
         attempt: int,
         clock_us: Callable[[], int],
+        scope: Scope | None = None,
     ) -> None:
         self.trigger = trigger
+        self.woof = trigger.woof if scope is None else scope.woof
+        """What the handler gets as the name of the WooF."""
         self.attempt = attempt
         self.logger: HandlerLogger = logger.bind(
             handler=trigger.handler, woof=trigger.woof, seq=trigger.number
@@ -49,6 +54,7 @@ class Access:
         self._woofs = woofs
         self._table = table
         self._clock_us = clock_us
+        self._scope = scope
         self._puts = 0
         self._ended = False
 
@@ -63,18 +69,18 @@ class Access:
     def get(self, woof: str, seq: int) -> bytes:
         """Element ``seq`` of WooF ``woof``."""
         self._check_running()
-        return self._woofs.woofs.get(woof, seq)
+        return self._woofs.woofs.get(self._real(woof), seq)
 
     def latest(self, woof: str) -> tuple[int, bytes]:
         """The newest element and its number."""
         self._check_running()
-        return self._woofs.woofs.newest(woof)
+        return self._woofs.woofs.newest(self._real(woof))
 
     def tail(self, woof: str, count: int) -> list[tuple[int, bytes]]:
         """The newest ``count`` elements with their numbers, newest first."""
         self._check_running()
         check_tail(count)
-        return self._woofs.woofs.tail(woof, count)
+        return self._woofs.woofs.tail(self._real(woof), count)
 
     def next_index(self) -> int:
         """The number of the next put.
@@ -100,16 +106,24 @@ class Access:
         self, index: int, woof: str, element: bytes, handler: str | None
     ) -> Callable[[Staging], int]:
         if handler is not None:
-            self._table.require(handler)
+            table = self._table
+            check = table.require if self._scope is None else table.require_for_devices
+            check(handler)
+        name = self._real(woof)
+        if self._scope is not None:
+            self._scope.check_put(name)
         trigger = self.trigger
         key = put_key(trigger.woof_id, trigger.number, trigger.handler, index)
 
         def decide(staging: Staging) -> int:
             # Here, where decisions are made one at a time: not after the try was given up.
             self._check_running()
-            return staging.put(woof, element, handler=handler, idempotency_key=key, by=trigger)
+            return staging.put(name, element, handler=handler, idempotency_key=key, by=trigger)
 
         return decide
+
+    def _real(self, woof: str) -> str:
+        return woof if self._scope is None else self._scope.real_name(woof)
 
     def _check_running(self) -> None:
         if self._ended:

@@ -9,6 +9,7 @@ Rules kept here:
 * An invocation is withdrawn only while it is certain that no try of it has begun: one that was
   there when the program started may have been tried by the one before.
 * Logs say which handler failed on which element, and not what it said: that may be private.
+* An invocation in a scope whose handler may not run for others is a dead letter, and does not run.
 
 Not handled here: what comes next (``faas_queue.py``), what follows from a failure (``faas.py``).
 """
@@ -26,6 +27,7 @@ from ..faas import Course, Event, Phase, spread_of
 from ..faas_letters import HandlerLetters
 from ..faas_outcome import Failure, Outcome
 from ..faas_queue import TriggerQueue
+from ..faas_scope import Scope, ScopeOf
 from ..handlers import Handler, HandlerTable
 from ..woof_staging import Staging
 from ..woof_triggers import Trigger
@@ -40,6 +42,9 @@ MAX_ENDING: Final = 256
 """Invocations of one handler whose end is being written."""
 
 SPENT: Final = Failure(reason="the program ended each time it was tried", for_good=True)
+NOT_FOR_DEVICES: Final = Failure(
+    reason="the handler is not marked for_devices, and a device wants it run", for_good=True
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,6 +73,7 @@ class LaneTools:
     alone: asyncio.Lock
     """Held by an invocation that may end the program."""
     clock_us: Callable[[], int]
+    scope_of: ScopeOf
     on_end: Callable[[Staging, Trigger, Outcome], None]
     """Joins changes to the write that ends an invocation."""
     on_change: Callable[[], None]
@@ -200,21 +206,24 @@ class Lane:
     async def _try(self, trigger: Trigger) -> None:
         course = Course.of(trigger)
         try:
+            scope = self._tools.scope_of(trigger)
             if course.is_spent:
                 outcome: Outcome = SPENT
+            elif scope is not None and not self.handler.for_devices:
+                outcome = NOT_FOR_DEVICES
             else:
                 alone = self._tools.alone if course.runs_alone else contextlib.nullcontext()
                 async with alone:
                     await self._record(trigger, course)
                     course = course.after(Event.STARTED)
-                    outcome = await self._worker.run(self._access(trigger, course))
+                    outcome = await self._worker.run(self._access(trigger, course, scope))
         finally:
             self._counts.running -= 1
         self._counts.ending += 1
         self._spawn(self._ends, self._end(trigger, course, outcome))
         self.pump()
 
-    def _access(self, trigger: Trigger, course: Course) -> Access:
+    def _access(self, trigger: Trigger, course: Course, scope: Scope | None) -> Access:
         tools = self._tools
         return Access(
             tools.woofs,
@@ -222,6 +231,7 @@ class Lane:
             trigger,
             attempt=course.attempts + course.interruptions + 1,
             clock_us=tools.clock_us,
+            scope=scope,
         )
 
     async def _record(self, trigger: Trigger, course: Course) -> None:

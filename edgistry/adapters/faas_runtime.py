@@ -26,6 +26,7 @@ from typing import Final
 from ..errors import CorruptDatabaseError, Refused, StorageError, UnavailableError
 from ..faas_letters import HandlerLetters
 from ..faas_outcome import Outcome
+from ..faas_scope import ScopeOf, everywhere
 from ..handlers import Handler, HandlerTable
 from ..kv import KeyValue
 from ..woof_staging import Staging
@@ -65,7 +66,8 @@ class HandlerStatus:
 class HandlerRuntime:
     """Runs the handlers of ``table`` on what is put into ``woofs``, which rest in ``store``.
 
-    ``clock_us`` is the wall clock in µs since 1970.
+    ``clock_us`` is the wall clock in µs since 1970; ``scope_of`` says which invocations are
+    confined, and to what.
 
     Raises:
         ConfigError: a handler cannot be run as it asks to be.
@@ -78,6 +80,7 @@ class HandlerRuntime:
         table: HandlerTable,
         *,
         on_end: OnEnd | None = None,
+        scope_of: ScopeOf = everywhere,
         clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         self.table = table
@@ -91,6 +94,7 @@ class HandlerRuntime:
             letters=self.letters,
             alone=asyncio.Lock(),
             clock_us=clock_us,
+            scope_of=scope_of,
             on_end=self._ended,
             on_change=self._changes,
             on_error=self._failed,

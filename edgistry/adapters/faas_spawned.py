@@ -115,7 +115,7 @@ class Child:
         self.output.clear()
         trigger = access.trigger
         begin = Begin(
-            woof=trigger.woof,
+            woof=access.woof,
             number=trigger.number,
             element=trigger.element,
             attempt=access.attempt,

@@ -99,7 +99,7 @@ class ThreadWorker:
         trigger = access.trigger
         try:
             result = self._handler.function(
-                ThreadContext(access), trigger.woof, trigger.number, trigger.element
+                ThreadContext(access), access.woof, trigger.number, trigger.element
             )
             outcome = outcome_of(result)
         except BaseException as error:  # SystemExit too: it is the handler that exits
@@ -163,7 +163,7 @@ class LoopWorker:
         context, trigger = LoopContext(access), access.trigger
         try:
             result = await self._handler.function(
-                context, trigger.woof, trigger.number, trigger.element
+                context, access.woof, trigger.number, trigger.element
             )
             await context.settle()
         except BaseException as error:

@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from edgistry.adapters.clock import wall_us
 from edgistry.adapters.durable_woofs import DurableWoofs
 from edgistry.adapters.faas_runtime import HandlerRuntime, HandlerStatus, OnEnd
+from edgistry.faas_scope import ScopeOf, everywhere
 from edgistry.handlers import Context, HandlerTable, handler
 from edgistry.kv import KeyValue, MemoryKeyValue
 
@@ -62,14 +64,16 @@ async def faas(
     *handlers: Callable[..., object],
     store: KeyValue | None = None,
     on_end: OnEnd | None = None,
-    clock_us: Callable[[], int] | None = None,
+    scope_of: ScopeOf = everywhere,
+    clock_us: Callable[[], int] = wall_us,
 ) -> AsyncIterator[Faas]:
     """Run these handlers over ``store`` (in memory by default), with WooFs ``a/in``, ``a/out``."""
     table = HandlerTable.from_names({str(number): each for number, each in enumerate(handlers)})
     kept = MemoryKeyValue() if store is None else store
     woofs = DurableWoofs(kept)
-    clock = {} if clock_us is None else {"clock_us": clock_us}
-    runtime = HandlerRuntime(kept, woofs, table, on_end=on_end, **clock)
+    runtime = HandlerRuntime(
+        kept, woofs, table, on_end=on_end, scope_of=scope_of, clock_us=clock_us
+    )
     await woofs.create_namespace("a")
     await woofs.create("a/in", 1000)
     await woofs.create("a/out", 1000)
