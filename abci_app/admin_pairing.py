@@ -6,10 +6,12 @@ Not handled here: who may ask (``admin_server``), and the use cases (``pairing_d
 from __future__ import annotations
 
 from itertools import islice
+from typing import Literal
 
 from edgistry.adapters.http import Request
 from edgistry.api import block_time_text
 from edgistry.codec import Document, encode
+from edgistry.handlers import HandlerTable
 from edgistry.pairing import WoofOffer, decode_offer
 
 from .admin_api import MAX_LIST
@@ -32,9 +34,11 @@ from .pairing_api import (
 from .pairing_desk import PairingDesk
 
 
-def pairing_admin_routes(desk: PairingDesk, mirrors: MirrorKeeper) -> list[AdminRoute]:
+def pairing_admin_routes(
+    desk: PairingDesk, mirrors: MirrorKeeper, handlers: HandlerTable
+) -> list[AdminRoute]:
     """Method, path and what answers it."""
-    admin = _AdminPairing(desk, mirrors)
+    admin = _AdminPairing(desk, mirrors, handlers)
     return [
         ("POST", "/admin/pairing/codes", admin.code),
         ("POST", "/admin/pairing/devices", admin.import_offer),
@@ -47,9 +51,10 @@ def pairing_admin_routes(desk: PairingDesk, mirrors: MirrorKeeper) -> list[Admin
 class _AdminPairing:
     """From requests to use cases."""
 
-    def __init__(self, desk: PairingDesk, mirrors: MirrorKeeper) -> None:
+    def __init__(self, desk: PairingDesk, mirrors: MirrorKeeper, handlers: HandlerTable) -> None:
         self._desk = desk
         self._mirrors = mirrors
+        self._handlers = handlers
 
     async def code(self, request: Request) -> Document:
         parameters_of(request)
@@ -84,20 +89,28 @@ class _AdminPairing:
         given = parameters_of(request, "limit")
         limit = integer(given, "limit", default=100, low=1, high=MAX_LIST)
         found = list(islice(self._mirrors.mirrors(), limit + 1))
-        entries = tuple(_mirror(*each) for each in found[:limit])
+        entries = tuple(self._mirror(*each) for each in found[:limit])
         return MirrorList(mirrors=entries, more=len(found) > limit)
 
+    def _mirror(self, paired: Paired, woof: WoofOffer, record: MirrorRecord | None) -> MirrorEntry:
+        return MirrorEntry(
+            device=paired.device,
+            woof=woof.name,
+            mirror=mirror_name(paired.device, woof.name),
+            through=0 if record is None else record.next - 1,
+            lost=0 if record is None else record.lost,
+            gaps=() if record is None else record.gaps,
+            begun=0 if record is None else record.begun,
+            handler=woof.handler,
+            handler_state=self._state_of(woof.handler),
+        )
 
-def _mirror(paired: Paired, woof: WoofOffer, record: MirrorRecord | None) -> MirrorEntry:
-    return MirrorEntry(
-        device=paired.device,
-        woof=woof.name,
-        mirror=mirror_name(paired.device, woof.name),
-        through=0 if record is None else record.next - 1,
-        lost=0 if record is None else record.lost,
-        gaps=() if record is None else record.gaps,
-        begun=0 if record is None else record.begun,
-    )
+    def _state_of(self, handler: str) -> Literal["", "ok", "missing", "refused"]:
+        if not handler:
+            return ""
+        if handler not in self._handlers:
+            return "missing"
+        return "ok" if self._handlers.require(handler).for_devices else "refused"
 
 
 def _entry(paired: Paired) -> PairedEntry:

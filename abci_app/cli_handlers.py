@@ -52,6 +52,7 @@ def _how(entry: HandlerEntry) -> str:
     if entry.kind == "unknown":
         return "-"
     place = ", isolated" if entry.isolation == "process" else ""
+    place += ", for devices" if entry.for_devices else ""
     return (
         f"{entry.kind}{place}, {entry.concurrency} at a time, {entry.attempts} tries"
         f" of {entry.timeout_s:g} s"

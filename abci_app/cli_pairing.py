@@ -25,7 +25,7 @@ from .cli_shared import (
 )
 from .cli_waiting import admin_client
 from .directory import write_secret
-from .pairing_api import MAX_CODES, PairedEntry
+from .pairing_api import MAX_CODES, MirrorEntry, PairedEntry
 
 replace_option = option(
     "--replace", env="EDGISTRY_REPLACE", is_flag=True,
@@ -102,7 +102,8 @@ def device_mirrors(directory: Path, limit: int, as_json: bool) -> None:
 
     THROUGH is the number, on the device, of the last element that is here; LOST counts those that
     the device had evicted before they were read. MIRROR is a WooF of this node: it can be read with
-    a capability, and go onward with [[forward]] in node.toml.
+    a capability, and go onward with [[forward]] in node.toml. HANDLER runs here on each element:
+    elements wait for one that is missing, and become dead letters of one that is not for devices.
     """
     with admin_client(directory) as client:
         answer = client.mirrors(limit)
@@ -113,9 +114,10 @@ def device_mirrors(directory: Path, limit: int, as_json: bool) -> None:
         tell("nothing is mirrored; a device's manifest says mirror = true")
         return
     rows = [
-        (each.device, each.woof, each.mirror, each.through, each.lost) for each in answer.mirrors
+        (each.device, each.woof, each.mirror, each.through, each.lost, _handler(each))
+        for each in answer.mirrors
     ]
-    print_table(("DEVICE", "WOOF", "MIRROR", "THROUGH", "LOST"), rows)
+    print_table(("DEVICE", "WOOF", "MIRROR", "THROUGH", "LOST", "HANDLER"), rows)
     if answer.more:
         tell(f"there are more; --limit shows up to {MAX_LIST}")
 
@@ -160,6 +162,11 @@ def device_revoke(directory: Path, device: str, as_json: bool) -> None:
         print_json(answer)
     else:
         click.echo(f"revoked {answer.device}")
+
+
+def _handler(entry: MirrorEntry) -> str:
+    states = {"missing": " (missing)", "refused": " (not for devices)"}
+    return (entry.handler or "-") + states.get(entry.handler_state, "")
 
 
 def _row(entry: PairedEntry) -> tuple[object, ...]:

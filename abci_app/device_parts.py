@@ -9,6 +9,7 @@ Not handled here: mailboxes (``request_desk``), and in which order parts start a
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from edgistry.adapters.durable_woofs import DurableWoofs
 from edgistry.adapters.http import HttpServer, Route
 from edgistry.adapters.tls import server_context
 from edgistry.authority import Authority
+from edgistry.handlers import HandlerTable
 from edgistry.kv import KeyValue
 from edgistry.pairing import MAX_REQUEST_BYTES
 from edgistry.transactions import node_id_of
@@ -25,8 +27,10 @@ from edgistry.transactions import node_id_of
 from .admin_pairing import pairing_admin_routes
 from .admin_server import AdminRoute
 from .config import NodeConfig
+from .device_counts import kinds
 from .device_setup import DeviceSetup
 from .link_server import link_server, pairing_routes
+from .metrics import NodeMetrics
 from .mirror_keeper import MirrorKeeper, OwnRequests
 from .pairing_desk import PairingDesk
 from .peer_api import MAX_PEER_BODY_BYTES
@@ -40,6 +44,7 @@ class DeviceParts:
     desk: PairingDesk
     setup: DeviceSetup
     mirrors: MirrorKeeper
+    handlers: HandlerTable
 
     def running(self) -> list[Coroutine[Any, Any, None]]:
         """What is to run while the node does."""
@@ -47,7 +52,17 @@ class DeviceParts:
 
     def admin_routes(self) -> list[AdminRoute]:
         """What the operator asks about pairing."""
-        return pairing_admin_routes(self.desk, self.mirrors)
+        return pairing_admin_routes(self.desk, self.mirrors, self.handlers)
+
+    def watch(self, metrics: NodeMetrics) -> None:
+        """Show how many devices are paired; none of a single one."""
+        counts = self.setup.counts
+        metrics.watch_each(
+            "paired_devices",
+            "Devices paired with this node.",
+            ("wake", "state"),
+            {kind: functools.partial(counts.count, kind) for kind in kinds()},
+        )
 
 
 def open_device_parts(
@@ -59,6 +74,7 @@ def open_device_parts(
     authority: Authority,
     registrar: Registrar,
     queue: OwnRequests,
+    handlers: HandlerTable,
 ) -> DeviceParts:
     """Pairing over ``store``, for the node with registry key ``seed``; mirrors go to ``woofs``."""
     node_key = public_key_of(seed)
@@ -78,10 +94,11 @@ def open_device_parts(
         node_key=node_key,
         link_port=config.link_port,
         writing=writing,
+        require_handler=handlers.require_for_devices,
     )
     mirrors = MirrorKeeper(store, woofs, queue=queue, node_id=node_id_of(node_key))
     setup.on_ready = mirrors.watch
-    return DeviceParts(desk=desk, setup=setup, mirrors=mirrors)
+    return DeviceParts(desk=desk, setup=setup, mirrors=mirrors, handlers=handlers)
 
 
 async def listen_on_link(

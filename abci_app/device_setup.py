@@ -32,6 +32,7 @@ from edgistry.rights import EVERYTHING, Right
 from edgistry.transactions import NodeId
 
 from .admin_api import DeviceRow
+from .device_counts import DeviceCounts
 from .devices import DeviceTable, handle_of, identity_of
 from .mailbox_states import OUTSTANDING, State
 from .pairing import Paired, PairingTable, StoredPairing, device_of_row
@@ -84,6 +85,7 @@ class DeviceSetup:
         self._store = store
         self._table = PairingTable(store)
         self._rows = DeviceTable(store)
+        self.counts = DeviceCounts(self._table)
         self._queue = queue
         self._registrar = registrar
         self._node_id = node_id
@@ -103,6 +105,7 @@ class DeviceSetup:
 
     def admitted(self, device: str) -> None:
         """Begin to set up ``device``."""
+        self.counts.note(device)
         self._unfinished.add(device)
         self._retry_at.pop(device, None)
         self._news.set()
@@ -116,6 +119,7 @@ class DeviceSetup:
 
     async def left(self, paired: Paired) -> None:
         """End the requests to a device that is gone, and withdraw its services."""
+        self.counts.note(paired.device)
         async with self._stepping:
             await self._queue.forget_device(paired.device)
             await self._withdraw(self._handles_of(rows_of(paired.offer)))
@@ -124,6 +128,7 @@ class DeviceSetup:
 
     async def run(self) -> None:
         """Go on with what is unfinished until cancelled; raises what must stop the node."""
+        await self.counts.load()
         self._unfinished |= await asyncio.to_thread(self._unfinished_in_store)
         await self.withdraw_orphans()
         while True:
@@ -236,6 +241,7 @@ class DeviceSetup:
                 return  # it has left, or told something new, while we were waiting
             changed: StoredPairing = replace(paired.stored, **changes)
             await asyncio.to_thread(self._store.write, self._table.put(changed), sync=True)
+        self.counts.note(paired.device)
 
     # --- withdrawing ----------------------------------------------------------------------------
 

@@ -100,6 +100,7 @@ class HandlerDesk:
             name=status.name,
             kind="unknown" if handler is None else "async" if handler.is_async else "plain",
             isolation="none" if handler is None else handler.isolation,
+            for_devices=handler is not None and handler.for_devices,
             state=self._state(status),
             waiting=status.waiting,
             running=counts.running,

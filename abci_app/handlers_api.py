@@ -25,6 +25,8 @@ class HandlerEntry(Document):
     name: str
     kind: Literal["async", "plain", "unknown"]
     isolation: Literal["none", "process"]
+    for_devices: bool
+    """Devices may have it run on their mirrors."""
     state: HandlerState
     waiting: int
     """Elements that wait for it, or for another try; counted up to 1000."""

@@ -1,6 +1,7 @@
 """Metrics of one node for Prometheus (this is the only module that imports prometheus_client).
 
-Rules kept here: labels are route templates, methods and status codes, all from short fixed lists.
+Rules kept here: labels are route templates, methods, status codes, wake buckets and states,
+all from short fixed lists.
 No position, cell, region, service type, id or name ever becomes a label: metrics are read by more
 people than the registry is (privacy.md, *Leak scan*).
 
@@ -10,7 +11,7 @@ Not handled here: serving the text (``http_server``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -59,6 +60,18 @@ class NodeMetrics:
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Show what ``read`` gives, whenever somebody looks, as ``edgistry_<name>``."""
         self._gauge(name, help_text).set_function(read)
+
+    def watch_each(
+        self,
+        name: str,
+        help_text: str,
+        labels: Sequence[str],
+        read: Mapping[tuple[str, ...], Callable[[], float]],
+    ) -> None:
+        """As ``watch``, with one value for each combination of labels that is a key of ``read``."""
+        gauge = Gauge(f"edgistry_{name}", help_text, labels, registry=self._registry)
+        for values, function in read.items():
+            gauge.labels(*values).set_function(function)
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request; ``route`` is its template, "" when none matched."""

@@ -16,6 +16,7 @@ Pure. Not handled here: sending and writing (``mirror_keeper``), reading the mir
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
@@ -35,7 +36,9 @@ MAX_GAPS: Final = 64
 """Gaps kept, the newest."""
 
 _RECORDS: Final = b"p/m/"
+_COPIES: Final = b"p/w/"
 _MAX_RECORD_BYTES: Final = 4096
+_NAMESPACE: Final = re.compile(r"m-[0-9a-f]{16}")
 
 U32 = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
 
@@ -59,13 +62,24 @@ class MirrorRecord(Wire):
     begun: U32
     """How often the WooF has begun anew on the device."""
     lost: U64
-    """Elements that the device had evicted before they were read."""
+    """Elements that are not here: evicted by the device before they were read, or deleted with an
+    earlier copy."""
     gaps: Annotated[tuple[tuple[U64, U64], ...], Meta(max_length=MAX_GAPS)]
     """First and last number of each gap."""
     as_of_us: U64 = 0
     """When nothing was missing, µs since 1970; 0 while that is not known."""
     copied: U64 = 0
     """The number, in the copy, of the newest element."""
+
+
+class CopyRecord(Wire):
+    """What a WooF in a namespace of mirrors is."""
+
+    device: Annotated[str, Meta(min_length=26, max_length=26)]
+    woof: Annotated[str, Meta(max_length=65)]
+    """What the device calls it."""
+    is_result: bool
+    """It has no counterpart on the device: handlers put into it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,15 +95,48 @@ class Progress:
 
 def mirror_name(device: str, woof: str) -> str:
     """The name of the node's copy of a device's WooF."""
+    return f"{mirror_namespace(device)}/{copy_component(woof)}"
+
+
+def copy_component(woof: str) -> str:
+    """The last part of the name that the WooF ``woof`` of a device has at its node."""
     name = woof.replace("/", ".")
-    if len(name) > MAX_COMPONENT:
+    # With a dot in its namespace it would have the name of another one: a.b/c and a/b.c.
+    if len(name) > MAX_COMPONENT or "." in woof.partition("/")[0]:
         name = f"{name[:23]}.{hashlib.sha256(woof.encode()).hexdigest()[:8]}"
-    return f"{mirror_namespace(device)}/{name}"
+    return name
 
 
 def mirror_namespace(device: str) -> str:
     """The namespace of a device's mirrors. WooFs' names get into logs; device ids must not."""
     return f"m-{hashlib.sha256(b'edgistry mirror' + device.encode()).hexdigest()[:16]}"
+
+
+def is_mirror_namespace(name: str) -> bool:
+    """Whether namespace ``name`` belongs to the mirrors of a device, whichever."""
+    return _NAMESPACE.fullmatch(name) is not None
+
+
+def copy_key(name: str) -> bytes:
+    """Where it is kept whose copy the WooF ``name`` of the node is."""
+    return _COPIES + name.encode()
+
+
+def read_copy(data: bytes) -> CopyRecord:
+    """The record in ``data``.
+
+    Raises:
+        CorruptDatabaseError: it is none.
+    """
+    try:
+        return decode(data, CopyRecord, limit=_MAX_RECORD_BYTES)
+    except Refused as error:
+        raise CorruptDatabaseError(f"queues.ldb: a copy: {error}") from None
+
+
+def write_copy(record: CopyRecord) -> bytes:
+    """The bytes of ``record``."""
+    return encode(record)
 
 
 def record_key(device: str, woof: str) -> bytes:
@@ -132,6 +179,13 @@ def begin_mirror(*, serial: int, grant: int) -> MirrorRecord:
 def paired_again(record: MirrorRecord, *, serial: int, grant: int) -> MirrorRecord:
     """The mirror under a later pairing: what was asked under the earlier one is void."""
     return replace(record, serial=serial, grant=grant, request=b"", asks="extent")
+
+
+def copy_lost(record: MirrorRecord) -> MirrorRecord:
+    """The mirror when its copy was deleted: what had been read is a gap, and is not read again."""
+    if record.next == 1:
+        return record
+    return replace(record, lost=record.next - 1, gaps=((1, record.next - 1),), copied=0)
 
 
 def question_of(record: MirrorRecord) -> tuple[Operation, bytes]:

@@ -6,6 +6,10 @@ Rules kept here:
   sleeping device costs it one request a wake.
 * Elements and the mirror's record are one write; the outcome of a request is let go after that.
 * A device that is paired no longer is not read any more; what was read stays.
+* A handler that the device names runs on each element: its trigger is in the write that appends
+  the element. If there is no such handler any more, triggers wait until there is. Triggers keep
+  their elements, so the device is not asked for more while very many wait.
+* A copy that somebody has deleted is made again; what had been in it is a gap.
 
 Not handled here: what is asked and what follows (``mirror``); where elements go from the mirror
 (``[[forward]]`` in node.toml).
@@ -15,7 +19,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from edgistry.adapters.clock import wall_us
@@ -26,17 +31,21 @@ from edgistry.codec import replace
 from edgistry.envelope import MAX_DEADLINE_AHEAD_US, Reply, decode_reply
 from edgistry.errors import MissingWoofError, NotFoundError, Refused
 from edgistry.kv import KeyValue
-from edgistry.pairing import WoofOffer
+from edgistry.pairing import ResultOffer, WoofOffer
 from edgistry.rights import Right
 from edgistry.transactions import NodeId
 from edgistry.woof_staging import Staging
+from edgistry.woof_triggers import last_arrival
 
 from .device_setup import RequestQueue
 from .mailbox_states import OUTSTANDING, State
 from .mirror import (
+    CopyRecord,
     MirrorRecord,
     Progress,
     begin_mirror,
+    copy_key,
+    copy_lost,
     mirror_name,
     mirror_namespace,
     paired_again,
@@ -44,6 +53,7 @@ from .mirror import (
     question_of,
     read_mirror,
     record_key,
+    write_copy,
     write_mirror,
 )
 from .pairing import Paired, PairingTable
@@ -54,6 +64,8 @@ LOOK_EVERY_S: Final = 1.0
 REST_AFTER_TROUBLE_US: Final = 60_000_000
 REST_WHEN_LEVEL_US: Final = 5_000_000
 """A device that is always awake is not asked all the time for what it has not got."""
+MAX_DUE: Final = 10_000
+"""Elements due for a handler at which mirrors that it runs on wait: at most 640 MB."""
 READ_RIGHTS: Final = Right.GET | Right.LATEST
 
 
@@ -65,6 +77,17 @@ class OwnRequests(RequestQueue, Protocol):
 
     async def let_go(self, request: bytes) -> None:
         """The outcome of a request of the node need not be kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """A WooF that the node keeps for a device."""
+
+    name: str
+    """Here."""
+    history: int
+    element_size: int
+    record: CopyRecord
 
 
 class MirrorKeeper:
@@ -169,7 +192,17 @@ class MirrorKeeper:
         except NotFoundError:
             return 0
 
+    def _is_behind(self, handler: str) -> bool:
+        """Whether too much is due already, from the oldest to the newest."""
+        oldest = next(self._woofs.woofs.triggers(handler), None)
+        if oldest is None:
+            return False
+        return last_arrival(self._store, handler.encode()) - oldest.arrival >= MAX_DUE
+
     async def _ask(self, paired: Paired, woof: WoofOffer, record: MirrorRecord) -> None:
+        if woof.handler and self._is_behind(woof.handler):
+            self._rest(record_key(paired.device, woof.name), "its handler is far behind")
+            return
         operation, payload = question_of(record)
         sequence = max(self._clock_us(), record.sequence + 1)
         entry = Entry(READ_RIGHTS, woof.name)
@@ -190,15 +223,15 @@ class MirrorKeeper:
     async def _keep(self, paired: Paired, woof: WoofOffer, progress: Progress) -> MirrorRecord:
         """Append the elements and remember how far the mirror is, in one write; the record."""
         name = mirror_name(paired.device, woof.name)
-        is_there = self._is_there(name)
+        missing = [each for each in copies_of(paired) if not self._is_there(each.name)]
+        is_missing = any(each.name == name for each in missing)
 
         def decide(staging: Staging) -> MirrorRecord:
-            if not is_there:
-                staging.create_namespace(mirror_namespace(paired.device))
-                staging.create(name, woof.history, woof.element_size)
-            record = progress.record
+            _create(staging, mirror_namespace(paired.device), missing)
+            record = copy_lost(progress.record) if is_missing else progress.record
             for element in progress.elements:
-                record = replace(record, copied=staging.put(name, element))
+                number = staging.put(name, element, handler=woof.handler or None)
+                record = replace(record, copied=number)
             staging.add([(record_key(paired.device, woof.name), write_mirror(record))])
             return record
 
@@ -220,6 +253,32 @@ class MirrorKeeper:
     def _rest(self, key: bytes, why: str) -> None:
         logger.warning("a mirror has to wait", reason=why)
         self._rests_until[key] = self._clock_us() + REST_AFTER_TROUBLE_US
+
+
+def _create(staging: Staging, namespace: str, missing: Sequence[Copy]) -> None:
+    if missing:
+        staging.create_namespace(namespace)
+    for each in missing:
+        staging.create(each.name, each.history, each.element_size)
+        staging.add([(copy_key(each.name), write_copy(each.record))])
+
+
+def copies_of(paired: Paired) -> list[Copy]:
+    """What the node keeps for a device, once it has its WooFs: copies, and results of handlers."""
+    mirrors = mirrored(paired)
+    results = paired.offer.results if mirrors else ()
+    return [_copy(paired.device, each, is_result=False) for each in mirrors] + [
+        _copy(paired.device, each, is_result=True) for each in results
+    ]
+
+
+def _copy(device: str, woof: WoofOffer | ResultOffer, *, is_result: bool) -> Copy:
+    return Copy(
+        name=mirror_name(device, woof.name),
+        history=woof.history,
+        element_size=woof.element_size,
+        record=CopyRecord(device=device, woof=woof.name, is_result=is_result),
+    )
 
 
 def mirrored(paired: Paired) -> list[WoofOffer]:

@@ -114,6 +114,7 @@ async def run_node(
             authority=local.authority,
             registrar=service.registrar,
             queue=mail.requests,
+            handlers=handlers,
         )
         members = genesis_members(genesis.state)
         peers = open_peer_parts(
@@ -140,6 +141,7 @@ async def run_node(
             metrics = NodeMetrics()
             local.watch(metrics)
             mail.watch(metrics)
+            devices.watch(metrics)
             service.watch_metrics(metrics)
             peers.watch(metrics)
             http = public_server(

@@ -96,11 +96,17 @@ class MirrorEntry(Document):
     through: int
     """The number, on the device, of the last element that is here."""
     lost: int
-    """Elements that the device had evicted before they were read."""
+    """Elements that the device had evicted before they were read, or that were in a copy that was
+    deleted."""
     gaps: tuple[tuple[int, int], ...]
     """First and last number of each gap, the newest of them."""
     begun: int
     """How often the WooF has begun anew on the device."""
+    handler: str
+    """Runs on each element here; "" for none."""
+    handler_state: Literal["", "ok", "missing", "refused"]
+    """``missing``: it is not in the node's module, and elements wait for it. ``refused``: it is
+    there, and not for devices; elements become dead letters."""
 
 
 class MirrorList(Document):

@@ -11,7 +11,8 @@ Rules kept here:
   device's capability.
 * Logs and refusals do not name devices: ids are for the operator's own eyes.
 * What a device offers is checked before it is admitted as a row of an import is, so that it can be
-  listed afterwards.
+  listed afterwards; and the handlers that it wants run here, so that who pairs it learns at once
+  which are missing. The code is not used up by a refusal.
 
 Not handled here: the table (``pairing``), creating WooFs on the device and listing its services
 (``device_setup``), transport (``link_server``, ``admin_pairing``).
@@ -84,6 +85,7 @@ class PairingDesk:
 
     ``node_key`` is the node's registry key (public), ``draw`` gives that many random bytes. Whoever
     writes pairings holds ``writing``: what was decided must still hold when it is written.
+    ``require_handler`` raises UnknownHandlerError unless devices may have that handler run here.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class PairingDesk:
         node_key: bytes,
         link_port: int,
         writing: asyncio.Lock,
+        require_handler: Callable[[str], object],
         clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         draw: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
@@ -109,6 +112,7 @@ class PairingDesk:
         self._clock_us = clock_us
         self._draw = draw
         self._writing = writing
+        self._require_handler = require_handler
 
     # --- codes ----------------------------------------------------------------------------------
 
@@ -160,17 +164,18 @@ class PairingDesk:
             PairingCodeError: no such code, too old, or used by another device.
             AlreadyPairedError: known with another key, and the code does not allow to replace it.
             InvalidValueError, MalformedError: what it offers cannot be listed.
+            UnknownHandlerError: it wants a handler run that there is not, or not for devices.
         """
         digest = code_digest(request.secret)
         offer = request.offer
         async with self._writing:
             code = self.table.code(digest)
             if code is None or code.expires_us < self._clock_us():
-                raise PairingCodeError("this node has no such code, or it is too old")
+                raise PairingCodeError("this node has no such code: it is too old, or was used up")
             if code.device:
                 self._check_used(code, offer)
             used = self.table.put_code(digest, replace(code, device=offer.device))
-            known, paired = await self._admit(offer, code.replace, digest, used)
+            known, paired = await self._admit(offer, code.replace, used)
         return await self._admitted(known, paired)
 
     def _check_used(self, code: StoredCode, offer: PairingOffer) -> None:
@@ -184,20 +189,23 @@ class PairingDesk:
     async def import_offer(self, offer: PairingOffer, *, replace_key: bool) -> PairingAnswer:
         """Admit the device whose offer came as a file; raises as ``pair``, but for codes."""
         async with self._writing:
-            known, paired = await self._admit(offer, replace_key, b"", [])
+            known, paired = await self._admit(offer, replace_key, [])
         return await self._admitted(known, paired)
 
     async def _admit(
-        self, offer: PairingOffer, replace_key: bool, digest: bytes, also: list[Change]
+        self, offer: PairingOffer, replace_key: bool, also: list[Change]
     ) -> tuple[Paired | None, Paired]:
         """The pairing as it was and as it is now, durably."""
         check_listable(check_offer(offer))
+        for woof in offer.woofs if offer.role == "primary" else ():
+            if woof.handler:
+                self._require_handler(woof.handler)
         known = self.table.by_device(offer.device)
-        changes = list(also)
+        changes: list[Change] = []
         if known is None or known.offer != offer:
-            pairing, changed = self._decide(offer, known, replace_key, digest)
+            pairing, changed = self._decide(offer, known, replace_key)
             changes += changed + self.table.put(pairing)
-        await self._write(changes)
+        await self._write([*changes, *also])
         paired = self.table.by_device(offer.device)
         if paired is None:
             raise CorruptDatabaseError("queues.ldb: a pairing that was just written is not there")
@@ -215,10 +223,10 @@ class PairingDesk:
         return self._answer(paired)
 
     def _decide(
-        self, offer: PairingOffer, known: Paired | None, replace_key: bool, digest: bytes
+        self, offer: PairingOffer, known: Paired | None, replace_key: bool
     ) -> tuple[StoredPairing, list[Change]]:
         """The pairing to store, and what else changes with it."""
-        pairing = StoredPairing(offer=offer, serial=0, paired_us=self._clock_us(), code=digest)
+        pairing = StoredPairing(offer=offer, serial=0, paired_us=self._clock_us())
         if known is None:
             return replace(pairing, serial=self._new_serial()), []
         if (known.epoch, known.offer.key) == (offer.epoch, offer.key):
@@ -228,7 +236,7 @@ class PairingDesk:
                 "the device is paired here with another key; revoke it first, or make the code"
                 " with --replace if you know that it is the same device"
             )
-        return replace(pairing, serial=self._new_serial()), self._denial(known)
+        return replace(pairing, serial=self._new_serial()), self._end(known)
 
     def _new_serial(self) -> int:
         while True:
@@ -260,7 +268,7 @@ class PairingDesk:
             paired = self.table.by_device(device)
             if paired is None:
                 raise NotFoundError("no device with that id is paired with this node")
-            await self._write([*self._denial(paired), *self.table.delete(paired)])
+            await self._write([*self._end(paired), *self.table.delete(paired)])
         logger.info("a device was revoked")
         await self._followers.left(paired)
 
@@ -276,7 +284,8 @@ class PairingDesk:
             leaving.append(paired)
             # Its capability must still open the reply, so it is not denied: it is for an object
             # that has nothing in it, and the exchange knows the device no longer.
-            return Outcome(changes=self.table.delete(paired))
+            spent = self.table.spend_codes(paired.device)
+            return Outcome(changes=[*spent, *self.table.delete(paired)])
 
         async with self._writing:
             answer = asyncio.to_thread(
@@ -301,6 +310,10 @@ class PairingDesk:
         if paired is None or paired.serial != checked.chain.serial:
             raise NotPairedError("the device is not paired with this node, or no longer")
         return paired
+
+    def _end(self, paired: Paired) -> list[Change]:
+        """What takes from a device all that it could come back with."""
+        return [*self.table.spend_codes(paired.device), *self._denial(paired)]
 
     def _denial(self, paired: Paired) -> list[Change]:
         capability = node_capability(self._authority.issuer, paired)

@@ -18,7 +18,9 @@ from edgistry.adapters.faas_runtime import HandlerRuntime
 from edgistry.adapters.leveldb import LevelKeyValue
 from edgistry.adapters.woof_server import WoofServer
 from edgistry.authority import Authority
+from edgistry.faas_scope import everywhere
 from edgistry.handlers import HandlerTable
+from edgistry.woof_service import change_anything
 
 from .config import NodeConfig
 from .directory import NodeDirectory
@@ -26,6 +28,7 @@ from .forward_desk import ForwardDesk
 from .handler_metrics import watch_handlers
 from .issuing import open_authority
 from .metrics import NodeMetrics
+from .mirror_reach import MirrorReach
 
 HANDLERS_DIRECTORY = "handlers"
 """Of a node's directory: where its operator's own module is looked for."""
@@ -75,11 +78,20 @@ def open_woof_parts(
     woofs = DurableWoofs(queues)
     parts.push_async_callback(woofs.close)
     authority = open_authority(directory, queues)
+    reach = MirrorReach(queues)
+    has_devices = config.engine != "none"  # on a host a mirror's name is one like any other
     return WoofParts(
         queues=queues,
         woofs=woofs,
-        runtime=HandlerRuntime(queues, woofs, handlers),
+        runtime=HandlerRuntime(
+            queues, woofs, handlers, scope_of=reach.scope_of if has_devices else everywhere
+        ),
         authority=authority,
-        door=WoofServer(woofs, authority, require_handler=handlers.require),
+        door=WoofServer(
+            woofs,
+            authority,
+            require_handler=handlers.require,
+            check_change=reach.check_change if has_devices else change_anything,
+        ),
         forwards=ForwardDesk(woofs, config.forward, root=directory.root),
     )

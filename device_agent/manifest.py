@@ -5,7 +5,7 @@ Rules kept here:
 * A service has a type and actions. An action is the WooF ``TYPE/NAME`` on the device, and the
   handler that a put into it runs; further WooFs hold what the device measures.
 * What the node may do for the device stands here, since only its owner knows: whose answers may be
-  reused and for how long, and what is mirrored.
+  reused and for how long, what is mirrored, and which handlers run there on what is mirrored.
 * The position is the owner's; it goes to the home node and no further.
 
 Not handled here: telling the node (``pairing.py``), which handlers there are.
@@ -46,13 +46,17 @@ class Action:
         0, help="For how many seconds an answer may be reused.", check=between(0, MAX_PERIOD_S)
     )
     place: Literal["device", "node"] = setting(
-        "device", help='Where its handler runs: "device"; nodes do not run them yet.'
+        "device",
+        help='Where its handler runs: "device"; at nodes run the handlers of mirrors alone.',
     )
 
     def __post_init__(self) -> None:
         check_handler(self.handler_name)
         if self.place == "node":
-            raise InvalidValueError('place: nodes run no handlers of devices yet; use "device"')
+            raise InvalidValueError(
+                "place: an action is carried out by the device; a node runs handlers on mirrored"
+                " WooFs, [[woof]] with mirror = true, and answers for the device what it has seen"
+            )
         if self.fresh_s and not self.read:
             raise InvalidValueError("fresh_s is for actions with read = true")
 
@@ -102,6 +106,34 @@ class Woof:
         help="Nothing yet: mirror the WooF, and let its home node forward the mirror.",
         check=_check_forward,
     )
+    handler: str = setting(
+        "", help="Runs at the home node on each element that is mirrored; needs place."
+    )
+    place: Literal["device", "node"] = setting("device", help='Where the handler runs: "node".')
+
+    def __post_init__(self) -> None:
+        if self.handler:
+            check_handler(self.handler)
+        if self.handler and self.place == "device":
+            raise InvalidValueError(
+                'handler: on the device handlers run for requests; say place = "node" to have the'
+                " home node run it on the mirror"
+            )
+        if self.place == "node" and not self.handler:
+            raise InvalidValueError('place = "node" is for a handler: name it')
+        if self.handler and not self.mirror:
+            raise InvalidValueError("handler: the home node has only what has mirror = true")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A WooF at the home node, for what handlers there put."""
+
+    name: str = setting(help="namespace/woof", check=_check_name)
+    history: int = setting(1000, help="Elements kept.", check=between(1, MAX_HISTORY))
+    element_size: int = setting(
+        0, help="Bytes of every element; 0: they differ.", check=between(0, MAX_ELEMENT_BYTES)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,10 +153,13 @@ class Manifest:
     )  # fmt: skip
     service: tuple[Service, ...] = setting((), help="What clients find.")
     woof: tuple[Woof, ...] = setting((), help="Further WooFs.")
+    result: tuple[Result, ...] = setting(
+        (), help="WooFs at the home node, for handlers that run there."
+    )
 
     def __post_init__(self) -> None:
         names = [f"{service.type}/{action.name}" for service, action in self.actions]
-        names += [each.name for each in self.woof]
+        names += [each.name for each in self.woof] + [each.name for each in self.result]
         for name in names:
             if names.count(name) > 1:
                 raise InvalidValueError(f"there are two WooFs {name!r}")

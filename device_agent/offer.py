@@ -10,6 +10,7 @@ from edgistry.pairing import (
     PAIRING_VERSION,
     ActionOffer,
     PairingOffer,
+    ResultOffer,
     ServiceOffer,
     WoofOffer,
     check_offer,
@@ -48,10 +49,15 @@ def offer_of(
                 element_size=woof.element_size,
                 mirror=woof.mirror,
                 forward=woof.forward,
+                handler=woof.handler,
             )
             for woof in manifest.woof
         ),
         role=role,
+        results=tuple(
+            ResultOffer(name=result.name, history=result.history, element_size=result.element_size)
+            for result in manifest.result
+        ),
     )
     return check_offer(offer)
 

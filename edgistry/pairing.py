@@ -23,6 +23,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal
 
+from .caveats import MAX_HANDLER_BYTES
 from .codec import Meta, Wire, decode, encode
 from .errors import InvalidValueError, MalformedError, TooLargeError
 from .rights import check_object
@@ -80,6 +81,16 @@ class WoofOffer(Wire):
     mirror: bool = False
     """The home node keeps a copy and answers for it."""
     forward: Uri = ""
+    handler: Annotated[str, Meta(max_length=32)] = ""
+    """Runs at the home node on each element that comes into the mirror; "" for none."""
+
+
+class ResultOffer(Wire):
+    """A WooF that the home node keeps for the device, for what handlers there make of mirrors."""
+
+    name: Annotated[str, Meta(min_length=3, max_length=65)]
+    history: History
+    element_size: ElementSize = 0
 
 
 class ServiceOffer(Wire):
@@ -111,6 +122,7 @@ class PairingOffer(Wire):
     woofs: Annotated[tuple[WoofOffer, ...], Meta(max_length=MAX_WOOFS)] = ()
     role: Literal["primary", "fallback"] = "primary"
     """A fallback node serves the device while its primary one is away, and lists no services."""
+    results: Annotated[tuple[ResultOffer, ...], Meta(max_length=MAX_WOOFS)] = ()
 
     def __repr__(self) -> str:
         return f"<PairingOffer of {self.device}, epoch {self.epoch}>"
@@ -278,10 +290,16 @@ def check_offer(offer: PairingOffer) -> PairingOffer:
         actions = tuple(sorted(action.name for action in service.actions))
         check_service_names(service.type, actions)
         check_service_names(service.type, tuple(sorted({a.handler for a in service.actions})))
+    results = [each.name for each in offer.results]
+    for name in (*(each.name for each in offer.woofs), *results):
+        if "/" not in check_object(name):
+            raise MalformedError(f"WooF {name!r} needs a namespace: NAMESPACE/WOOF")
     for woof in offer.woofs:
-        if "/" not in check_object(woof.name):
-            raise MalformedError(f"WooF {woof.name!r} needs a namespace: NAMESPACE/WOOF")
-    names = [woof for woof, _, _ in woofs_of(offer)]
+        if woof.handler and not woof.mirror:
+            raise MalformedError(f"WooF {woof.name!r} has a handler at the node, and no mirror")
+        if len(woof.handler.encode("utf-8", "replace")) > MAX_HANDLER_BYTES:
+            raise MalformedError(f"a handler of WooF {woof.name!r} has too long a name")
+    names = [name for name, _, _ in woofs_of(offer)] + results
     if len({service.type for service in offer.services}) != len(offer.services):
         raise MalformedError("the same type of service twice")
     if len(set(names)) != len(names):

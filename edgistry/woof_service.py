@@ -14,6 +14,7 @@ Rules kept here:
 * A put that names a handler is refused unless there is one of that name here.
 * What the runtime keeps for the operator, the namespace of dead letters, can be read like others,
   and changed by no request, whatever its capability allows: their numbers must not begin again.
+  A program may keep more for itself (``check_change``).
 * A stream is opened by the envelope of a scan, which is executed once like any other: nobody can
   open one with a recorded envelope. What authorised it must go on to hold.
 
@@ -63,6 +64,14 @@ _ELEMENT_OVERHEAD: Final = 9 + 5 + 1
 _LIST_OVERHEAD: Final = 5
 
 
+CheckChange = Callable[[Operation, str], None]
+"""Raises Refused if no request may change a target by an operation."""
+
+
+def change_anything(_operation: Operation, _target: str) -> None:
+    """Requests may change whatever their capabilities allow."""
+
+
 @dataclass(frozen=True, slots=True)
 class Duplicate:
     """The same request is being executed; ``reply`` will hold its reply, or why there is none."""
@@ -74,7 +83,8 @@ class Duplicate:
 class WoofService:
     """Decides what requests do to the WooFs in ``woofs``.
 
-    ``require_handler`` raises ``UnknownHandlerError`` unless there is a handler of that name.
+    ``require_handler`` raises ``UnknownHandlerError`` unless there is a handler of that name,
+    ``check_change`` what the program allows no request.
     """
 
     def __init__(
@@ -83,10 +93,12 @@ class WoofService:
         authority: Authority,
         *,
         require_handler: Callable[[str], object],
+        check_change: CheckChange = change_anything,
     ) -> None:
         self.woofs = woofs
         self.authority = authority
         self._require_handler = require_handler
+        self._check_change = check_change
 
     def admit(self, data: bytes, *, now_us: int) -> bytes | Duplicate | Execution:
         """The reply to ``data``; or what is to be done for it, to be ended by the caller."""
@@ -197,6 +209,7 @@ class WoofService:
         target = envelope.target
         if target.partition("/")[0] == LETTERS_NAMESPACE:
             raise NoRightError(f"{target!r} is the runtime's own, and can only be read")
+        self._check_change(Operation(envelope.op), target)
         if envelope.op == Operation.PUT:
             if envelope.handler:
                 self._require_handler(envelope.handler)

@@ -22,7 +22,7 @@ from ..envelope import Operation, Status
 from ..errors import BusyError, Refused, UnavailableError
 from ..replay import Execute
 from ..woof_replies import READS
-from ..woof_service import Duplicate, Execution, WoofService
+from ..woof_service import CheckChange, Duplicate, Execution, WoofService, change_anything
 from .clock import wall_us
 from .durable_woofs import DurableWoofs
 from .woof_stream import KEEP_ALIVE_S, WoofStreams
@@ -39,7 +39,8 @@ MAX_STREAMS = 512
 class WoofServer:
     """Serves ``woofs`` to whoever holds capabilities of ``authority``.
 
-    ``require_handler`` raises ``UnknownHandlerError`` unless there is a handler of that name.
+    ``require_handler`` raises ``UnknownHandlerError`` unless there is a handler of that name,
+    ``check_change`` what the program allows no request.
     """
 
     def __init__(
@@ -48,12 +49,15 @@ class WoofServer:
         authority: Authority,
         *,
         require_handler: Callable[[str], object],
+        check_change: CheckChange = change_anything,
         clock_us: Callable[[], int] = wall_us,
         keep_alive_s: float = KEEP_ALIVE_S,
     ) -> None:
         self.authority = authority
         self._woofs = woofs
-        self._service = WoofService(woofs.woofs, authority, require_handler=require_handler)
+        self._service = WoofService(
+            woofs.woofs, authority, require_handler=require_handler, check_change=check_change
+        )
         self._clock_us = clock_us
         self._opening = 0
         """Streams that wait for their beginning to be durable."""

@@ -81,7 +81,7 @@ def pair_beforehand(home: world.Node, count: int) -> list[Talk]:
         for number in range(count):
             offer, _ = offer_for(plan, number)
             pairing = StoredPairing(
-                offer=offer, serial=number + 1, paired_us=wall_us(), code=b"", stage="ready"
+                offer=offer, serial=number + 1, paired_us=wall_us(), stage="ready"
             )
             store.write(table.put(pairing), sync=False)
             paired = table.by_device(offer.device)

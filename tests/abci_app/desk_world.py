@@ -69,7 +69,6 @@ PAIRED = Paired(
         ),
         serial=5,
         paired_us=NOW,
-        code=b"",
     ),
 )
 

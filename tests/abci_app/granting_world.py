@@ -26,6 +26,6 @@ class OneService:
     def by_record(self, key: bytes) -> tuple[Paired, ServiceOffer] | None:
         if key != RECORD:
             return None
-        stored = StoredPairing(offer=DEVICE.offer(), serial=1, paired_us=0, code=b"")
+        stored = StoredPairing(offer=DEVICE.offer(), serial=1, paired_us=0)
         issuer = Issuer(stored.offer.epoch, stored.offer.key)
         return Paired(device=DEVICE.id, issuer=issuer, serial=1, stored=stored), SERVICE

@@ -15,6 +15,7 @@ from edgistry.capability import Capability
 from edgistry.codec import replace
 from edgistry.envelope import Operation, Status
 from edgistry.errors import InvalidValueError, NotFoundError
+from edgistry.handlers import HandlerTable
 from edgistry.issuer import Issuer
 from edgistry.kv import MemoryKeyValue
 from edgistry.pairing import (
@@ -189,6 +190,7 @@ async def open_world(
     *,
     queue: FakeQueue | None = None,
     draw: Draw | None = None,
+    handlers: HandlerTable | None = None,
 ) -> PairingWorld:
     """A node with nothing paired, or with what is in ``store`` and ``registry``."""
     store = store or MemoryKeyValue()
@@ -213,6 +215,7 @@ async def open_world(
         node_key=public_key_of(SEED),
         link_port=27003,
         writing=writing,
+        require_handler=(handlers or HandlerTable()).require_for_devices,
         clock_us=node.clock.wall_us,
         draw=draw,
     )

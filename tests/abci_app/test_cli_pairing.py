@@ -20,12 +20,23 @@ from abci_app.mirror import mirror_name
 from abci_app.pairing import StoredPairing
 from edgistry.adapters.crypto import public_key_of
 from edgistry.adapters.durable_woofs import DurableWoofs
+from edgistry.handlers import BlockingContext, HandlerTable, handler
 from edgistry.kv import KeyValue
 from edgistry.pairing import WoofOffer, decode_answer, encode_offer, parse_code
 
 from .node_thread import NodeThread
 from .pairing_world import FakeDevice, FakeQueue
 from .solo_node import SEED
+
+
+@handler(for_devices=True)
+def smooth(context: BlockingContext, woof: str, seq: int, element: bytes) -> None:
+    """Devices may have it run."""
+
+
+@handler
+def private(context: BlockingContext, woof: str, seq: int, element: bytes) -> None:
+    """The operator's own."""
 
 
 class PairingNode(NodeThread):
@@ -36,6 +47,7 @@ class PairingNode(NodeThread):
 
     async def furnish_more(self, parts: AsyncExitStack, queues: KeyValue) -> list[AdminRoute]:
         self.queues = queues
+        table = HandlerTable.from_names({"smooth": smooth, "private": private})
         woofs = DurableWoofs(queues)
         parts.push_async_callback(woofs.close)
         self.devices = open_device_parts(
@@ -46,6 +58,7 @@ class PairingNode(NodeThread):
             authority=open_authority(self.layout, queues),
             registrar=self.node.service.registrar,
             queue=FakeQueue(),
+            handlers=table,
         )
         return self.devices.admin_routes()
 
@@ -116,17 +129,48 @@ def test_mirrors_of_devices_are_listed_with_how_far_they_are(node: PairingNode) 
     assert "nothing is mirrored" in node.invoke("device", "mirrors").stderr
     device = FakeDevice(7)
     woof = WoofOffer(name="sensors/air", history=9, mirror=True)
-    stored = StoredPairing(
-        offer=device.offer(woofs=(woof,)), serial=70, paired_us=0, code=b"", stage="ready"
-    )
+    stored = StoredPairing(offer=device.offer(woofs=(woof,)), serial=70, paired_us=0, stage="ready")
     table = node.devices.desk.table
     node.do(lambda: node.queues.write(table.put(stored), sync=True))
     (entry,) = json.loads(node.invoke("device", "mirrors", "--json").stdout)["mirrors"]
     assert entry["mirror"] == mirror_name(device.id, "sensors/air")
     assert (entry["woof"], entry["through"], entry["lost"]) == ("sensors/air", 0, 0)
     lines = node.invoke("device", "mirrors").stdout.splitlines()
-    assert lines[1].split() == [device.id, "sensors/air", entry["mirror"], "0", "0"]
+    assert lines[1].split() == [device.id, "sensors/air", entry["mirror"], "0", "0", "-"]
     node.invoke("device", "revoke", device.id)
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "shown"),
+    [
+        ("smooth", "ok", ["smooth"]),
+        ("gone", "missing", ["gone", "(missing)"]),
+        ("private", "refused", ["private", "(not", "for", "devices)"]),
+    ],
+)
+def test_mirrors_are_listed_with_the_handlers_that_run_on_them(
+    node: PairingNode, name: str, state: str, shown: list[str]
+) -> None:
+    device = FakeDevice(8)
+    woof = WoofOffer(name="sensors/air", history=9, mirror=True, handler=name)
+    stored = StoredPairing(offer=device.offer(woofs=(woof,)), serial=71, paired_us=0, stage="ready")
+    node.do(lambda: node.queues.write(node.devices.desk.table.put(stored), sync=True))
+    (entry,) = json.loads(node.invoke("device", "mirrors", "--json").stdout)["mirrors"]
+    assert (entry["handler"], entry["handler_state"]) == (name, state)
+    assert node.invoke("device", "mirrors").stdout.splitlines()[1].split()[5:] == shown
+    node.invoke("device", "revoke", device.id)
+
+
+def test_an_imported_device_that_wants_an_unknown_handler_is_refused(
+    node: PairingNode, tmp_path: Path
+) -> None:
+    woof = WoofOffer(name="sensors/air", history=9, mirror=True, handler="private")
+    offer = tmp_path / "offer"
+    offer.write_bytes(encode_offer(FakeDevice(9).offer(woofs=(woof,))))
+    done = node.invoke("device", "import", str(offer), "--out", str(tmp_path / "answer"))
+    assert (done.exit_code, "runs no handler 'private' for devices" in done.stderr) == (1, True)
+    assert not (tmp_path / "answer").exists()
+    assert node.devices.desk.table.by_device(FakeDevice(9).id) is None
 
 
 def test_an_answer_is_never_written_over_another_file(

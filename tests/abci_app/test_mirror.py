@@ -183,8 +183,8 @@ def test_any_bytes_are_a_mirror_or_damage(data: bytes) -> None:
 class SensorDevice(FakeDevice):
     """A device with one WooF, whose history is short."""
 
-    def __init__(self) -> None:
-        super().__init__(1)
+    def __init__(self, number: int = 1) -> None:
+        super().__init__(number)
         self.elements: list[bytes] = []
         self.history = 1000
         self.is_there = True
@@ -223,7 +223,7 @@ class MirrorWorld:
 
     def pair(self, *, serial: int) -> None:
         offer = self.device.offer(woofs=(WoofOffer(name=WOOF, history=100, mirror=True),))
-        stored = StoredPairing(offer=offer, serial=serial, paired_us=0, code=b"", stage="ready")
+        stored = StoredPairing(offer=offer, serial=serial, paired_us=0, stage="ready")
         self.store.write(PairingTable(self.store).put(stored), sync=True)
 
     def restart(self) -> None:

@@ -34,7 +34,7 @@ OFFER = PairingOffer(
     period_s=600,
     services=(SERVICE,),
 )
-PAIRING = StoredPairing(offer=OFFER, serial=77, paired_us=5, code=b"")
+PAIRING = StoredPairing(offer=OFFER, serial=77, paired_us=5)
 
 
 def stored(*pairings: StoredPairing) -> tuple[MemoryKeyValue, PairingTable]:

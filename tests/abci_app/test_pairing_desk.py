@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from abci_app.device_counts import kinds
 from abci_app.pairing import node_capability
 from edgistry.capability import Capability
 from edgistry.envelope import Operation, Status, decode_reply
@@ -14,8 +17,10 @@ from edgistry.errors import (
     NotFoundError,
     PairingCodeError,
     RevokedError,
+    UnknownHandlerError,
 )
-from edgistry.pairing import UNPAIR, PairingRequest, device_object
+from edgistry.handlers import Context, HandlerTable, handler
+from edgistry.pairing import UNPAIR, PairingRequest, WoofOffer, device_object
 from edgistry.rights import Right
 
 from .pairing_world import FakeDevice, open_world
@@ -96,6 +101,84 @@ async def test_a_code_works_after_the_node_has_been_restarted() -> None:
     restarted = await open_world(world.store)
     await restarted.desk.pair(PairingRequest(secret=code.secret, offer=device.offer()))
     assert restarted.desk.table.by_device(device.id) is not None
+
+
+async def test_a_code_stays_used_after_the_node_has_been_restarted() -> None:
+    world, first, second = await open_world(), FakeDevice(1), FakeDevice(2)
+    code, _ = await world.desk.new_code(ttl_s=60)
+    request = PairingRequest(secret=code.secret, offer=first.offer())
+    answer = await world.desk.pair(request)
+    world = await open_world(world.store)
+    with pytest.raises(PairingCodeError, match="another device"):
+        await world.desk.pair(PairingRequest(secret=code.secret, offer=second.offer()))
+    assert (await world.desk.pair(request)).capability == answer.capability
+
+
+@pytest.mark.parametrize("way", ["revoked", "left", "replaced"])
+async def test_a_device_does_not_come_back_with_the_code_that_it_has_used(way: str) -> None:
+    world, device, other = await open_world(), FakeDevice(1), FakeDevice(2)
+    code, _ = await world.desk.new_code(ttl_s=600, replace_key=True)
+    other_code, _ = await world.desk.new_code(ttl_s=600)
+    request = PairingRequest(secret=code.secret, offer=device.offer())
+    other_request = PairingRequest(secret=other_code.secret, offer=other.offer())
+    answer = await world.desk.pair(request)
+    await world.desk.pair(other_request)
+    if way == "revoked":
+        await world.desk.revoke(device.id)
+    elif way == "left":
+        assert decode_reply(await world.desk.unpair(world.leave(answer))).status == Status.OK
+    else:
+        second, _ = await world.desk.new_code(ttl_s=600, replace_key=True)
+        anew = PairingRequest(secret=second.secret, offer=device.offer(key=b"k" * 32))
+        first_answer = await world.desk.pair(anew)
+        assert (await world.desk.pair(anew)).capability == first_answer.capability
+    world = await open_world(world.store)
+    with pytest.raises(PairingCodeError, match="used up"):
+        await world.desk.pair(request)
+    await world.desk.pair(other_request)
+
+
+async def test_a_device_whose_handler_is_not_for_devices_is_not_admitted() -> None:
+    @handler
+    async def private(context: Context, woof: str, seq: int, element: bytes) -> None:
+        """The operator's own."""
+
+    table = HandlerTable.from_names({"private": private})
+    world, device = await open_world(handlers=table), FakeDevice()
+    for name in ("private", "unknown"):
+        woof = WoofOffer(name="a/b", history=1, mirror=True, handler=name)
+        with pytest.raises(UnknownHandlerError, match="for devices"):
+            await world.pair(device, woofs=(woof,))
+        await world.pair(FakeDevice(2), woofs=(woof,), role="fallback")
+    assert world.desk.table.by_device(device.id) is None
+
+
+async def test_devices_are_counted_by_how_often_they_wake_and_how_far_they_are() -> None:
+    world, one, two = await open_world(), FakeDevice(1), FakeDevice(2)
+    await world.pair(one)
+    await world.make_ready(two)
+    await world.pair(FakeDevice(3), role="fallback", period_s=7200)
+    expected = {("15m", "new"): 1, ("15m", "ready"): 1, ("later", "fallback"): 1}
+    for _ in range(2):
+        counts = world.setup.counts
+        assert {kind: counts.count(kind) for kind in kinds() if counts.count(kind)} == expected
+        world = await open_world(world.store)
+        await world.setup.counts.load()
+    counts = world.setup.counts
+    await world.desk.revoke(two.id)
+    assert (counts.count(("15m", "ready")), counts.count(("15m", "new"))) == (0, 1)
+
+
+async def test_device_that_comes_or_goes_while_others_are_counted_is_counted_once() -> None:
+    world, one, two = await open_world(), FakeDevice(1), FakeDevice(2)
+    await world.pair(one)
+    again = await open_world(world.store)
+    loading = asyncio.create_task(again.setup.counts.load())
+    await again.desk.revoke(one.id)
+    await again.pair(two)
+    await loading
+    counts = again.setup.counts
+    assert sum(counts.count(kind) for kind in kinds()) == counts.count(("15m", "new")) == 1
 
 
 async def test_the_secret_of_a_code_is_not_in_the_store() -> None:

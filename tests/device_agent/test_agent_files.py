@@ -29,7 +29,7 @@ from device_agent.directory import (
 )
 from device_agent.energy import Spending
 from device_agent.examples import HANDLERS, HANDLERS_MODULE, manifest_text
-from device_agent.manifest import Action, Manifest, Service, Woof
+from device_agent.manifest import Action, Manifest, Result, Service, Woof
 from device_agent.tally import Wake
 from edgistry.adapters import config as toml
 from edgistry.adapters.faas_module import load_handlers
@@ -223,6 +223,11 @@ ACTION = '[[service.action]]\nname = "read"\n'
         PLACE + '[[service]]\ntype = "a"\n' + ACTION + 'place = "node"',
         PLACE + '[[service]]\ntype = "a"\n' + ACTION + "history = 0",
         PLACE + '[[woof]]\nname = "no-namespace"',
+        PLACE + '[[woof]]\nname = "a/b"\nmirror = true\nhandler = "f"',
+        PLACE + '[[woof]]\nname = "a/b"\nmirror = true\nplace = "node"',
+        PLACE + '[[woof]]\nname = "a/b"\nhandler = "f"\nplace = "node"',
+        PLACE + '[[result]]\nname = "no-namespace"',
+        PLACE + '[[woof]]\nname = "a/b"\n[[result]]\nname = "a/b"',
         PLACE + '[[service]]\ntype = "a"\n' + ACTION + '[[woof]]\nname = "a/read"',
     ],
 )
@@ -308,6 +313,6 @@ def test_example_manifest_says_everything_that_can_be_said() -> None:
     text = (EXAMPLES / "manifest.toml").read_text("utf-8")
     manifest = toml.load(EXAMPLES / "manifest.toml", Manifest)
     assert manifest.handlers == {"read", "open", "close"}
-    for kind in (Manifest, Service, Action, Woof):
+    for kind in (Manifest, Service, Action, Woof, Result):
         for field in fields(kind):
             assert re.search(rf"^(\[\[(service\.)?)?{field.name}\b", text, re.MULTILINE), field.name

@@ -35,6 +35,7 @@ from edgistry import codec
 from edgistry.adapters.crypto import generate_signing_key, public_key_of
 from edgistry.adapters.durable_woofs import DurableWoofs
 from edgistry.adapters.tls import server_context
+from edgistry.handlers import BlockingContext, HandlerTable, handler
 from edgistry.issuer import Issuer
 from edgistry.kv import KeyValue
 from edgistry.pairing import PairingCode
@@ -67,6 +68,24 @@ mirror = true
 """
 
 
+NODE_PLACED = (
+    MANIFEST
+    + """\
+handler = "%s"
+place = "node"
+
+[[result]]
+name = "sensors/smooth"
+history = 20
+"""
+)
+
+
+@handler(for_devices=True)
+def smooth(context: BlockingContext, woof: str, seq: int, element: bytes) -> None:
+    """The node's operator lets devices have it run."""
+
+
 class LinkedNode(NodeThread):
     """A node with which devices can pair over its link."""
 
@@ -84,6 +103,7 @@ class LinkedNode(NodeThread):
             authority=open_authority(self.layout, queues),
             registrar=self.node.service.registrar,
             queue=FakeQueue(),
+            handlers=HandlerTable.from_names({"smooth": smooth}),
         )
         link = link_server(pairing_routes(self.devices.desk))
         parts.push_async_callback(link.stop)
@@ -326,3 +346,29 @@ def test_a_device_that_would_forward_by_itself_is_told_how_instead(
     agent.manifest_file.write_text(f'{MANIFEST}forward = "woof://cloud.example/a/b"\n')
     done = run_pair(agent, node.code())
     assert (done.exit_code, "mirror = true" in done.stderr) == (2, True)
+
+
+def test_what_runs_at_the_node_and_where_its_results_go_is_offered(
+    node: LinkedNode, agent: AgentDirectory
+) -> None:
+    agent.manifest_file.write_text(NODE_PLACED % "smooth")
+    assert run_pair(agent, node.code()).exit_code == 0
+    paired = node.paired(read_device_id(agent))
+    assert paired is not None
+    (woof,), (result,) = paired.offer.woofs, paired.offer.results
+    assert (woof.name, woof.handler) == ("sensors/air", "smooth")
+    assert (result.name, result.history) == ("sensors/smooth", 20)
+
+
+def test_who_pairs_learns_that_the_node_has_no_such_handler_and_may_use_the_code_again(
+    node: LinkedNode, agent: AgentDirectory
+) -> None:
+    agent.manifest_file.write_text(NODE_PLACED % "smoooth")
+    code = node.code()
+    done = run_pair(agent, code)
+    assert done.exit_code == 1
+    assert "handler-unknown" in done.stderr
+    assert "runs no handler 'smoooth' for devices" in done.stderr
+    assert node.paired(read_device_id(agent)) is None
+    agent.manifest_file.write_text(NODE_PLACED % "smooth")
+    assert run_pair(agent, code).exit_code == 0

@@ -50,6 +50,21 @@ async def test_three_hot_readings_in_a_row_raise_an_alarm_and_a_line_for_people(
         assert world.reasons() == ["GiveUpError: no number"]
 
 
+async def test_mean_for_devices_is_that_of_the_last_ten_readings(handlers: HandlerTable) -> None:
+    found = handlers.require_for_devices("ten_minute_mean")
+    assert (found.isolation, [each.name for each in handlers if each.for_devices]) == (
+        "process",
+        ["ten_minute_mean"],
+    )
+    async with faas(found.function) as world:
+        await world.woofs.create_namespace("greenhouse")
+        await world.woofs.create("greenhouse/means", 100)
+        for reading in range(12):
+            await world.handle(b"%d" % reading, handler="ten_minute_mean")
+        assert world.elements("greenhouse/means")[-1] == b"6.50"
+        assert world.reasons() == []
+
+
 def test_numbers_of_the_page_are_the_real_ones() -> None:
     limits = Limits()
     for words in (

@@ -16,6 +16,7 @@ from edgistry.pairing import (
     PairingCode,
     PairingOffer,
     PairingRequest,
+    ResultOffer,
     ServiceOffer,
     WoofOffer,
     check_device_id,
@@ -44,7 +45,8 @@ OFFER = PairingOffer(
     resolution=7,
     period_s=60,
     services=(ServiceOffer(type="thermometer", actions=(READ,)),),
-    woofs=(WoofOffer(name="sensors/air", history=100),),
+    woofs=(WoofOffer(name="sensors/air", history=100, mirror=True, handler="smooth"),),
+    results=(ResultOffer(name="sensors/smooth", history=10),),
 )
 ANSWER = PairingAnswer(
     version=1,
@@ -122,6 +124,10 @@ def test_a_changed_byte_gives_another_offer_or_none(place: int, value: int) -> N
         {"woofs": (WoofOffer(name="alone", history=1),)},
         {"woofs": (WoofOffer(name="a/b/c", history=1),)},
         {"woofs": (WoofOffer(name="thermometer/read", history=1),)},
+        {"woofs": (WoofOffer(name="a/b", history=1, handler="smooth"),)},
+        {"woofs": (WoofOffer(name="a/b", history=1, mirror=True, handler="ä" * 17),)},
+        {"results": (ResultOffer(name="alone", history=1),)},
+        {"results": (ResultOffer(name="sensors/air", history=1),)},
     ],
 )
 def test_names_that_cannot_be_registered_are_refused(changes: dict[str, object]) -> None:
