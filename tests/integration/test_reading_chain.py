@@ -1,17 +1,20 @@
 """Readings from a device by way of its home node to a cloud host, while all three are killed.
 
 The device puts a reading into a WooF for each call; the home node mirrors that WooF, and forwards
-the mirror to the host. Every reading arrives once.
+the mirror to the host. Every reading arrives once. So does what a handler at the home node makes of
+each.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -48,6 +51,15 @@ async def measure(context, woof, seq, element):
     await context.put("sensors/air", element)
     return b"done"
 """
+NODE_HANDLERS = """
+from edgistry.handlers import handler
+
+@handler(for_devices=True, concurrency=1, first_wait_s=0.1, longest_wait_s=0.5)
+def compare(context, woof, seq, element):
+    newest = context.tail(woof, 1000)
+    before = [each for number, each in newest if number == seq - 1]
+    context.put("sensors/compared", b"%b after %b" % (element, *(before or [b"nothing"])))
+"""
 MANIFEST = """
 lat = 46.0
 lon = 8.0
@@ -60,6 +72,13 @@ history = 10000
 name = "sensors/air"
 history = 10000
 mirror = true
+"""
+PLACED = """
+handler = "compare"
+place = "node"
+[[result]]
+name = "sensors/compared"
+history = 10000
 """
 
 CONFIG = AgentConfig(
@@ -110,12 +129,16 @@ class NodeProcess(HostProcess):
 class Chain:
     """The three, connected."""
 
-    def __init__(self, root: Path, base_port: int) -> None:
+    def __init__(self, root: Path, base_port: int, *, is_placed: bool) -> None:
+        self.forwarded = "sensors/compared" if is_placed else WOOF
         self.host = HostProcess(root / "cloud", base_port)
         self.node = NodeProcess(root / "home", base_port + PORTS_PER_NODE)
+        manifest = MANIFEST + (PLACED if is_placed else "")
         self.agent = AgentProcess(
-            root / "device", config=CONFIG, manifest=MANIFEST, handlers=HANDLERS
+            root / "device", config=CONFIG, manifest=manifest, handlers=HANDLERS
         )
+        if is_placed:
+            self._give_handlers()
         self.handle = ""
         self.sent = 0
 
@@ -133,12 +156,21 @@ class Chain:
         self.agent.start()
         self.host.until(self._is_listed, "the service's listing")
 
+    def _give_handlers(self) -> None:
+        layout = self.node.layout
+        (layout.root / "handlers").mkdir(exist_ok=True)
+        (layout.root / "handlers" / "placed_here.py").write_text(NODE_HANDLERS)
+        text = layout.config_file.read_text()
+        changed = re.sub(r'(?m)^module = ""$', 'module = "placed_here"', text, count=1)
+        assert changed != text
+        layout.config_file.write_text(changed)
+
     def _forward(self) -> None:
         file = self.node.layout.root / "cloud.cap"
         file.touch(mode=0o600)
         file.write_text(danger_text(self.host.mint("cloud/air")))
         config = ForwardConfig(
-            woof=mirror_name(self.agent.id, WOOF),
+            woof=mirror_name(self.agent.id, self.forwarded),
             to=f"woof://127.0.0.1:{self.host.port}/cloud/air",
             capability_file=str(file),
         )
@@ -201,12 +233,17 @@ class Chain:
 
 
 @pytest.fixture
-def chain() -> Iterator[Chain]:
+def is_placed() -> bool:
+    return False
+
+
+@pytest.fixture
+def chain(is_placed: bool) -> Iterator[Chain]:
     with ExitStack() as stack:
         root = stack.enter_context(tempfile.TemporaryDirectory(prefix="edg", dir="/tmp"))
         ports = reserve_ports(2)
         stack.callback(ports.release)
-        chain = Chain(Path(root), ports.base)
+        chain = Chain(Path(root), ports.base, is_placed=is_placed)
         stack.enter_context(chain.host)
         stack.enter_context(chain.node)
         stack.callback(chain.agent.kill)
@@ -220,6 +257,26 @@ def chain() -> Iterator[Chain]:
 def test_every_reading_reaches_the_cloud_once_however_often_any_of_the_three_is_killed(
     chain: Chain, kills: int
 ) -> None:
+    found = arrived_in_spite_of(kills, chain)
+    assert sorted(found) == sorted(b"reading %d" % each for each in range(1, chain.sent + 1))
+    assert found == chain.agent.elements(WOOF), "in the order in which they were taken"
+
+
+@pytest.mark.parametrize("is_placed", [True])
+def test_handler_at_the_home_node_runs_once_on_each_reading_however_often_any_is_killed(
+    chain: Chain,
+) -> None:
+    found = arrived_in_spite_of(9, chain)
+    taken = [b"nothing", *chain.agent.elements(WOOF)]
+    assert len(taken) == chain.sent + 1
+    # One that a kill had interrupted waits, and others go before it.
+    assert sorted(found) == sorted(
+        b"%b after %b" % (reading, before) for before, reading in pairwise(taken)
+    )
+
+
+def arrived_in_spite_of(kills: int, chain: Chain) -> list[bytes]:
+    """What is in the cloud when readings were taken while one or another was killed so often."""
     chance = Random(kills)
     chain.begin()
     for number in range(kills):
@@ -230,6 +287,4 @@ def test_every_reading_reaches_the_cloud_once_however_often_any_of_the_three_is_
         victim.start()
         chain.call(1)
     chain.host.until(lambda: len(chain.arrived()) >= chain.sent, "the last reading")
-    found = chain.arrived()
-    assert sorted(found) == sorted(b"reading %d" % each for each in range(1, chain.sent + 1))
-    assert found == chain.agent.elements(WOOF), "in the order in which they were taken"
+    return chain.arrived()
