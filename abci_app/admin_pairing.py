@@ -119,6 +119,7 @@ def _entry(paired: Paired) -> PairedEntry:
         device=paired.device,
         name=offer.name,
         role=offer.role,
+        stands_in=stored.stands_in,
         epoch=paired.epoch,
         period_s=offer.period_s,
         types=tuple(service.type for service in offer.services),

@@ -130,7 +130,8 @@ def device_paired(directory: Path, limit: int, as_json: bool) -> None:
     """List the devices that are paired with the node in DIR.
 
     STATE is ready when the services are listed, else how many requests of the set-up the device
-    has not answered yet.
+    has not answered yet. Of a device whose primary node is another one it is fallback; or stands
+    in, while that one is away and the services are listed here.
     """
     with admin_client(directory) as client:
         answer = client.paired(limit)
@@ -172,7 +173,7 @@ def _handler(entry: MirrorEntry) -> str:
 def _row(entry: PairedEntry) -> tuple[object, ...]:
     state = entry.stage if entry.stage != "asked" else f"{entry.waiting} to answer"
     if entry.role == "fallback":
-        state = "fallback"
+        state = "stands in" if entry.stands_in else "fallback"
     wakes = f"every {entry.period_s} s" if entry.period_s else "always"
     types = ",".join(entry.types) or "-"
     return (entry.device, entry.name or "-", state, wakes, types, entry.paired)

@@ -17,8 +17,9 @@ from edgistry.transactions import WAKE_BUCKETS
 
 from .pairing import Paired, PairingTable
 
-STATES: Final = ("new", "asked", "ready", "fallback")
-"""``fallback``: of another home, and served while that is away; the others are stages of set-up."""
+STATES: Final = ("new", "asked", "ready", "fallback", "standing-in")
+"""``fallback``: of another home. ``standing-in``: that is away, so it is served here. The others
+are stages of set-up."""
 
 Kind = tuple[str, str]
 """Wake bucket and state."""
@@ -72,5 +73,6 @@ def kinds() -> Iterator[Kind]:
 
 
 def _kind(paired: Paired) -> Kind:
-    stage = "fallback" if paired.offer.role == "fallback" else paired.stored.stage
-    return WAKE_BUCKETS[paired.wake], stage
+    if paired.offer.role == "primary":
+        return WAKE_BUCKETS[paired.wake], paired.stored.stage
+    return WAKE_BUCKETS[paired.wake], "standing-in" if paired.is_home else "fallback"

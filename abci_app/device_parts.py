@@ -35,6 +35,7 @@ from .mirror_keeper import MirrorKeeper, OwnRequests
 from .pairing_desk import PairingDesk
 from .peer_api import MAX_PEER_BODY_BYTES
 from .registration import Registrar
+from .stand_in_keeper import StandInKeeper
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +45,12 @@ class DeviceParts:
     desk: PairingDesk
     setup: DeviceSetup
     mirrors: MirrorKeeper
+    stand_ins: StandInKeeper
     handlers: HandlerTable
 
     def running(self) -> list[Coroutine[Any, Any, None]]:
         """What is to run while the node does."""
-        return [self.setup.run(), self.mirrors.run()]
+        return [self.setup.run(), self.mirrors.run(), self.stand_ins.run()]
 
     def admin_routes(self) -> list[AdminRoute]:
         """What the operator asks about pairing."""
@@ -98,7 +100,13 @@ def open_device_parts(
     )
     mirrors = MirrorKeeper(store, woofs, queue=queue, node_id=node_id_of(node_key))
     setup.on_ready = mirrors.watch
-    return DeviceParts(desk=desk, setup=setup, mirrors=mirrors, handlers=handlers)
+    return DeviceParts(
+        desk=desk,
+        setup=setup,
+        mirrors=mirrors,
+        stand_ins=StandInKeeper(store, followers=setup, writing=writing),
+        handlers=handlers,
+    )
 
 
 async def listen_on_link(

@@ -111,9 +111,10 @@ class DeviceSetup:
         self._news.set()
 
     async def changed(self, known: Paired, paired: Paired) -> None:
-        """Withdraw what a device offers no longer."""
-        offered = {row.id for row in rows_of(paired.offer)}
-        dropped = [row for row in rows_of(known.offer) if row.id not in offered]
+        """Withdraw what a device offers no longer, or not here."""
+        self.counts.note(paired.device)
+        offered = {row.id for row in rows_of(paired)}
+        dropped = [row for row in rows_of(known) if row.id not in offered]
         async with self._stepping:
             await self._withdraw(self._handles_of(dropped))
 
@@ -122,7 +123,7 @@ class DeviceSetup:
         self.counts.note(paired.device)
         async with self._stepping:
             await self._queue.forget_device(paired.device)
-            await self._withdraw(self._handles_of(rows_of(paired.offer)))
+            await self._withdraw(self._handles_of(rows_of(paired)))
 
     # --- by itself ------------------------------------------------------------------------------
 
@@ -173,8 +174,8 @@ class DeviceSetup:
         self._retry_at[device] = self._clock_us() + RETRY_AFTER_S * 1e6
 
     async def _ask(self, paired: Paired) -> None:
-        # A fallback node lists nothing, so it has nothing to prepare.
-        requests = self._envelopes(paired) if paired.offer.role == "primary" else []
+        # A fallback node lists nothing, so it has nothing to prepare, until it stands in.
+        requests = self._envelopes(paired) if paired.is_home else []
         ids = [
             await self._queue.submit_own(paired.device, envelope, idempotency_key=self._draw(16))
             for envelope in requests
@@ -225,7 +226,7 @@ class DeviceSetup:
         return state, None if reply is None else decode_reply(reply).status
 
     async def _list(self, paired: Paired) -> None:
-        rows = rows_of(paired.offer)
+        rows = rows_of(paired)
         for outcome in await self._registrar.register(rows) if rows else ():
             if outcome.outcome == "rejected":
                 logger.warning("a service cannot be listed", reason=outcome.reason)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -92,6 +93,8 @@ class ExchangeDesk:
         self.refused = 0
         self.conflicts: dict[str, int] = {}
         """How often a device was refused because another agent had taken its place."""
+        self.on_exchange: Callable[[Paired, ExchangeUp], None] | None = None
+        """Hears of every exchange that is the device's, once; quickly."""
 
     @property
     def waiting(self) -> int:
@@ -115,6 +118,8 @@ class ExchangeDesk:
             return admission.reply
         if isinstance(admission, Running):
             return await _reply_of(checked, admission)
+        if self.on_exchange is not None:
+            self.on_exchange(paired, up)
         return await self._exchange(admission, paired.device, up, wait_s)
 
     def _asked(self, checked: Checked) -> tuple[Paired, ExchangeUp]:

@@ -116,6 +116,7 @@ async def run_node(
             queue=mail.requests,
             handlers=handlers,
         )
+        mail.exchanges.on_exchange = devices.stand_ins.heard
         members = genesis_members(genesis.state)
         peers = open_peer_parts(
             config,

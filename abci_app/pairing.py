@@ -71,6 +71,8 @@ class StoredPairing(Wire):
     """How often its set-up was begun."""
     requests: tuple[Bytes16, ...] = ()
     """The requests of the set-up that the device has not answered yet, in order."""
+    stands_in: bool = False
+    """This is the fallback node, and the primary one is away."""
 
 
 class StoredCode(Wire):
@@ -115,9 +117,14 @@ class Paired:
         return wake_bucket(self.offer.period_s)
 
     @property
+    def is_home(self) -> bool:
+        """Whether clients find it here: at its primary node, or the one that stands in for that."""
+        return self.offer.role == "primary" or self.stored.stands_in
+
+    @property
     def services(self) -> tuple[ServiceOffer, ...]:
-        """What clients find of it here: nothing if this is its fallback node."""
-        return self.offer.services if self.offer.role == "primary" else ()
+        """What clients find of it here."""
+        return self.offer.services if self.is_home else ()
 
 
 class Pairings(Protocol):

@@ -65,6 +65,8 @@ class PairedEntry(Document):
     device: str
     name: str
     role: Literal["primary", "fallback"]
+    stands_in: bool
+    """This is the fallback node, and services are listed here while the primary one is away."""
     epoch: int
     period_s: int
     types: tuple[str, ...]

@@ -330,14 +330,17 @@ class PairingDesk:
 
 def check_listable(offer: PairingOffer) -> None:
     """Raises what importing the services of ``offer`` would be refused with."""
-    for row in rows_of(offer):
+    for row in _rows(offer):
         check_device(row)
         published_cell(row.lat, row.lon, row.resolution)
 
 
-def rows_of(offer: PairingOffer) -> list[DeviceRow]:
-    """One row for each service of a device, as they are registered; none for a fallback node."""
-    services = offer.services if offer.role == "primary" else ()
+def rows_of(paired: Paired) -> list[DeviceRow]:
+    """One row for each service of a device, as they are registered here."""
+    return _rows(paired.offer) if paired.is_home else []
+
+
+def _rows(offer: PairingOffer) -> list[DeviceRow]:
     return [
         DeviceRow(
             line=number,
@@ -350,5 +353,5 @@ def rows_of(offer: PairingOffer) -> list[DeviceRow]:
             resolution=offer.resolution,
             wake=wake_bucket(offer.period_s),
         )
-        for number, service in enumerate(services, 1)
+        for number, service in enumerate(offer.services, 1)
     ]

@@ -45,6 +45,7 @@ from .executor import Executor
 from .homes import Home
 from .link import Answer, Link
 from .node_time import NodeTime
+from .reach import is_stand_in
 from .runtime import Ask, Habits, Linger, Runtime, Sleep
 from .talk import Talk, Wish
 from .tally import MAX_U32, Tally, Wake, added
@@ -198,6 +199,7 @@ class Agent:
     async def _ask(self, action: Ask) -> None:
         self._wake.begin(self._clock.now_s())
         node, talk = self._nodes[action.node], self._talks[action.node]
+        is_away = self._is_home_away(talk)
         try:
             if self._habits.cycle.period_s:
                 down = await self._exchange(node, talk, timeout_s=action.timeout_s)
@@ -214,7 +216,10 @@ class Agent:
             at_work=executor.is_at_work,
             is_ready=self._has_news,
             more=down.more and self._wanted > 0,
-            is_owed=bool(down.requests) or down.more or executor.outgoing.has_results(node.home.id),
+            is_owed=is_away  # it has to be told when that is over
+            or bool(down.requests)
+            or down.more
+            or executor.outgoing.has_results(node.home.id),
             hint_s=float(down.next_wake_s),
         )
 
@@ -337,10 +342,18 @@ class Agent:
         room = max(self._batch.held - self._executor.held(), 0)
         now_s = self._clock.now_s()
         back_in_s = math.ceil(self._runtime.next_wake_s(now_s) - now_s)
-        wish = Wish(count=min(self._batch.count, room), size=self._batch.size, back_in_s=back_in_s)
+        wish = Wish(
+            count=min(self._batch.count, room),
+            size=self._batch.size,
+            back_in_s=back_in_s,
+            is_home_away=self._is_home_away(talk),
+        )
         # Before any node has proven the time the wall clock is a first guess, and no more.
         guess_us = self._clock.wall_us() if now_us is None else now_us
         return talk.request(wish, told, account, now_us=guess_us)
+
+    def _is_home_away(self, talk: Talk) -> bool:
+        return is_stand_in(self._runtime.reaches, self._talks.index(talk))
 
     @property
     def _has_news(self) -> bool:

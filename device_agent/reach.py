@@ -4,7 +4,7 @@ Rules kept here:
 
 * A device may be paired with two nodes: the primary and a fallback. The primary comes first; the
   fallback is asked when the primary does not answer, and besides whenever it may hold something for
-  the device or the device something for it.
+  the device or the device something for it; so it is when the primary answers again, to be told.
 * A node that does not answer is left alone for a while that doubles each time, with a spread, so
   that a thousand devices do not come back in the same second. There is a longest while, and no end
   to trying: at that pace it costs next to nothing.
@@ -73,6 +73,11 @@ def to_ask(reaches: Sequence[Reach], *, asked: Sequence[int], now_s: float) -> i
         if not answered or reach.is_owed:
             return number
     return None
+
+
+def is_stand_in(reaches: Sequence[Reach], number: int) -> bool:
+    """Whether that node is asked because none of those before it answers."""
+    return number > 0 and all(reach.failures > 0 for reach in reaches[:number])
 
 
 def next_retry_s(reaches: Sequence[Reach]) -> float:

@@ -58,6 +58,8 @@ class Wish:
     """Bytes of requests, at most."""
     back_in_s: int = 0
     """When it will wake next; 0 when it does not know."""
+    is_home_away: bool = False
+    """Nodes that come before this one do not answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +122,7 @@ class Talk:
             results=tuple(results),
             account=account,
             settled=min([self._counter, *self._open.values()]) - 1,
+            is_home_away=wish.is_home_away,
         )
 
     def _bound(self, up: ExchangeUp, sequence: int, deadline: int) -> BoundRequest:

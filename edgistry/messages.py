@@ -113,6 +113,8 @@ class ExchangeUp(Wire):
     """Every exchange of this instance with a counter up to this one has ended: its answer is
     durable on the device, or will never be. What those handed down and this does not mention is
     handed down again. 0: it cannot say."""
+    is_home_away: bool = False
+    """The device asks this node because nodes that come before it do not answer."""
 
 
 class RequestDown(Wire):

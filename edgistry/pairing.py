@@ -121,7 +121,7 @@ class PairingOffer(Wire):
     services: Annotated[tuple[ServiceOffer, ...], Meta(max_length=MAX_SERVICES)]
     woofs: Annotated[tuple[WoofOffer, ...], Meta(max_length=MAX_WOOFS)] = ()
     role: Literal["primary", "fallback"] = "primary"
-    """A fallback node serves the device while its primary one is away, and lists no services."""
+    """A fallback node serves the device, and lists its services, while its primary one is away."""
     results: Annotated[tuple[ResultOffer, ...], Meta(max_length=MAX_WOOFS)] = ()
 
     def __repr__(self) -> str:

@@ -344,6 +344,22 @@ async def refused(device: RealDevice, data: bytes) -> int:
     return decode_reply(await device.desks.exchanges.answer(data)).status
 
 
+async def test_who_listens_hears_of_each_exchange_of_the_device_once() -> None:
+    async with desks() as world:
+        heard: list[tuple[str, bool]] = []
+        world.exchanges.on_exchange = lambda paired, up: heard.append(
+            (paired.device, up.is_home_away)
+        )
+        await world.device.exchange()
+        request = world.device.request(is_home_away=True)
+        for _ in range(2):
+            await world.exchanges.answer(request.encoded)
+        forged = bytearray(world.device.request(is_home_away=True).encoded)
+        forged[-1] ^= 1
+        await world.exchanges.answer(bytes(forged))
+        assert heard == [(DEVICE, False), (DEVICE, True)]
+
+
 async def test_device_that_is_not_paired_is_refused_with_proof() -> None:
     async with desks() as world:
         request = world.device.request()

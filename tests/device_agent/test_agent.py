@@ -255,6 +255,31 @@ async def test_fallback_node_serves_while_the_primary_is_away() -> None:
         assert fallback.payload(1) == b"heard 17"
 
 
+@pytest.mark.parametrize("period_s", [60.0, 0.0])
+async def test_fallback_node_is_told_that_the_primary_is_away_and_once_that_it_is_back(
+    period_s: float,
+) -> None:
+    habits = replace(HABITS, cycle=Cycle(period_s=period_s, linger_s=2.0, shortest_sleep_s=1.0))
+    primary, fallback = MadeUpNode("primary"), MadeUpNode("fallback")
+    async with device(primary, fallback, habits=habits) as running:
+
+        async def some_wakes() -> list[bool]:
+            fallback.ups.clear()
+            for _ in range(20):
+                await running.agent._step()
+            running.clock.s += 3600.0
+            return [up.is_home_away for up in fallback.ups]
+
+        assert await some_wakes() == []
+        primary.is_down = True
+        assert set(await some_wakes()) == {True}
+        primary.is_down = False
+        said = await some_wakes()
+        assert (said[-1], said.count(False)) == (False, 1)
+        assert await some_wakes() == []
+        assert not any(up.is_home_away for up in primary.ups)
+
+
 async def test_result_waits_for_the_node_that_asked() -> None:
     requests = Requests()
     primary = MadeUpNode("primary", queue={1: requests.bind(payload=b"17")}, confirms=False)

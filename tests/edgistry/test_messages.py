@@ -130,7 +130,7 @@ def test_an_independent_reader_sees_the_fields_in_order() -> None:
     )
     assert msgpack.unpackb(encode_up(up)) == [
         1, b"instance", 7, 20, 65536, 600,
-        [[bytes(15) + b"\1", 1, b"reply"], [bytes(16), 0, b""]], [120, 300, 200], 6,
+        [[bytes(15) + b"\1", 1, b"reply"], [bytes(16), 0, b""]], [120, 300, 200], 6, False,
     ]  # fmt: skip
     down = ExchangeDown(
         version=1,
