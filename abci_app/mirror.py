@@ -19,7 +19,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 from edgistry.codec import Meta, Wire, decode, encode, replace
 from edgistry.envelope import U64, Operation, Reply, Status
@@ -34,6 +34,8 @@ FULL_BYTES: Final = 32 * 1024
 element is larger than this."""
 MAX_GAPS: Final = 64
 """Gaps kept, the newest."""
+
+_Stored = TypeVar("_Stored", bound=Wire)
 
 _RECORDS: Final = b"p/m/"
 _COPIES: Final = b"p/w/"
@@ -128,10 +130,7 @@ def read_copy(data: bytes) -> CopyRecord:
     Raises:
         CorruptDatabaseError: it is none.
     """
-    try:
-        return decode(data, CopyRecord, limit=_MAX_RECORD_BYTES)
-    except Refused as error:
-        raise CorruptDatabaseError(f"queues.ldb: a copy: {error}") from None
+    return _read(data, CopyRecord)
 
 
 def write_copy(record: CopyRecord) -> bytes:
@@ -150,15 +149,19 @@ def read_mirror(data: bytes) -> MirrorRecord:
     Raises:
         CorruptDatabaseError: it is none.
     """
-    try:
-        return decode(data, MirrorRecord, limit=_MAX_RECORD_BYTES)
-    except Refused as error:
-        raise CorruptDatabaseError(f"queues.ldb: a mirror: {error}") from None
+    return _read(data, MirrorRecord)
 
 
 def write_mirror(record: MirrorRecord) -> bytes:
     """The bytes of ``record``."""
     return encode(record)
+
+
+def _read(data: bytes, kind: type[_Stored]) -> _Stored:
+    try:
+        return decode(data, kind, limit=_MAX_RECORD_BYTES)
+    except Refused as error:
+        raise CorruptDatabaseError(f"queues.ldb: a mirror: {error}") from None
 
 
 def begin_mirror(*, serial: int, grant: int) -> MirrorRecord:

@@ -223,11 +223,16 @@ class MirrorKeeper:
     async def _keep(self, paired: Paired, woof: WoofOffer, progress: Progress) -> MirrorRecord:
         """Append the elements and remember how far the mirror is, in one write; the record."""
         name = mirror_name(paired.device, woof.name)
-        missing = [each for each in copies_of(paired) if not self._is_there(each.name)]
+        copies = copies_of(paired)
+        missing = [each for each in copies if not self._is_there(each.name)]
+        # A manifest may make a result of what was a mirror, and the other way round.
+        records = [(copy_key(each.name), write_copy(each.record)) for each in copies]
+        changed = [(at, data) for at, data in records if self._store.get(at) != data]
         is_missing = any(each.name == name for each in missing)
 
         def decide(staging: Staging) -> MirrorRecord:
             _create(staging, mirror_namespace(paired.device), missing)
+            staging.add(changed)
             record = copy_lost(progress.record) if is_missing else progress.record
             for element in progress.elements:
                 number = staging.put(name, element, handler=woof.handler or None)
@@ -260,7 +265,6 @@ def _create(staging: Staging, namespace: str, missing: Sequence[Copy]) -> None:
         staging.create_namespace(namespace)
     for each in missing:
         staging.create(each.name, each.history, each.element_size)
-        staging.add([(copy_key(each.name), write_copy(each.record))])
 
 
 def copies_of(paired: Paired) -> list[Copy]:

@@ -70,10 +70,10 @@ class MirrorReach:
 
     def _check_put(self, name: str) -> None:
         found = self._copy(name)
-        if found is not None and not found.is_result:
+        if found is None or not found.is_result:
             raise NoRightError(
-                f"{found.woof!r} is the copy of a WooF of the device; put into a [[result]] of its"
-                " manifest"
+                f"{name!r} is no [[result]] of the device's manifest, and handlers that run for"
+                " the device put into nothing else"
             )
 
     def _copy(self, name: str) -> CopyRecord | None:

@@ -69,7 +69,7 @@ class ActionOffer(Wire):
     fresh_s: Annotated[int, Meta(ge=0, le=MAX_PERIOD_S)] = 0
     """How long an answer may be reused for other callers; 0: never."""
     place: Literal["device", "node"] = "device"
-    """Where its handler runs."""
+    """Where its handler runs; no node does that for actions, and an offer with one is refused."""
 
 
 class WoofOffer(Wire):
@@ -290,6 +290,8 @@ def check_offer(offer: PairingOffer) -> PairingOffer:
         actions = tuple(sorted(action.name for action in service.actions))
         check_service_names(service.type, actions)
         check_service_names(service.type, tuple(sorted({a.handler for a in service.actions})))
+        if any(action.place == "node" for action in service.actions):
+            raise MalformedError(f"service {service.type!r}: nodes carry out no actions of devices")
     results = [each.name for each in offer.results]
     for name in (*(each.name for each in offer.woofs), *results):
         if "/" not in check_object(name):

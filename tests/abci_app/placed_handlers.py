@@ -10,7 +10,7 @@ from edgistry.handlers import BlockingContext, Context, GiveUpError, handler
 RESULT = "sensors/sums"
 
 
-@handler(for_devices=True, isolation="none", concurrency=1, first_wait_s=0.01)
+@handler(for_devices=True, isolation="none", concurrency=1, first_wait_s=0.01, attempts=3)
 async def running_sum(context: Context, woof: str, seq: int, element: bytes) -> None:
     """The element, and the sum of it and the two before it."""
     newest = await context.tail(woof, 1000)
@@ -18,7 +18,7 @@ async def running_sum(context: Context, woof: str, seq: int, element: bytes) -> 
     await context.put(RESULT, b"%d %d" % (int(element), sum(last)))
 
 
-@handler("changed", for_devices=True, isolation="none", concurrency=1)
+@handler("changed", for_devices=True, isolation="none", concurrency=1, attempts=1)
 async def other(context: Context, woof: str, seq: int, element: bytes) -> None:
     await context.put(RESULT, b"changed " + element)
 

@@ -276,6 +276,39 @@ async def test_changed_manifest_counts_from_the_next_element_on() -> None:
         assert world.elements(home, "sensors/more") == []
 
 
+async def test_manifest_that_makes_a_mirror_of_a_result_takes_it_from_handlers() -> None:
+    world = World()
+    world.pair(results=(RESULT, "sensors/more"))
+    world.measure(1)
+    async with world.home() as home:
+        await world.wake(home)
+        check_put = MirrorReach(world.store)._check_put
+        check_put(mirror_name(world.device.id, RESULT))
+        woofs = tuple(
+            WoofOffer(name=name, history=100, mirror=True, handler=handler)
+            for name, handler in ((WOOF, "running_sum"), (RESULT, ""))
+        )
+        offer = world.device.offer(woofs=woofs)
+        stored = StoredPairing(offer=offer, serial=1, paired_us=0, stage="ready")
+        world.store.write(PairingTable(world.store).put(stored), sync=True)
+        world.measure(2)
+        await world.wake(home)
+        with pytest.raises(NoRightError):
+            check_put(mirror_name(world.device.id, RESULT))
+        assert [each.record.handler for each in home.runtime.letters.newest(9)] == ["running_sum"]
+
+
+async def test_handler_that_puts_into_what_the_manifest_does_not_name_fails_and_says_so() -> None:
+    world = World()
+    world.pair("changed", results=("sensors/other",))
+    world.measure(1)
+    async with world.home() as home:
+        await world.wake(home)
+        assert world.elements(home, "sensors/other") == []
+        (letter,) = home.runtime.letters.newest(9)
+        assert "is no [[result]] of the device's manifest" in letter.record.reason
+
+
 async def test_elements_wait_for_a_handler_that_the_operator_has_taken_away() -> None:
     world = World()
     world.pair("running_sum")

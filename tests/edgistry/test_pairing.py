@@ -121,6 +121,7 @@ def test_a_changed_byte_gives_another_offer_or_none(place: int, value: int) -> N
         {"services": (ServiceOffer(type="a", actions=(replace(READ, handler="..."),)),)},
         {"services": (ServiceOffer(type="a", actions=(READ, READ)),)},
         {"services": OFFER.services * 2},
+        {"services": (ServiceOffer(type="a", actions=(replace(READ, place="node"),)),)},
         {"woofs": (WoofOffer(name="alone", history=1),)},
         {"woofs": (WoofOffer(name="a/b/c", history=1),)},
         {"woofs": (WoofOffer(name="thermometer/read", history=1),)},
