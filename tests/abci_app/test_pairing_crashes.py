@@ -1,7 +1,8 @@
-"""A node that is killed at any write while a device pairs, is set up, and leaves."""
+"""A node that is killed at any write: a device pairs, is set up, leaves, or is stood in for."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
 import pytest
@@ -10,6 +11,7 @@ from edgistry.kv import Change, MemoryKeyValue
 from edgistry.pairing import PairingCode, PairingRequest
 
 from .pairing_world import Draw, FakeDevice, FakeQueue, PairingWorld, open_world
+from .test_stand_in import LISTED, Fallback
 
 MOST_WRITES = 8
 """That a life without a crash makes, all steps included."""
@@ -101,3 +103,42 @@ async def test_a_device_that_is_revoked_stays_so_or_can_be_revoked_again(
     await world.node.settle()
     assert (world.stage(life.device), await world.listed()) == (None, [])
     assert set(life.queue.forgotten) == {life.device.id}
+
+
+MOST_WRITES_STANDING_IN = 12
+
+
+async def stand_in_and_end(node: Fallback) -> None:
+    await node.wake(is_away=True)
+    await node.wake(is_away=True)
+    assert await node.listed() == LISTED
+    await node.wake(is_away=False)
+    await node.look(after_minutes=2)
+
+
+async def test_every_write_of_standing_in_is_among_those_at_which_the_node_is_killed() -> None:
+    store = MortalStore(0, is_written=True)
+    node = await Fallback.open(store)
+    before = store.left
+    await stand_in_and_end(node)
+    assert 4 <= before - store.left <= MOST_WRITES_STANDING_IN
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+@pytest.mark.parametrize("left", range(1, MOST_WRITES_STANDING_IN + 1))
+async def test_fallback_node_lists_while_it_stands_in_and_not_after_whenever_it_is_killed(
+    left: int, is_written: bool
+) -> None:
+    store = MortalStore(0, is_written=is_written)
+    node = await Fallback.open(store)
+    store.left = left
+    with contextlib.suppress(KilledError):
+        await stand_in_and_end(node)
+    store.left = 0
+    await node.restart()
+    await node.wake(is_away=True, after_minutes=3)
+    await node.wake(is_away=True, after_minutes=3)
+    assert await node.listed() == LISTED
+    await node.wake(is_away=False, after_minutes=3)
+    await node.look(after_minutes=2)
+    assert await node.listed() == []

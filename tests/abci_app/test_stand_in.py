@@ -110,11 +110,11 @@ class Fallback:
     count: int = 0
 
     @classmethod
-    async def open(cls, **changes: object) -> Fallback:
+    async def open(cls, store: MemoryKeyValue | None = None) -> Fallback:
         registry = MemoryKeyValue()
-        made = cls(await open_world(registry=registry), registry)
+        made = cls(await open_world(store, registry), registry)
         made.keep()
-        await made.world.pair(made.device, role="fallback", period_s=600, **changes)
+        await made.world.pair(made.device, role="fallback", period_s=600)
         await made.world.set_up(made.device)
         return made
 
