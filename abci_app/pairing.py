@@ -12,8 +12,7 @@ Rules kept here:
   again or revoked has no use for the old one.
 * Which service a registry record belongs to is told by the row that it was published from, so
   that both are known, and forgotten, at the same moment.
-* A code is remembered as a digest, with the one device that has used it, until it is too old or
-  that device leaves.
+* A code is remembered as a digest, with the one device that has used it.
 
 Pure: changes are returned for the caller's batch; serials and times come in as arguments. Not
 handled here: who may pair (``pairing_desk``), the rows of services (``devices``).
@@ -224,15 +223,6 @@ class PairingTable:
     def delete_code(self, digest: bytes) -> list[Change]:
         """The changes that forget the code."""
         return [(_CODES + digest, None)]
-
-    def spend_codes(self, device: str) -> list[Change]:
-        """The changes that forget every code which that device has used. Looks at all codes."""
-        return [
-            change
-            for digest, code in self.codes()
-            if code.device == device
-            for change in self.delete_code(digest)
-        ]
 
 
 @functools.lru_cache(maxsize=1024)

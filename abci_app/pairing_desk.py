@@ -171,7 +171,7 @@ class PairingDesk:
         async with self._writing:
             code = self.table.code(digest)
             if code is None or code.expires_us < self._clock_us():
-                raise PairingCodeError("this node has no such code: it is too old, or was used up")
+                raise PairingCodeError("this node has no such code, or it is too old")
             if code.device:
                 self._check_used(code, offer)
             used = self.table.put_code(digest, replace(code, device=offer.device))
@@ -236,7 +236,7 @@ class PairingDesk:
                 "the device is paired here with another key; revoke it first, or make the code"
                 " with --replace if you know that it is the same device"
             )
-        return replace(pairing, serial=self._new_serial()), self._end(known)
+        return replace(pairing, serial=self._new_serial()), self._denial(known)
 
     def _new_serial(self) -> int:
         while True:
@@ -268,7 +268,7 @@ class PairingDesk:
             paired = self.table.by_device(device)
             if paired is None:
                 raise NotFoundError("no device with that id is paired with this node")
-            await self._write([*self._end(paired), *self.table.delete(paired)])
+            await self._write([*self._denial(paired), *self.table.delete(paired)])
         logger.info("a device was revoked")
         await self._followers.left(paired)
 
@@ -284,8 +284,7 @@ class PairingDesk:
             leaving.append(paired)
             # Its capability must still open the reply, so it is not denied: it is for an object
             # that has nothing in it, and the exchange knows the device no longer.
-            spent = self.table.spend_codes(paired.device)
-            return Outcome(changes=[*spent, *self.table.delete(paired)])
+            return Outcome(changes=self.table.delete(paired))
 
         async with self._writing:
             answer = asyncio.to_thread(
@@ -310,10 +309,6 @@ class PairingDesk:
         if paired is None or paired.serial != checked.chain.serial:
             raise NotPairedError("the device is not paired with this node, or no longer")
         return paired
-
-    def _end(self, paired: Paired) -> list[Change]:
-        """What takes from a device all that it could come back with."""
-        return [*self.table.spend_codes(paired.device), *self._denial(paired)]
 
     def _denial(self, paired: Paired) -> list[Change]:
         capability = node_capability(self._authority.issuer, paired)

@@ -133,7 +133,7 @@ async def test_a_device_does_not_come_back_with_the_code_that_it_has_used(way: s
         first_answer = await world.desk.pair(anew)
         assert (await world.desk.pair(anew)).capability == first_answer.capability
     world = await open_world(world.store)
-    with pytest.raises(PairingCodeError, match="used up"):
+    with pytest.raises(PairingCodeError, match="is over"):
         await world.desk.pair(request)
     await world.desk.pair(other_request)
 
