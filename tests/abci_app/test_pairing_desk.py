@@ -323,10 +323,13 @@ async def test_nobody_but_the_device_can_make_it_leave() -> None:
 
 async def test_an_earlier_capability_of_the_device_cannot_make_it_leave() -> None:
     world, old, new = await open_world(), FakeDevice(1), FakeDevice(1, epoch=2)
-    data = world.leave(await world.pair(old))
+    earlier = await world.pair(old)
+    data = world.leave(earlier)
     assert decode_reply(await world.desk.unpair(data)).status == Status.OK
     await world.pair(new)
     world.node.clock.advance(1)
     again = decode_reply(await world.desk.unpair(data))
     assert again.status == Status.OK  # the remembered reply, and nothing else
+    asked = decode_reply(await world.desk.unpair(world.leave(earlier)))
+    assert asked.status == Status.REJECTED
     assert world.desk.table.by_device(new.id) is not None

@@ -350,6 +350,18 @@ async def test_results_for_a_node_that_is_no_home_any_more_are_dropped() -> None
         assert list(device.report(OTHER_HOME)) == [2]
 
 
+async def test_result_is_news_until_it_was_told_and_again_when_nobody_heard_it() -> None:
+    async with inside() as device:
+        outgoing = device.executor.outgoing
+        await device.execute(down(Requests().bind(), 1))
+        assert outgoing.has_news(HOME)
+        told = device.executor.report(HOME, limit=1 << 20)
+        assert not outgoing.has_news(HOME)
+        outgoing.unanswered(HOME, told)
+        assert outgoing.has_news(HOME)
+        assert not outgoing.has_news(OTHER_HOME)
+
+
 async def test_report_is_bounded_and_the_rest_comes_later() -> None:
     requests = Requests()
     gets = [requests.bind(Operation.GET, payload=encode_get()) for _ in range(8)]
