@@ -2,8 +2,8 @@
 
 Rules kept here:
 
-* Nothing is sent that the node does not need, and every byte is counted: an idle wake costs a few
-  hundred bytes in all.
+* Nothing is sent that the node does not need, and every byte of an exchange that is answered is
+  counted: an idle wake costs a few hundred bytes in all.
 * A connection is kept while the device is awake, and closed before it sleeps. One on which anything
   went wrong is not used again.
 * What a node answers is untrusted: its head and its body are bounded, it has a Content-Length, and

@@ -37,13 +37,18 @@ def hold_lock(pid_file: Path, *, in_use: str) -> Iterator[None]:
             pid = file.read(20).split()
             who = f"process {pid[0].decode()}" if pid else "another process"
             raise DatabaseLockedError(f"{in_use} {who}") from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n".encode())
-        file.flush()
+        _note(file.fileno(), f"{os.getpid()}\n".encode())
         try:
             yield
         finally:
-            file.truncate(0)
+            _note(file.fileno(), b"")
+
+
+def _note(handle: int, text: bytes) -> None:
+    # For people: a disk that is full keeps nobody from the lock.
+    with contextlib.suppress(OSError):
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, text, 0)
 
 
 def _lock(handle: int) -> bool:
