@@ -220,9 +220,11 @@ class EntryDesk:
                 raise NotEndedError(f"the request is {answer.state}: there is no outcome yet")
             if record.stage == Stage.DELIVERED:
                 return answer
+            # What this node tells by itself is not what the home node has to tell.
+            untold = answer.reply is not None
             answer = delivered_answer(answer)
             after = delivered(
-                record, now_us=self._book.clock_us(), limits=self._book.limits, untold=True
+                record, now_us=self._book.clock_us(), limits=self._book.limits, untold=untold
             )
             await self._book.change(after, answer)
         self._courier.wake(record.home)
