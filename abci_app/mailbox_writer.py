@@ -102,7 +102,8 @@ class MailboxWriter:
             future = self.hand_over(decision)
         for tell in served:
             tell(future)
-        await future
+        # A device may wait for the same write: whoever decided may leave, and it goes on.
+        await (asyncio.shield(future) if served else future)
         return result
 
     def decide(self, decide: Callable[[Decision], T]) -> tuple[Decision, T]:

@@ -132,6 +132,23 @@ async def test_exchange_that_is_cut_off_when_it_was_served_is_answered_to_who_re
         assert handed.request_id == to_bytes(answer.id, "id")
 
 
+async def test_exchange_that_is_served_is_answered_though_the_client_has_left() -> None:
+    store = CountingStore()
+    async with desks(store) as world:
+        await world.requests.cancel(await world.submit(world.bind()), FETCH_KEY)
+        waiting = asyncio.create_task(world.device.exchange(wait_s=30))
+        await until_waiting(world.exchanges)
+        await world.device.exchange(settled=0)  # what the first one said is durable
+        store.gate.clear()
+        submitting = asyncio.create_task(world.requests.submit(world.asked(world.bind())))
+        await asyncio.sleep(0)
+        submitting.cancel()
+        await asyncio.wait([submitting])
+        store.gate.set()
+        async with asyncio.timeout(10):
+            assert len((await waiting).requests) == 1
+
+
 async def test_exchange_is_served_once() -> None:
     async with desks() as world:
         await world.requests.cancel(await world.submit(world.bind()), FETCH_KEY)
