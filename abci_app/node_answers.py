@@ -3,7 +3,8 @@
 Rules kept here:
 
 * Each has the tag that the client can check, the bit that says who answered, and its age.
-* Nothing is shared but what the device let be reused, and what it has said of itself.
+* Nothing is shared but what the device let be reused, and what it has said of itself; and with
+  nobody whose authority has ended while it waited: the device has the word on that request.
 
 Not handled here: which requests may be answered so (``offload``), and who waits for whom
 (``mailbox_boxes``).
@@ -14,6 +15,7 @@ from __future__ import annotations
 from typing import Final
 
 from edgistry.envelope import BY_NODE, Status
+from edgistry.errors import Refused
 from edgistry.verifier import Checked
 
 from .device_keys import DeviceKeys
@@ -54,7 +56,7 @@ class NodeAnswers:
     ) -> bytes | None:
         """A reply to ``follower`` with what ``reply`` to ``record`` says, if that can be."""
         content = content_of(reply, made_us=record.leased_us)
-        checked = self._reopened(follower, self._pairings.by_device(follower.device))
+        checked = self._allowed(follower, now_us)
         if content is None or checked is None:
             return None
         self.merged += 1
@@ -65,6 +67,16 @@ class NodeAnswers:
         status = _ENDS.get(record.outcome)
         checked = None if status is None else self._reopened(record, paired)
         return None if checked is None or status is None else checked.reply(status | BY_NODE)
+
+    def _allowed(self, record: RequestRecord, now_us: int) -> Checked | None:
+        envelope = self._boxes.envelope(record.id)
+        paired = self._pairings.by_device(record.device)
+        if envelope is None or paired is None:
+            return None
+        try:
+            return self._keys.check(envelope, paired, now_us=now_us)
+        except Refused:
+            return None
 
     def _reopened(self, record: RequestRecord, paired: Paired | None) -> Checked | None:
         envelope = self._boxes.envelope(record.id)

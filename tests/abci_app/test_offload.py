@@ -11,7 +11,8 @@ from abci_app.mailbox_exchange import UNREADABLE
 from abci_app.offload import Content, ContentCache, content_key
 from abci_app.pairing import Paired
 from edgistry.capability import BoundRequest
-from edgistry.caveats import VEIL
+from edgistry.capability_chain import Entry
+from edgistry.caveats import VEIL, not_after
 from edgistry.codec import replace
 from edgistry.envelope import (
     BY_NODE,
@@ -28,6 +29,7 @@ from edgistry.kv import MemoryKeyValue
 from edgistry.messages import RequestResult
 from edgistry.operations import encode_get
 from edgistry.requests_api import to_bytes
+from edgistry.rights import Right
 from edgistry.verifier import Checked
 
 from .desk_world import (
@@ -267,6 +269,30 @@ async def test_requests_that_wait_for_the_same_are_answered_together() -> None:
         assert len({each.rtag for each in replies}) == 3, "each has a tag of its own"
         assert len(world.device.executed) == 1
         assert world.requests.answers.merged == 2
+
+
+@pytest.mark.parametrize("end", ["revoked", "not_after"])
+async def test_who_may_ask_no_longer_is_not_given_the_answer_to_another(end: str) -> None:
+    async with desks() as world:
+        await world.submit(world.bind(), max_age_s=60)
+        entries = (Entry(Right.PUT | Right.INVOKE, "thermometer/read"),)
+        caveats = [not_after(world.now_us + SECOND)] if end == "not_after" else []
+        ending = DEVICE_ISSUER.mint(serial=88, entries=entries, caveats=caveats)
+        request = world.bind(ending)
+        number = await world.submit(request, max_age_s=60)
+        if end == "revoked":
+            revocation = DEVICE_ISSUER.mint(serial=1).bind(
+                Operation.REVOKE, "", payload=ending.public, client=CLIENT,
+                sequence=world.now_us, deadline=world.now_us + HOUR,
+            )  # fmt: skip
+            await world.submit(revocation, idempotency_key=b"revoke")
+        world.device.execute(await world.device.exchange())
+        world.now_us += 2 * SECOND
+        world.device.execute(await world.device.exchange())
+        await world.device.exchange()
+        status = Status.REVOKED if end == "revoked" else Status.CAVEAT
+        assert (await world.outcome(request, number)).status == status, "says the device"
+        assert len(world.device.executed) == 1
 
 
 async def test_answer_that_is_larger_than_any_may_be_holds_up_nothing() -> None:
