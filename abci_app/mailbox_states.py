@@ -57,7 +57,7 @@ MOVES: Final[Mapping[State, frozenset[State]]] = MappingProxyType(
         State.FAILED: frozenset({State.DELIVERED}),
         State.EXPIRED: frozenset({State.DELIVERED}),
         State.CANCELLED: frozenset({State.DELIVERED}),
-        # An operator may let a dead one try again while nobody was told that it is dead.
+        # An operator may let a dead one try again until its client has taken note of the end.
         State.DEAD: frozenset({State.DELIVERED, State.QUEUED}),
         State.DELIVERED: frozenset(),
     }

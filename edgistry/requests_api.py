@@ -70,7 +70,13 @@ class RequestAnswer(Answer):
 
     id: Annotated[str, Meta(description="Its id, base64url.")]
     state: StateName
-    final: Annotated[bool, Meta(description="Whether it has ended; it never changes after that.")]
+    final: Annotated[
+        bool,
+        Meta(
+            description="Whether it has ended. That is for good; but one that is DEAD may be tried"
+            " again by the node's operator until you acknowledge."
+        ),
+    ]
     wake: Annotated[WakeBucket, Meta(description="The service usually answers within this time.")]
     attempts: Annotated[int, Meta(ge=0, description="How often it was handed to the device.")]
     submitted_us: int
