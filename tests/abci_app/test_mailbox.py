@@ -293,6 +293,16 @@ def test_cancelled_request_on_the_device_is_recalled_from_it() -> None:
     assert (device.executed, mail.state(request)) == ([], State.CANCELLED)
 
 
+def test_request_that_is_recalled_is_recalled_once() -> None:
+    mail = Mail()
+    request = mail.submit()
+    Device(mail).exchange()
+    mail.cancel(request)
+    decision = Decision(mail.boxes)
+    mail.mailbox.cancel(decision, request, now_us=mail.now_us)
+    assert decision.changes == []
+
+
 def test_cancelled_request_that_was_executed_already_tells_its_answer() -> None:
     mail = Mail()
     device = Device(mail)
@@ -726,6 +736,15 @@ def test_request_after_the_device_was_given_one_goes_itself() -> None:
     hot(mail, "a")
     Device(mail).exchange()
     assert mail.record(hot(mail, "b")).leader == b""
+
+
+def test_request_after_the_device_may_have_been_given_one_goes_itself() -> None:
+    mail = Mail()
+    first = hot(mail, "a")
+    Device(mail).exchange(lose_down=True)
+    mail.passes(MINUTE)
+    assert (mail.state(first), mail.record(first).held) == (State.QUEUED, True)
+    assert mail.record(hot(mail, "b")).leader == b"", "that answer would be a minute old already"
 
 
 def test_nobody_waits_for_a_request_that_waits_for_its_time() -> None:
