@@ -318,8 +318,7 @@ class Decision:
         self.changes.append((forgetting_key(record.keep_until_us, record.id), None))
         self.changes.append((forgetting_key(keep, record.id), b""))
         self.changes.append((REPLIES + record.id, None))
-        if record.state != State.DEAD:
-            self.changes.append((ENVELOPES + record.id, None))
+        self.changes.append((ENVELOPES + record.id, None))
         return delivered
 
     def revive(self, record: RequestRecord) -> RequestRecord:

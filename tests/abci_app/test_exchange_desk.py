@@ -235,6 +235,19 @@ async def test_exchange_that_waits_gets_what_had_to_wait_for_one_to_be_acknowled
             assert [each.request_id for each in (await waiting).requests] == [third]
 
 
+async def test_exchange_that_waits_gets_what_waited_for_an_answer_that_is_of_no_use() -> None:
+    async with desks() as world:
+        first = await world.submit(world.bind(), max_age_s=60)
+        second = await world.submit(world.bind(), max_age_s=60)
+        await world.device.exchange()
+        waiting = asyncio.create_task(world.device.exchange(wait_s=30, settled=0))
+        await until_waiting(world.exchanges)
+        odd = RequestResult(request_id=first, kind=1, reply=b"odd")
+        await world.device.exchange(settled=0, want_count=0, results=(odd,))
+        async with asyncio.timeout(10):
+            assert [each.request_id for each in (await waiting).requests] == [second]
+
+
 async def test_who_looks_when_something_begins_holds_the_lock(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

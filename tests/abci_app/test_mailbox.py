@@ -218,6 +218,14 @@ def test_client_has_its_share_and_no_more() -> None:
         mail.submit()
 
 
+def test_node_has_no_share_of_its_own_device() -> None:
+    """What it needs of a device may be more than a client's share."""
+    mail = Mail(share=2)
+    for _ in range(3):
+        mail.submit(service=b"", party=bytes(12))
+    assert len(mail.boxes.live) == 3
+
+
 def test_client_that_never_fetches_is_stopped_in_time() -> None:
     mail = Mail(unfetched=2)
     device = Device(mail)
@@ -903,6 +911,18 @@ def test_client_of_a_purged_dead_letter_still_learns_the_end() -> None:
     assert mail.mailbox.letters(10) == []
     assert mail.state(request) == State.DEAD
     assert mail.acknowledge(request) == State.DELIVERED
+
+
+def test_envelope_is_kept_as_long_as_it_is_needed() -> None:
+    mail = Mail(attempts=1)
+    dead = dead_one(mail)
+    assert mail.boxes.envelope(dead), "it may be tried again"
+    mail.acknowledge(dead)
+    assert mail.boxes.envelope(dead) is None
+    answered = mail.submit()
+    Device(mail, instance=b"agent..2").wake()
+    assert mail.state(answered) == State.RESPONDED
+    assert mail.boxes.envelope(answered) is None
 
 
 def test_clients_of_a_device_that_leaves_learn_it() -> None:
