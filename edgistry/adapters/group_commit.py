@@ -8,8 +8,10 @@ Rules kept here:
   one is written. After a sync those who were woken may hand over their next work first (a turn of
   their event loop, at most ``PATIENCE_S``), or the next sync would be for the quickest one alone,
   and the one after it for all the others.
-* Works of event loops are written by a thread of this module. A thread that has to wait anyway
-  writes by itself, if nobody else is: waking another one takes longer than many a disk.
+* A thread that has to wait anyway writes by itself, if nobody else is: waking another one takes
+  longer than many a disk. So does an event loop on a disk that has shown to be quick: what was
+  handed over in one turn of it is written after that turn. On any other disk a thread of this
+  module writes, and the loop goes on meanwhile.
 * When a write fails, everything that waits fails with it: it was decided upon what is now not
   there. ``on_failure`` puts the memory of whoever decides in order before anybody decides again.
 * ``lock`` is held from the first look that a decision is based on until ``hand_over``: so the
@@ -23,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
@@ -35,6 +38,12 @@ MAX_BATCH_BYTES: Final = 4 << 20
 
 PATIENCE_S: Final = 0.002
 """How long the thread waits for an event loop that is busy with something else."""
+
+QUICK_S: Final = 0.002
+"""A write that takes no longer than this is quick: an event loop can wait for it."""
+
+QUICK_WRITES: Final = 8
+"""So many quick writes in a row, and event loops write by themselves; until one is not quick."""
 
 
 class Work(Protocol):
@@ -109,6 +118,8 @@ class GroupCommitter:
         """Groups before it that take no more."""
         self._writing = False
         self._closing = False
+        self._quick = 0
+        """How many writes were quick since the last one that was not."""
         self._wake = threading.Lock()
         self._wake.acquire()
         self._thread = threading.Thread(target=self._run, name="edgistry-writer", daemon=True)
@@ -218,8 +229,11 @@ class GroupCommitter:
             self._full.append(self._gathering)
         self._gathering = group = _Group(loop)
         if not self._writing:
-            # It begins when this thread waits for something: after the loop's other tasks.
-            self._wake_up()
+            if loop is not None and self._quick >= QUICK_WRITES and not self._full:
+                loop.call_soon(self._write_in_loop, group)
+            else:
+                # It begins when this thread waits for something: after the loop's other tasks.
+                self._wake_up()
         return group
 
     def _wake_up(self) -> None:
@@ -264,12 +278,33 @@ class GroupCommitter:
             self._writing = group is not None
             return group
 
+    def _write_in_loop(self, group: _Group) -> None:
+        """Write ``group`` in the event loop that waits for it, unless somebody else does."""
+        with self.lock:
+            if self._writing or self._gathering is not group:
+                return  # whoever writes, or has taken it, sees to it
+            self._gathering = None
+            self._writing = True
+        try:
+            error = self._write(group)
+        except BaseException:
+            self._fail(UnavailableError("the write was interrupted"))
+            self._answer(group, UnavailableError("the write was interrupted"))
+            raise
+        if self._gathering is not None or self._full or self._closing:
+            self._wake_up()
+        self._tell_blocked(group, error)
+        self._tell_tasks(group, error)
+
     def _write(self, group: _Group) -> Exception | None:
         """Write the group; what went wrong. Then those who waited behind it are told already."""
         try:
             changes = group.changes()
             if changes:
+                began_s = time.perf_counter()
                 self._store.write(changes, sync=True)
+                is_quick = time.perf_counter() - began_s <= QUICK_S
+                self._quick = self._quick + 1 if is_quick else 0
             with self.lock:
                 for work in group.works:
                     work.settle()
@@ -295,9 +330,7 @@ class GroupCommitter:
 
     def _answer(self, group: _Group, error: Exception | None) -> bool:
         """Tell those who wait; whether an event loop was told, that may have more to write."""
-        for blocked in group.blocked:
-            blocked.error = error and _copy_of(error)
-            blocked.done.set()
+        self._tell_blocked(group, error)
         if group.loop is None:
             return False
         try:
@@ -308,14 +341,24 @@ class GroupCommitter:
 
     def _resolve(self, group: _Group, error: Exception | None) -> None:
         """In the loop: wake the tasks, and after their turn the writer."""
+        self._tell_tasks(group, error)
+        if group.loop is not None:
+            group.loop.call_soon(self._wake_up)
+
+    @staticmethod
+    def _tell_blocked(group: _Group, error: Exception | None) -> None:
+        for blocked in group.blocked:
+            blocked.error = error and _copy_of(error)
+            blocked.done.set()
+
+    @staticmethod
+    def _tell_tasks(group: _Group, error: Exception | None) -> None:
         for future in group.futures:
             if not future.done():
                 if error is None:
                     future.set_result(None)
                 else:
                     future.set_exception(_copy_of(error))
-        if group.loop is not None:
-            group.loop.call_soon(self._wake_up)
 
 
 def _copy_of(error: Exception) -> Exception:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import threading
 import time
 from collections.abc import Iterable, Iterator
 
 import pytest
 
-from edgistry.adapters.group_commit import Changes, GroupCommitter
+from edgistry.adapters.group_commit import QUICK_S, Changes, GroupCommitter
 from edgistry.errors import DiskFullError, UnavailableError
 from edgistry.kv import Change, MemoryKeyValue
 
@@ -358,4 +360,135 @@ async def test_a_large_amount_is_split_into_several_batches(
     await asyncio.gather(*(committer.commit([(b"%d" % number, bytes(60))]) for number in range(10)))
     assert store.writes >= 5
     assert len(list(store.scan(b"", None))) == 10
+    committer.close()
+
+
+# --- quick disks --------------------------------------------------------------------------------
+
+
+class Timed(MemoryKeyValue):
+    """Remembers who wrote, and takes as long as the test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writers: list[threading.Thread] = []
+        self.batches: list[int] = []
+        self.takes_s = 0.0
+
+    def write(self, changes: Iterable[Change], *, sync: bool) -> None:
+        batch = list(changes)
+        self.writers.append(threading.current_thread())
+        self.batches.append(len(batch))
+        time.sleep(self.takes_s)
+        super().write(batch, sync=sync)
+
+
+async def trusted(store: Timed, committer: GroupCommitter) -> None:
+    """``store`` has shown to be quick."""
+    async with asyncio.timeout(LIMIT_S):
+        while not store.writers or store.writers[-1] is not threading.current_thread():
+            await committer.commit(change(0))
+    store.writers.clear()
+    store.batches.clear()
+
+
+async def test_loop_writes_by_itself_where_the_disk_is_quick() -> None:
+    store = Timed()
+    committer = GroupCommitter(store)
+    await committer.commit(change(0))
+    assert store.writers[0] is not threading.current_thread(), "nothing is known of the disk yet"
+    await trusted(store, committer)
+    await asyncio.gather(*(committer.commit(change(number)) for number in range(10)))
+    assert store.batches == [10], "what is handed over in one turn shares one sync"
+    assert store.writers == [threading.current_thread()]
+    committer.close()
+
+
+async def test_disk_that_is_slow_once_does_not_hold_up_the_loop_again() -> None:
+    store = Timed()
+    committer = GroupCommitter(store)
+    await trusted(store, committer)
+    store.takes_s = QUICK_S * 2
+    for number in range(3):
+        await committer.commit(change(number))
+    loop, *others = store.writers
+    assert loop is threading.current_thread()
+    assert threading.current_thread() not in others
+    store.takes_s = 0.0
+    await trusted(store, committer)
+    committer.close()
+
+
+async def test_failure_of_a_write_in_the_loop_is_told_as_any_other() -> None:
+    store = Timed()
+    committer = GroupCommitter(store)
+    calls = []
+    committer.on_failure = lambda: calls.append(committer.lock.locked())
+    await trusted(store, committer)
+
+    def fail(changes: Iterable[Change], *, sync: bool) -> None:
+        raise DiskFullError("no space in the test")
+
+    right, store.write = store.write, fail  # type: ignore[method-assign]
+    outcomes = await asyncio.gather(
+        *(committer.commit(change(number)) for number in range(5)), return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes] == [DiskFullError] * 5
+    assert calls == [True]
+    store.write = right  # type: ignore[method-assign]
+    await committer.commit(change(7))
+    assert store.get(b"0007") == b"value"
+    committer.close()
+
+
+async def test_threads_and_a_loop_that_writes_by_itself_wait_for_each_other() -> None:
+    store = Timed()
+    committer = GroupCommitter(store)
+    await trusted(store, committer)
+
+    def thread(number: int) -> None:
+        for count in range(50):
+            changes = [(b"%d %d" % (number, count), b"")]
+            committer.commit_blocking(functools.partial(Changes, changes))
+
+    async def task(number: int) -> None:
+        for count in range(50):
+            await committer.commit([(b"%d %d" % (number, count), b"")])
+
+    async with asyncio.timeout(LIMIT_S):
+        await asyncio.gather(
+            *(asyncio.to_thread(thread, number) for number in range(4)),
+            *(task(number) for number in range(4, 8)),
+        )
+    assert sum(store.batches) == 8 * 50
+    committer.close()
+
+
+async def test_closing_writes_what_a_loop_was_about_to_write() -> None:
+    store = Timed()
+    committer = GroupCommitter(store)
+    await trusted(store, committer)
+    with committer.lock:
+        future = committer.hand_over(Changes(change(1)))
+    await asyncio.to_thread(committer.close)
+    await future
+    assert store.get(b"0001") == b"value"
+
+
+def test_loop_that_ended_before_it_wrote_holds_up_no_later_one() -> None:
+    store = Timed()
+    committer = GroupCommitter(store)
+
+    async def hand_over_and_leave() -> None:
+        await trusted(store, committer)
+        with committer.lock:
+            committer.hand_over(Changes(change(1)))
+        asyncio.get_running_loop().stop()
+
+    loop = asyncio.new_event_loop()
+    with contextlib.suppress(RuntimeError):  # stopped before the future was done
+        loop.run_until_complete(hand_over_and_leave())
+    loop.close()
+    asyncio.run(asyncio.wait_for(committer.commit(change(2)), LIMIT_S))
+    assert store.get(b"0001") == store.get(b"0002") == b"value"
     committer.close()
