@@ -159,7 +159,8 @@ class HttpServer:
             task.cancel()  # it ends its stream in good order
         if self._connections is not None:
             self._connections.pre_shutdown()
-            await self._connections.shutdown(grace_s)
+            # aiohttp takes 0 for no limit at all.
+            await self._connections.shutdown(max(grace_s, 0.001))
             self._connections = None
 
     async def answer(self, request: Request) -> Response:
