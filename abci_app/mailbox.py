@@ -3,6 +3,8 @@
 Rules kept here:
 
 * One id, one request, however often it is sent; who sends it again gets the one that is there.
+* One envelope, one request, until its deadline: who has recorded one gets nothing by sending it
+  under another id, no answer and no effect, whatever became of it.
 * Nothing is dropped silently: what does not fit is refused, and says when to come back.
 * A request is taken back for certain, or not at all: while the device may have it, it is only
   recalled, and the device has the last word.
@@ -28,12 +30,13 @@ from edgistry.errors import (
     MailboxFullError,
     NotEndedError,
     NotFoundError,
+    SentBeforeError,
     UnknownRequestError,
 )
 from edgistry.kv import prefix_end
 
 from .mailbox_boxes import Boxes, Decision
-from .mailbox_records import LETTERS, MailboxLimits, RequestRecord, seconds
+from .mailbox_records import LETTERS, MailboxLimits, RequestRecord, digest_of, seconds
 from .mailbox_states import OUTSTANDING, State
 
 UNKNOWN_EFFECT: Final = (
@@ -82,6 +85,7 @@ class Mailbox:
 
         Raises:
             KeyReusedError: the id is known, but belongs to another fetch key.
+            SentBeforeError: the envelope is known under another id.
             ExpiredError, InvalidValueError: it could never be executed.
             MailboxFullError: there is no room.
         """
@@ -92,6 +96,9 @@ class Mailbox:
             return known
         if asked.deadline_us <= now_us:
             raise ExpiredError("the request's deadline has passed")
+        digest = digest_of(asked.envelope)
+        if self.boxes.sent_as(digest) is not None:
+            raise SentBeforeError("this very request was sent before, and is another one's")
         if asked.not_before_us >= asked.deadline_us:
             raise InvalidValueError("not_before lies behind the request's deadline")
         self._check_room(asked, retry_after_s)
@@ -115,6 +122,7 @@ class Mailbox:
             content=asked.content,
             max_age_us=asked.max_age_us,
             leader=b"" if leader is None else leader.id,
+            digest=digest,
         )
         decision.add(record, asked.envelope)
         return record

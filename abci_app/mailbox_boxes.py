@@ -27,6 +27,7 @@ from .mailbox_records import (
     LETTERS,
     RECORDS,
     REPLIES,
+    SENT,
     DeviceRecord,
     RequestRecord,
     forgetting_key,
@@ -83,6 +84,8 @@ class Boxes:
         self._devices: dict[str, DeviceRecord] = {}
         self.unwritten: set[bytes] = set()
         """New requests that are not durable yet: nobody may be told of them."""
+        self._sent: dict[bytes, bytes] = {}
+        """Ids of these, by the digests of their envelopes."""
         self._due: list[tuple[int, bytes]] = []
         self._followers: dict[bytes, set[bytes]] = {}
         self.next_order = 0
@@ -162,6 +165,10 @@ class Boxes:
     def envelope(self, request: bytes) -> bytes | None:
         """The envelope of a request, if it is still there."""
         return self.store.get(ENVELOPES + request)
+
+    def sent_as(self, digest: bytes) -> bytes | None:
+        """The id under which the envelope with this digest came."""
+        return self._sent.get(digest) or self.store.get(SENT + digest)
 
     # --- changing (by decisions) ----------------------------------------------------------------
 
@@ -244,6 +251,7 @@ class Decision:
         self._before: list[tuple[bytes, RequestRecord | None, bool]] = []
         self.new: dict[bytes, bytes] = {}
         """Envelopes of the requests that begin with it, by id."""
+        self._digests: list[bytes] = []
         self._devices_before: list[tuple[str, DeviceRecord]] = []
 
     def add(self, record: RequestRecord, envelope: bytes) -> None:
@@ -252,7 +260,10 @@ class Decision:
         self._write(record)
         self.new[record.id] = envelope
         self.boxes.unwritten.add(record.id)
+        self.boxes._sent[record.digest] = record.id
+        self._digests.append(record.digest)
         self.changes.append((ENVELOPES + record.id, envelope))
+        self.changes.append((SENT + record.digest, record.id))
         self.size += len(envelope)
         self.queued_for.add(record.device)
 
@@ -341,6 +352,7 @@ class Decision:
         self.boxes._set(request, None)
         self.decided[request] = None
         self.changes += [(key + request, None) for key in (RECORDS, ENVELOPES, REPLIES, LETTERS)]
+        self.changes.append((SENT + record.digest, None))
         self.changes.append((forgetting_key(record.keep_until_us, request), None))
         self.size += _RECORD_BYTES
 
@@ -355,7 +367,7 @@ class Decision:
     def settle(self) -> None:
         """It is written."""
         self.boxes._settled(self.decided)
-        self.boxes.unwritten.difference_update(self.new)
+        self._forget_new()
         if self._on_settled is not None:
             self._on_settled(self)
 
@@ -367,8 +379,14 @@ class Decision:
             self.boxes._set(request, record)
             if not unsettled:
                 self.boxes._unsettled.pop(request, None)
-        self.boxes.unwritten.difference_update(self.new)
+        self._forget_new()
         self.changes.clear()
+
+    def _forget_new(self) -> None:
+        """The new requests are in the store, or never will be."""
+        self.boxes.unwritten.difference_update(self.new)
+        for digest in self._digests:
+            self.boxes._sent.pop(digest, None)
 
     def _write(self, record: RequestRecord) -> None:
         self._remember(record.id)

@@ -5,7 +5,8 @@ Rules kept here:
 * A request's envelope is written once; what changes with its state is a small record beside it.
 * A record of its own says for each device what its last exchange told.
 * Key layout, under ``mailbox/``: ``r/ID`` the record, ``e/ID`` the envelope, ``a/ID`` the reply,
-  ``x/TIME ID`` when an ended request may be forgotten, ``l/ID`` dead letters, ``d/DEVICE``.
+  ``s/DIGEST`` the id of the request with that envelope, ``x/TIME ID`` when an ended request may be
+  forgotten, ``l/ID`` dead letters, ``d/DEVICE``.
 
 Not handled here: what is decided (``mailbox.py``).
 """
@@ -13,6 +14,7 @@ Not handled here: what is decided (``mailbox.py``).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Annotated, Final
 
 from edgistry.codec import Meta, Wire, decode
@@ -26,6 +28,7 @@ PREFIX: Final = b"mailbox/"
 RECORDS: Final = PREFIX + b"r/"
 ENVELOPES: Final = PREFIX + b"e/"
 REPLIES: Final = PREFIX + b"a/"
+SENT: Final = PREFIX + b"s/"
 FORGETTING: Final = PREFIX + b"x/"
 LETTERS: Final = PREFIX + b"l/"
 DEVICES: Final = PREFIX + b"d/"
@@ -112,6 +115,8 @@ class RequestRecord(Wire):
     """How old a shared answer may be; 0: the client wants one of its own."""
     leader: Annotated[bytes, Meta(max_length=16)] = b""
     """The request whose answer it waits for, instead of going to the device itself."""
+    digest: Annotated[bytes, Meta(max_length=16)] = b""
+    """``digest_of`` its envelope."""
 
     @property
     def outcome(self) -> State:
@@ -155,6 +160,11 @@ def read_request(value: bytes) -> RequestRecord:
 def read_device(value: bytes) -> DeviceRecord:
     """The record in ``value``."""
     return decode(value, DeviceRecord, limit=_RECORD_LIMIT)
+
+
+def digest_of(envelope: bytes) -> bytes:
+    """16 bytes that tell an envelope from all others."""
+    return sha256(envelope).digest()[:16]
 
 
 def forgetting_key(until_us: int, request: bytes) -> bytes:

@@ -4,12 +4,12 @@ Rules kept here:
 
 * A request is looked at before it is queued as the device would: tag, capabilities, deny set,
   rights and deadline, with the device's own key. So an attacker without a capability costs the
-  device nothing. Replay is left to the device. A revocation holds here before it holds there.
+  device nothing. A revocation holds here before it holds there. Replay is left to the device, but
+  for the very same request: that is taken once.
 * Who sends a request again that was taken is told how it is doing, also when its authority has
   ended since: a refusal would say that it was never carried out.
 * What the device lets be reused is answered here, from what it has said before, if the client
-  agrees to the age. Such an answer strikes this node's own replay window for the device; the same
-  envelope gets it again as long as it lives, and never anything newer.
+  agrees to the age.
 * A request is seen by who has its fetch key; to everybody else it does not exist.
 * Only what is durable is told.
 * An end that the device did not tell gets a reply of this node in its name, with the tag that the
@@ -22,7 +22,6 @@ devices.
 from __future__ import annotations
 
 import asyncio
-import functools
 import hashlib
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, cast
@@ -37,18 +36,17 @@ from edgistry.errors import (
     UnknownRequestError,
 )
 from edgistry.messages import request_id
-from edgistry.replay import Outcome, Remembered, ReplayGuard, Running, Ticket
+from edgistry.replay import Outcome, ReplayGuard
 from edgistry.requests_api import MAX_FETCH_KEY_BYTES, RequestAnswer, StateName, to_text
 from edgistry.transactions import WAKE_BUCKETS
 from edgistry.verifier import Checked
-from edgistry.woof_replies import READS
 
 from .device_keys import DeviceKeys
 from .mailbox import Mailbox, Submission
 from .mailbox_boxes import Decision
 from .mailbox_records import RECORDS, REPLIES, RequestRecord, read_request, seconds
 from .mailbox_states import OUTSTANDING, State
-from .mailbox_writer import MailboxWriter, end_ticket
+from .mailbox_writer import MailboxWriter
 from .node_answers import NodeAnswers
 from .offload import Content, content_key, reusable_action, stand_in
 from .pairing import Paired, Pairings
@@ -95,7 +93,7 @@ class Mirrors(Protocol):
 class RequestDesk:
     """Use cases of clients, and of this node as a client of its devices.
 
-    ``guard`` keeps the replay windows of requests that this node answers itself.
+    ``guard`` is this node's; requests that it executes for a device, revocations, go through it.
     """
 
     def __init__(
@@ -109,7 +107,6 @@ class RequestDesk:
         self._writer = writer
         self._mirrors = mirrors
         self._pairings = pairings
-        self._guard = guard
         self._keys = DeviceKeys(writer.store, guard)
         self.answers = NodeAnswers(writer.boxes, pairings, self._keys)
         writer.exchange.sharing = self.answers
@@ -122,7 +119,8 @@ class RequestDesk:
         Raises:
             NotFoundError: no service of this node has that record key.
             AuthorityError, MalformedError: the device would refuse it.
-            KeyReusedError, InvalidValueError, MailboxFullError: as ``Mailbox.submit``.
+            KeyReusedError, SentBeforeError, InvalidValueError, MailboxFullError: as
+                ``Mailbox.submit``.
         """
         found = self._pairings.by_record(asked.service)
         if found is None:
@@ -154,20 +152,14 @@ class RequestDesk:
         content = None
         if not asked.recalled:
             content = self._content(submission, checked, paired, seconds(asked.max_age_s), now_us)
-        is_new = self._writer.boxes.lookup(submission.id) is None
-        reply = b"" if content is None else stand_in(checked, content, now_us=now_us)
-        admission = None
-        if is_new:
-            admission = (
-                self._admitted(checked, now_us) if reply else self._recalled(submission, checked)
-            )
-        if admission is not None:
-            return await self._stand_in(submission, checked, paired, reply, admission, now_us)
 
         def decide(decision: Decision) -> tuple[RequestRecord, bool, Decision]:
             record, is_new = self._queue(
                 decision, submission, checked, paired, now_us, recalled=asked.recalled
             )
+            if is_new and content is not None:
+                reply = stand_in(checked, content, now_us=now_us)
+                record = self._mailbox.answer(decision, record, reply, now_us=now_us)
             return record, is_new, decision
 
         record, is_new, decision = await self._writer.commit(decide)
@@ -237,58 +229,6 @@ class RequestDesk:
             return None
         content = self._mirrors.read(paired, checked)
         return content if content and content.age_us(now_us) <= max_age_us else None
-
-    def _admitted(self, checked: Checked, now_us: int) -> Ticket | Remembered | None:
-        """The right to answer a request in the device's place, once; or what it was answered.
-
-        ``None`` when this node's own replay window does not take it: the device's may.
-        """
-        try:
-            admission = self._guard.admit(checked, now_us=now_us)
-        except AuthorityError:
-            return None
-        return None if isinstance(admission, Running) else admission
-
-    def _recalled(self, submission: Submission, checked: Checked) -> Remembered | None:
-        """What a request was answered in the device's place, also when the content is gone since:
-        who has recorded it must not get the device's next answer with it."""
-        is_looking = self._mirrors is not None and checked.envelope.op in READS
-        return self._guard.recall(checked) if submission.content or is_looking else None
-
-    async def _stand_in(
-        self,
-        submission: Submission,
-        checked: Checked,
-        paired: Paired,
-        reply: bytes,
-        admission: Ticket | Remembered,
-        now_us: int,
-    ) -> tuple[RequestAnswer, bool]:
-        """Answer in the device's place, with ``reply`` or as before; the device need not wake."""
-        ticket = admission if isinstance(admission, Ticket) else None
-        if isinstance(admission, Remembered):
-            reply = admission.reply
-
-        def decide(decision: Decision) -> tuple[RequestRecord, bool]:
-            record, is_new = self._queue(decision, submission, checked, paired, now_us)
-            if is_new:
-                record = self._mailbox.answer(decision, record, reply, now_us=now_us)
-            if ticket is not None:
-                decision.changes += ticket.changes(reply)
-            return record, is_new
-
-        try:
-            with self._writer.lock:
-                decision, (record, is_new) = self._writer.decide(decide)
-                future = self._writer.hand_over(decision)
-        except BaseException:
-            if ticket is not None:
-                ticket.abandon()
-            raise
-        if ticket is not None:
-            future.add_done_callback(functools.partial(end_ticket, ticket, reply))
-        await asyncio.shield(future)
-        return self._answer(record, paired), is_new
 
     async def fetch(
         self,

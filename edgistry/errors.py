@@ -851,6 +851,16 @@ class KeyReusedError(Refused):
     help = "Use a new idempotency key for a new request, and the old fetch key for the old one."
 
 
+class SentBeforeError(Refused):
+    """The very same request came before, under another idempotency key or for another service."""
+
+    code = "sent-before"
+    number = 207
+    http_status = 409
+    wire_status = 13
+    help = "Bind a new request. The outcome of the earlier one is for who has its fetch key."
+
+
 class TwoAgentsError(Refused):
     """Two programs poll with one device's identity; this is the one that was replaced."""
 

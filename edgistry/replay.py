@@ -188,16 +188,6 @@ class ReplayGuard:
             error.reply = checked.refusal(error)
             raise
 
-    def recall(self, checked: Checked) -> Remembered | None:
-        """What ``checked`` was answered, if it was executed before; nothing is changed."""
-        where = where_of(checked)
-        with self._lock:
-            state = self._load(where)
-            if state is None or not state.window.knows(checked.envelope):
-                return None
-        reply = self._records.reply(where, number_of(checked.envelope))
-        return None if reply is None else Remembered(reply)
-
     def _admit(self, checked: Checked, now_us: int) -> Ticket | Remembered | Running:
         envelope = checked.envelope
         where = where_of(checked)

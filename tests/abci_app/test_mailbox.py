@@ -12,7 +12,7 @@ import pytest
 from abci_app.mailbox import UNKNOWN_EFFECT
 from abci_app.mailbox_boxes import Decision
 from abci_app.mailbox_exchange import DAMAGED, UNREADABLE
-from abci_app.mailbox_records import ENVELOPES, forgetting_key
+from abci_app.mailbox_records import ENVELOPES, SENT, forgetting_key
 from abci_app.mailbox_states import State
 from edgistry.envelope import Status
 from edgistry.errors import (
@@ -22,9 +22,11 @@ from edgistry.errors import (
     MailboxFullError,
     NotEndedError,
     NotFoundError,
+    SentBeforeError,
     TwoAgentsError,
     UnknownRequestError,
 )
+from edgistry.kv import prefix_end
 from edgistry.messages import ExchangeUp, RequestResult, ResultKind
 
 from .mail_world import ALICE, BOB, DEVICE, HOUR, MINUTE, SECOND, Device, Mail
@@ -183,6 +185,47 @@ def test_id_is_known_until_the_deadline_whatever_became_of_it() -> None:
     assert mail.states([delivered, waiting]) == [State.DELIVERED, State.RESPONDED]
     mail.passes(1)
     assert mail.boxes.lookup(delivered) is mail.boxes.lookup(waiting) is None
+
+
+@pytest.mark.parametrize("fate", ["queued", "leased", "cancelled", "answered", "delivered"])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_envelope_is_one_request_until_its_deadline_whatever_became_of_it(
+    fate: str, restarted: bool
+) -> None:
+    """Who has recorded it cannot have it carried out, or answered, under an id of his own."""
+    mail = Mail()
+    request = mail.submit("mine", envelope=b"recorded")
+    device = Device(mail)
+    if fate == "cancelled":
+        mail.cancel(request)
+    elif fate == "leased":
+        device.exchange()
+    elif fate != "queued":
+        device.wake()
+    if fate == "delivered":
+        mail.acknowledge(request)
+    if restarted:
+        mail.crash()
+    mail.now_us += HOUR - 1
+    for theirs in ({}, {"party": BOB}, {"service": bytes(16)}):
+        with pytest.raises(SentBeforeError):
+            mail.submit("theirs", envelope=b"recorded", **theirs)
+    assert mail.submit("mine", envelope=b"recorded") == request
+    for _ in range(2):
+        mail.passes(48 * HOUR)
+    assert [key for key, _ in mail.store.scan(SENT, prefix_end(SENT))] == []
+
+
+def test_envelope_is_one_request_before_it_is_durable_too() -> None:
+    mail = Mail()
+    decision = Decision(mail.boxes)
+    mail.mailbox.submit(
+        decision, mail.asked("mine", envelope=b"e"), now_us=mail.now_us, retry_after_s=1
+    )
+    with pytest.raises(SentBeforeError):
+        mail.submit("theirs", envelope=b"e")
+    decision.take_back()
+    mail.submit("theirs", envelope=b"e")
 
 
 def test_entry_of_a_time_that_does_not_count_is_removed_alone() -> None:
@@ -531,8 +574,8 @@ def test_result_for_the_request_of_another_device_is_thrown_away() -> None:
 
 def test_device_gets_as_much_as_it_asks_for() -> None:
     mail = Mail()
-    for size in (50, 5000, 50, 50):
-        mail.submit(envelope=bytes(size))
+    for number, size in enumerate((50, 5000, 50, 50)):
+        mail.submit(envelope=(b"%d" % number).ljust(size))
     device = Device(mail)
     down = device.exchange(count=2, limit=1000)
     assert down is not None
@@ -546,8 +589,8 @@ def test_device_gets_as_much_as_it_asks_for() -> None:
 
 def test_bytes_that_one_client_takes_are_not_there_for_another_in_the_same_round() -> None:
     mail = Mail()
-    mail.submit("a", envelope=bytes(600))
-    mail.submit("b", envelope=bytes(600), party=BOB)
+    mail.submit("a", envelope=b"a" * 600)
+    mail.submit("b", envelope=b"b" * 600, party=BOB)
     device = Device(mail)
     device.exchange(limit=1000)
     assert len(device.envelopes) == 1

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from abci_app.mailbox_exchange import UNREADABLE
+from abci_app.mailbox_records import digest_of
 from abci_app.offload import Content, ContentCache, content_key
 from abci_app.pairing import Paired
 from edgistry.capability import BoundRequest
@@ -23,7 +24,7 @@ from edgistry.envelope import (
     Status,
     decode_reply,
 )
-from edgistry.errors import RevokedError
+from edgistry.errors import RevokedError, SentBeforeError
 from edgistry.issuer import Issuer
 from edgistry.kv import MemoryKeyValue
 from edgistry.messages import RequestResult
@@ -180,13 +181,6 @@ async def test_get_is_answered_from_an_earlier_get() -> None:
         assert reply.payload == b"21.5"
 
 
-async def test_request_that_the_nodes_own_window_does_not_take_goes_to_the_device() -> None:
-    async with desks() as world:
-        await fill(world)
-        assert await ask(world, world.bind(sequence_epoch=1)) is None
-        assert len((await world.device.exchange()).requests) == 1
-
-
 class Mirror:
     """Implements ``Mirrors``: one element, as of a time."""
 
@@ -209,47 +203,44 @@ async def test_mirrored_element_is_given_at_once_if_it_is_young_enough() -> None
         assert await ask(world, world.bind(handler=""), max_age_s=0) is None
 
 
-async def test_recorded_request_learns_nothing_new() -> None:
-    """Who has recorded a request may send it again: the same reply, not newer content."""
+@pytest.mark.parametrize("answered_by", ["the node", "the device", "another's answer", "nobody"])
+async def test_who_sends_a_recorded_request_gets_no_answer(answered_by: str) -> None:
+    """Neither one that the device has given since, nor a new one of the device."""
     async with desks() as world:
-        await fill(world)
+        if answered_by == "the node":
+            await fill(world)
+        elif answered_by == "another's answer":
+            await ask(world, world.bind())
         request = world.bind()
-        first = await ask(world, request)
-        world.requests.answers.cache.put(
-            content_key(PAIRED, request.envelope),
-            Content(b"99.9", world.now_us + SECOND),
-        )
+        await ask(world, request, max_age_s=0 if answered_by == "the device" else 600)
+        if answered_by == "nobody":
+            number = world.writer.boxes.sent_as(digest_of(request.encoded))
+            await world.requests.cancel(number or b"", FETCH_KEY)
+        await world.device.wake()
+        executed = list(world.device.executed)
+        newer = content_key(PAIRED, request.envelope)
+        world.requests.answers.cache.put(newer, Content(b"99.9", world.now_us + SECOND))
         world.now_us += 2 * SECOND
-        assert await ask(world, request, idempotency_key=b"another") == first
-        assert (await ask(world, world.bind())) != first
+        for max_age_s in (0, 600):
+            with pytest.raises(SentBeforeError):
+                await ask(world, request, max_age_s=max_age_s, idempotency_key=b"theirs")
+        await world.device.wake()
+        assert world.device.executed == executed
 
 
-@pytest.mark.parametrize("max_age_s", [0, 600])
-async def test_recorded_request_learns_nothing_new_when_the_answer_is_kept_no_longer(
-    max_age_s: int,
-) -> None:
+async def test_who_sends_a_recorded_look_at_a_mirror_gets_no_answer() -> None:
     store = MemoryKeyValue()
     async with desks(store) as world:
-        await fill(world)
-        request = world.bind()
-        first = await ask(world, request)
-        assert first is not None
-    async with desks(store) as world:
-        again = await ask(world, request, max_age_s=max_age_s, idempotency_key=b"another")
-        assert again == first
-        assert not world.writer.boxes.live, "it is not queued for the device"
-
-
-async def test_recorded_look_at_a_mirror_learns_nothing_new() -> None:
-    async with desks() as world:
         world.requests._mirrors = Mirror(world.now_us)
         request = GRANT.bind(
             Operation.GET, "thermometer/read", payload=encode_get(), client=CLIENT,
             sequence=world.now_us, deadline=world.now_us + HOUR,
         )  # fmt: skip
-        first = await ask(world, request, max_age_s=60)
+        assert await ask(world, request, max_age_s=60) is not None
+    async with desks(store) as world:
         world.now_us += MINUTE + SECOND
-        assert await ask(world, request, max_age_s=60, idempotency_key=b"another") == first
+        with pytest.raises(SentBeforeError):
+            await ask(world, request, max_age_s=60, idempotency_key=b"another")
 
 
 async def test_requests_that_wait_for_the_same_are_answered_together() -> None:

@@ -420,18 +420,6 @@ def test_clock_that_is_set_back_makes_no_dropped_request_fresh_again() -> None:
     assert len(server.executed) == 1
 
 
-def test_what_was_answered_is_recalled_without_taking_anything_in() -> None:
-    server = Server()
-    first, other = bind(ROOT), bind(ROOT, sequence=NOW + 1)
-    assert server.guard.recall(check(first)) is None
-    reply = server.send(first)
-    recalled = server.guard.recall(check(first))
-    assert recalled is not None
-    assert first.open_reply(recalled.reply) == reply
-    assert server.guard.recall(check(other)) is None
-    assert server.send(other).status == Status.OK
-
-
 def test_sweep_drops_windows_that_are_over_and_only_those() -> None:
     server = Server()
     for number in range(1, 6):
