@@ -24,7 +24,6 @@ from edgistry.codec import Answer, Wire, encode
 from edgistry.envelope import MAX_U64
 from edgistry.errors import (
     CaveatError,
-    MailboxFullError,
     NodeProblemError,
     PermissionRefusedError,
     Refused,
@@ -189,9 +188,6 @@ def _read(response: Response, kind: type[T]) -> T:
 def _refusal_in(response: Response) -> Refused:
     """The refusal in a problem document, of its own class also where that says more."""
     problem = decode_answer(response, Problem)
-    retry_after = response.headers.get("Retry-After", "")
-    if problem.code == MailboxFullError.code and retry_after.isdecimal():
-        return MailboxFullError(problem.detail, retry_after_s=int(retry_after[:6]))
     if problem.code == CaveatError.code:
         # Which one it is, the detail says; the document does not name it.
         return CaveatError(problem.detail, caveat="")
@@ -199,4 +195,4 @@ def _refusal_in(response: Response) -> Refused:
         # Problem documents do not tell the numbers, so neither does who passes them on.
         kind = _RESYNCHRONISE[problem.code]
         return kind(problem.detail, sequence_epoch=0, sequence_floor=MAX_U64)
-    return refusal_of(problem, retry_after=retry_after)
+    return refusal_of(problem, retry_after=response.headers.get("Retry-After"))

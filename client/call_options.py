@@ -23,9 +23,9 @@ from edgistry.envelope import Operation
 from edgistry.errors import NoCapabilityError, Refused
 from edgistry.requests_api import RequestAnswer, StateName
 
-from .capability_source import capability_of
+from .capability_source import with_required
 from .element_view import print_element, text_of
-from .keyring import Keyring, Wanted
+from .keyring import Choice, Keyring, Wanted, check
 from .output import print_json, remark
 
 WAKES = {
@@ -77,10 +77,10 @@ def authority_for(
         Refused: what is named is no capability.
     """
     if capability is not None:
-        return Authority(
-            capability=capability_of(capability), beside=tuple(map(capability_of, beside))
-        )
+        chosen, required = with_required(capability, beside)
+        return Authority(capability=chosen, beside=required)
     keyring = Keyring.of_user()
+    now_us = time.time_ns() // 1000
     reasons: list[str] = []
     entries, _ = keyring.entries()
     # What was granted for this very service goes before what fits everywhere.
@@ -96,10 +96,12 @@ def authority_for(
                 payload=payload,
                 place=handle,
             )
-            choice = keyring.choose(wanted, now_us=time.time_ns() // 1000)
+            own = Choice(entry=entry, beside=keyring.beside(entry.capability))
+            check(own, wanted, now_us=now_us)
         except Refused as error:
             reasons.append(f"{entry.name}: {error.detail}")
         else:
+            choice = keyring.choose(wanted, now_us=now_us)
             return Authority(capability=choice.entry.capability, beside=choice.beside)
     why = "; ".join(reasons) or "none is for this handle"
     raise NoCapabilityError(

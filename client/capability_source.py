@@ -7,6 +7,7 @@ Rules kept here:
 * A file that others can read brings a remark too.
 * What is neither a file nor a name is quoted only if it could be a name: anything else may be a
   capability's text with something before it.
+* What a named capability requires is looked for in the keyring, as far as it is not named too.
 * Lines that begin with "#" are for people and are skipped.
 
 Not handled here: what the text means (``edgistry.captext``).
@@ -15,6 +16,7 @@ Not handled here: what the text means (``edgistry.captext``).
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgistry.adapters.secret_files import others_may_read, read_secret
@@ -58,6 +60,15 @@ def capability_of(source: str) -> Capability:
     except NotFoundError:
         named = source if len(source) <= _LONGEST_QUOTED else "the argument"
         raise NotFoundError(f"{named} is neither a file nor a name in the keyring") from None
+
+
+def with_required(source: str, beside: Sequence[str]) -> tuple[Capability, tuple[Capability, ...]]:
+    """The capability that an argument means, and those to send with it: as far as it requires them.
+
+    Raises as ``capability_of``, and ``DirectoryError`` where the keyring is needed and unsafe.
+    """
+    capability = capability_of(source)
+    return capability, Keyring.of_user().beside(capability, tuple(map(capability_of, beside)))
 
 
 def _exists(path: Path) -> bool:

@@ -96,7 +96,8 @@ hex_answer_option = option(
     multiple=True,
     metavar="FILE",
     envvar="EDGISTRY_BESIDE",
-    help="A capability that the one of --capability requires; may be given again.",
+    help="A capability that the one of --capability requires; may be given again."
+    " Those that are not given are looked for in the keyring.",
 )
 @wait_option
 @hex_answer_option

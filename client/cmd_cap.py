@@ -34,7 +34,7 @@ from .cap_view import (
     shown_capability,
     tree_lines,
 )
-from .capability_source import capability_of
+from .capability_source import capability_of, with_required
 from .keyring import Choice, Keyring, KeyringEntry, Wanted, check
 from .output import print_json, print_table, remark
 from .params import Parsed, json_option, option
@@ -276,8 +276,9 @@ def check_use(
     if source is None:
         choice = Keyring.of_user().choose(asked, now_us=now_us)
     else:
-        entry = KeyringEntry(name=source, capability=capability_of(source))
-        choice = Choice(entry=entry, beside=tuple(map(capability_of, beside)))
+        capability, required = with_required(source, beside)
+        entry = KeyringEntry(name=source, capability=capability)
+        choice = Choice(entry=entry, beside=required)
         check(choice, asked, now_us=now_us)
     chosen = choice.entry.capability
     if as_json:

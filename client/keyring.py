@@ -173,13 +173,14 @@ class Keyring:
             DirectoryError: others have access to the folder.
         """
         entries, _ = self.entries()
+        held = [each.capability for each in entries]
         fitting: list[Choice] = []
         reasons: list[str] = []
         for entry in entries:
             if entry.place and wanted.place and entry.place != wanted.place:
                 reasons.append(f"{entry.name}: it is for {entry.place}")
                 continue
-            choice = Choice(entry=entry, beside=_beside(entry, entries))
+            choice = Choice(entry=entry, beside=_beside(entry.capability, held))
             try:
                 check(choice, wanted, now_us=now_us)
             except Refused as error:
@@ -191,6 +192,20 @@ class Keyring:
             target = wanted.target or "everything"
             raise NoCapabilityError(f"no capability in the keyring allows this on {target} ({why})")
         return min(fitting, key=lambda choice: _authority(choice.entry, wanted))
+
+    def beside(
+        self, capability: Capability, given: Sequence[Capability] = ()
+    ) -> tuple[Capability, ...]:
+        """``given``, and what else ``capability`` requires, as far as the keyring has it.
+
+        Raises:
+            DirectoryError: something is missing, and others have access to the folder.
+        """
+        found = _beside(capability, given)
+        if _missing(capability, found):
+            entries, _ = self.entries()
+            found = _beside(capability, [*given, *(each.capability for each in entries)])
+        return (*given, *(each for each in found if each not in given))
 
     def _path(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
@@ -221,20 +236,25 @@ def without_comments(text: str) -> str:
     return "\n".join(lines).strip()
 
 
-def _beside(entry: KeyringEntry, entries: Sequence[KeyringEntry]) -> tuple[Capability, ...]:
-    """What ``entry`` requires, and what that requires, as far as the keyring has it."""
-    found = [entry.capability]
-    missing = list(entry.capability.chain.rare.required)
-    while missing and len(found) < MAX_CAPABILITIES:
-        wanted = missing.pop(0)
-        if any(wanted in other.chain.ids for other in found[1:]):
-            continue
-        for other in entries:
-            if other.capability not in found and wanted in other.capability.chain.ids:
-                found.append(other.capability)
-                missing += other.capability.chain.rare.required
-                break
+def _beside(capability: Capability, others: Sequence[Capability]) -> tuple[Capability, ...]:
+    """What ``capability`` requires, and what that requires, as far as it is among ``others``.
+
+    Of several that would do it is the one that lives longest.
+    """
+    found = [capability]
+    while len(found) < MAX_CAPABILITIES:
+        wanted = next(iter(_missing(capability, found[1:])), None)
+        fitting = [each for each in others if each not in found and wanted in each.chain.ids]
+        if wanted is None or not fitting:
+            break
+        found.append(max(fitting, key=lambda each: each.chain.not_after_us))
     return tuple(found[1:])
+
+
+def _missing(capability: Capability, beside: Sequence[Capability]) -> list[bytes]:
+    """Ids that ``capability``, or one ``beside`` it, requires and that are not there."""
+    wanted = [each for holder in (capability, *beside) for each in holder.chain.rare.required]
+    return [each for each in wanted if not any(each in other.chain.ids for other in beside)]
 
 
 def _authority(entry: KeyringEntry, wanted: Wanted) -> tuple[int, int, bool, int, str]:

@@ -24,7 +24,7 @@ from edgistry.envelope import Operation
 from edgistry.woof import check_namespace, split_name
 from edgistry.woof_uri import WoofPlace, parse_namespace_uri, parse_woof_uri
 
-from .capability_source import capability_of
+from .capability_source import with_required
 from .keyring import Keyring, Wanted
 from .params import Parsed, node_options, option
 
@@ -64,7 +64,8 @@ def access_options(command: Command) -> Command:
         multiple=True,
         metavar="FILE",
         envvar="EDGISTRY_BESIDE",
-        help="A capability that the one of --capability requires; may be given again.",
+        help="A capability that the one of --capability requires; may be given again."
+        " Those that are not given are looked for in the keyring.",
     )
     return capability(beside(node_options(command)))
 
@@ -125,8 +126,7 @@ class Access:
         """
         node = self.place.node.rstrip("/")
         if self.capability is not None:
-            chosen = capability_of(self.capability)
-            beside = tuple(map(capability_of, self.beside))
+            chosen, beside = with_required(self.capability, self.beside)
         else:
             wanted = Wanted(
                 operation=operation, target=self.name, payload=payload, handler=handler, place=node

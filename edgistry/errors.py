@@ -489,6 +489,13 @@ class CaveatError(AuthorityError):
         super().__init__(detail)
         self.caveat = caveat
 
+    def advice(self) -> str:
+        if self.caveat == "require":
+            return (
+                "Send it beside this one: `edgistry cap add FILE` keeps it, --beside FILE names it."
+            )
+        return self.help
+
 
 class RevokedError(AuthorityError):
     """The capability, or one that it was derived from, was revoked."""
@@ -821,6 +828,9 @@ class MailboxFullError(Refused):
     def __init__(self, detail: str, *, retry_after_s: int = 60) -> None:
         super().__init__(detail)
         self.retry_after_s = retry_after_s
+
+    def advice(self) -> str:
+        return f"Nothing was queued: send the same request again in {self.retry_after_s} s."
 
 
 class UnknownRequestError(NotFoundError):

@@ -25,6 +25,7 @@ class CutLink:
         self._open: set[socket.socket] = set()
         self._is_cut = False
         self._is_deaf = False
+        self._is_breaking = False
         self._threads: list[threading.Thread] = []
         self._start(self._accept)
 
@@ -51,13 +52,17 @@ class CutLink:
         """From now on requests get through, and answers are swallowed."""
         self._is_deaf = True
 
+    def break_answers(self) -> None:
+        """From now on requests get through, and connections break where answers begin."""
+        self._is_breaking = True
+
     def mend(self) -> None:
         """Pass everything on again. Connections whose answers were swallowed break."""
         with self._lock:
             if self._is_deaf:
                 for each in self._open:
                     _end(each)
-            self._is_cut = self._is_deaf = False
+            self._is_cut = self._is_deaf = self._is_breaking = False
 
     def _start(self, run: object, *arguments: object) -> threading.Thread:
         thread = threading.Thread(target=run, args=arguments, daemon=True)  # type: ignore[arg-type]
@@ -92,6 +97,8 @@ class CutLink:
     def _pass_on(self, source: socket.socket, sink: socket.socket, is_answer: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                if is_answer and self._is_breaking:
+                    break
                 if not (is_answer and self._is_deaf):
                     sink.sendall(data)
         _end(source)

@@ -16,6 +16,7 @@ from typing import TypeVar
 from ..api import Problem
 from ..codec import Answer, decode_json
 from ..errors import (
+    MailboxFullError,
     MalformedError,
     NodeProblemError,
     NotYetError,
@@ -33,10 +34,12 @@ MAX_ANSWER_BYTES = 64_000_000
 def refusal_of(problem: Problem, *, retry_after: str | None = None) -> Refused:
     """The refusal that a node sent as ``problem``; ``NodeProblemError`` for an unknown code."""
     kind = _KINDS.get(problem.code)
-    if kind is NotYetError and retry_after is not None and retry_after.isdecimal():
-        return NotYetError(problem.detail, retry_after_s=int(retry_after[:6]))
+    if kind is NotYetError or kind is MailboxFullError:
+        if retry_after is None or not retry_after.isdecimal():
+            return kind(problem.detail)
+        return kind(problem.detail, retry_after_s=int(retry_after[:6]))
     # Classes that carry more than the detail can't be made again from it alone.
-    if kind is None or (kind.__init__ is not Refused.__init__ and kind is not NotYetError):
+    if kind is None or kind.__init__ is not Refused.__init__:
         return NodeProblemError(
             f"{problem.detail} ({problem.code})", problem_code=problem.code, advice=problem.help
         )

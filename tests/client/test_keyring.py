@@ -212,6 +212,17 @@ class TestChoosing:
         assert choice.entry.name == "first"
         assert choice.beside == (second.derive(max_payload=8), last)
 
+    def test_what_a_capability_from_elsewhere_requires_is_found_too(self, keyring: Keyring) -> None:
+        badge = granted(Right.PUT, "x", serial=3)
+        locked = granted(Right.GET, caveats=[caveats.require(badge.id)])
+        assert keyring.beside(locked) == ()
+        for name, days in (("a", 1), ("b", 3), ("c", 2)):
+            keyring.add(name, badge.derive(not_after_us=NOW + days * 24 * HOUR_US))
+        longest = keyring.entry("b").capability
+        assert keyring.beside(locked) == (longest,)
+        assert keyring.beside(locked, [badge]) == (badge,), "what is named goes first"
+        assert keyring.beside(badge) == ()
+
     def test_the_secret_is_in_no_text_of_a_choice(self, keyring: Keyring) -> None:
         capability = granted(Right.GET)
         keyring.add("mine", capability)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,8 +21,6 @@ import pytest
 
 from abci_app.admin_client import AdminClient
 from abci_app.config import PORTS_PER_NODE, ForwardConfig
-from abci_app.initialize import init_node
-from abci_app.launch import node_program
 from abci_app.mirror import mirror_name
 from device_agent.config import AgentConfig, CycleConfig, HandlersConfig, RadioConfig
 from edgistry.adapters.http import HttpClient
@@ -37,6 +34,7 @@ from edgistry.requests_api import SubmitBody, to_text
 from ..abci_app.hosts import LIMIT_S, HostProcess
 from .agents import AgentProcess
 from .harness import reserve_ports
+from .sleeping import NodeProcess
 
 WOOF = "sensors/air"
 CLIENT = b"caller-1"
@@ -88,42 +86,6 @@ CONFIG = AgentConfig(
 )
 
 pytestmark = pytest.mark.engine
-
-
-class NodeProcess(HostProcess):
-    """A solo node."""
-
-    def __init__(self, root: Path, port: int) -> None:
-        self.layout = init_node(
-            root, name="home", engine="solo", base_port=port, chain_id="chain-test"
-        )
-        self.port = port
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self, *, wait: bool = True) -> None:
-        log = (self.layout.logs_dir / "console.log").open("ab")
-        with log:
-            self._process = subprocess.Popen(
-                [*node_program(), "run", str(self.layout.root)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        if wait:
-            self.until(self.is_ready)
-
-    def is_ready(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, self.last_words()
-        return super().is_ready()
-
-    def last_words(self) -> str:
-        """What the process said before it ended."""
-        assert self._process is not None
-        files = [self.layout.logs_dir / name for name in ("console.log", "node.log")]
-        said = "\n".join(file.read_text()[-2000:] for file in files if file.exists())
-        return f"exit code {self._process.returncode}: {said}"
 
 
 class Chain:
