@@ -45,6 +45,7 @@ from .envelope import (
     decode_reply,
     envelope_tag,
     mask_state,
+    max_payload,
     reply_tag,
     with_tag,
 )
@@ -53,6 +54,7 @@ from .errors import (
     CaveatError,
     InvalidValueError,
     MalformedError,
+    TooLargeError,
     UnprovenRefusalError,
     WidenedError,
 )
@@ -218,8 +220,13 @@ class Capability:
         this one requires (at most 3). Whether it would be authorised is not checked: see ``check``.
 
         Raises:
-            InvalidValueError, MalformedError: a field outside its format or limit.
+            TooLargeError: more payload than the operation takes.
+            InvalidValueError, MalformedError: another field outside its format or limit.
         """
+        if len(payload) > max_payload(operation):
+            raise TooLargeError(
+                f"{len(payload)} bytes of payload; at most {max_payload(operation)} are taken"
+            )
         holders = (self, *beside)
         if len(holders) > MAX_CAPABILITIES:
             raise InvalidValueError(f"at most {MAX_CAPABILITIES} capabilities in one envelope")
