@@ -30,6 +30,9 @@ POLL_S = 0.02
 class HostProcess:
     """The host in ``root``, which is made here."""
 
+    VERB = "host"
+    """The command that runs it."""
+
     def __init__(self, root: Path, port: int) -> None:
         self.layout: NodeDirectory = init_host(root, name=root.name, base_port=port)
         self.port = port
@@ -60,7 +63,7 @@ class HostProcess:
         log = (self.layout.logs_dir / "console.log").open("ab")
         with log:
             self._process = subprocess.Popen(
-                [*node_program(), "host", str(self.layout.root)],
+                [*node_program(), self.VERB, str(self.layout.root)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

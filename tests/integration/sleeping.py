@@ -25,7 +25,6 @@ import abci_app.cli
 import client.cli
 import device_agent.cli
 from abci_app.initialize import init_node
-from abci_app.launch import node_program
 from device_agent.config import AgentConfig, CycleConfig, HandlersConfig, RadioConfig
 from device_agent.directory import AgentDirectory, create
 from edgistry.adapters.node_client import BlockingNodeClient
@@ -44,25 +43,14 @@ _PROGRAMS = {
 class NodeProcess(HostProcess):
     """A solo node."""
 
+    VERB = "run"
+
     def __init__(self, root: Path, port: int) -> None:
         self.layout = init_node(
             root, name="home", engine="solo", base_port=port, chain_id="chain-test"
         )
         self.port = port
         self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self, *, wait: bool = True) -> None:
-        log = (self.layout.logs_dir / "console.log").open("ab")
-        with log:
-            self._process = subprocess.Popen(
-                [*node_program(), "run", str(self.layout.root)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        if wait:
-            self.until(self.is_ready)
 
     def is_ready(self) -> bool:
         assert self._process is not None
