@@ -204,7 +204,7 @@ def test_call_ends_at_its_deadline_and_says_so(world: SleepingWorld, hut: Hut) -
     world.node.until(has_ended, "the end of the call")
     told = hut.person.edgistry("request", "status", request, check=False)
     assert told.exit_code == 1
-    assert "not carried out before its deadline" in told.stderr
+    assert "did not take it before its deadline" in told.stderr
     hut.device.wake()
     assert hut.person.answer(kept) == "did kept"
     assert "late" not in hut.device.effects()
