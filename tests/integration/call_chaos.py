@@ -113,9 +113,9 @@ class Chaos:
         elif kind == "agent":
             at = draw.randrange(len(HOMES))
             self._order(calls, home=HOMES[at])
-            if draw.random() < 0.5:
+            if draw.random() < 0.8:
                 self._until_at_work(world.agents[at])
-            self._moment()
+                self._pass(draw.uniform(0.0, 0.2))
             self._kill_process(kind, world.agents[at])
         else:
             client = draw.choice(world.clients)

@@ -48,7 +48,7 @@ async def do(context, woof, seq, element):
     with (pathlib.Path(__file__).parent / "begun").open("ab") as file:
         file.write(b".")
     await context.put("ledger/effects", element)
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.2)
     return b"did " + element
 
 @handler
