@@ -110,7 +110,7 @@ def outcome_of(ticket: Ticket, answer: RequestAnswer) -> Outcome:
     """What ``answer`` says, after its proof."""
     common = {"state": answer.state, "reason": answer.reason, "reply": answer.reply}
     try:
-        result = call_result(ticket.request, answer)
+        result = call_result(ticket.request, answer, max_age_s=ticket.max_age_s)
     except CallEndedError:
         return Outcome(kind="ended", **common)  # type: ignore[arg-type]
     except Refused as error:
