@@ -45,6 +45,7 @@ class AgentProcess:
             check=False,
             capture_output=True,
             cwd=ROOT,
+            timeout=LIMIT_S,
         )
         assert done.returncode == 0, done.stderr
 
