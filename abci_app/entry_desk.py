@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -55,7 +54,7 @@ from .entry_records import (
 from .http_grants import PublicGrants
 from .http_requests import PublicRequests
 from .peer_link import PeerLink, is_away
-from .request_desk import Asked
+from .request_desk import NO_FETCH_KEY, Asked, FetchHash, digest_of
 from .schema import StoredService
 
 PATIENCE_S: Final = 3.0
@@ -164,7 +163,12 @@ class EntryDesk:
     # --- afterwards -----------------------------------------------------------------------------
 
     async def fetch(
-        self, request: bytes, fetch_key: bytes, *, wait_s: float = 0, known: str | None = None
+        self,
+        request: bytes,
+        fetch_key: bytes | FetchHash,
+        *,
+        wait_s: float = 0,
+        known: str | None = None,
     ) -> RequestAnswer:
         """How a request is doing; waits as ``RequestDesk.fetch`` does, and raises as it does."""
         record = self._book.get(request)
@@ -318,7 +322,8 @@ def _check_sequence(envelope: Envelope, now_us: int) -> None:
         )
 
 
-def _seen(record: EntryRecord | None, fetch_key: bytes) -> EntryRecord:
-    if record is None or hashlib.sha256(fetch_key).digest() != record.fetch_hash:
+def _seen(record: EntryRecord | None, fetch_key: bytes | FetchHash) -> EntryRecord:
+    digest = digest_of(fetch_key)
+    if record is None or digest == NO_FETCH_KEY or digest != record.fetch_hash:
         raise UnknownRequestError("there is no request with this id and fetch key")
     return record

@@ -1,24 +1,31 @@
 """The part of the public API that is about devices: clients' requests, and devices' exchanges.
 
-Rules kept here: what is not documented in ``edgistry.routes`` is refused; a node holds an answer
-back for at most ``MAX_WAIT_S``.
+Rules kept here:
+
+* What is not documented in ``edgistry.routes`` is refused; a node holds an answer back for at most
+  ``MAX_WAIT_S``.
+* A request that was taken is never answered like one that was not, whatever goes wrong while its
+  end is waited for.
 
 Not handled here: authority and queues (whoever implements the two protocols), sockets.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Final, Protocol
 
 from edgistry.adapters.http import Handler, Request, Response, json_response
 from edgistry.api import ENVELOPE_CONTENT_TYPE
 from edgistry.codec import decode_json
-from edgistry.errors import InvalidValueError, MalformedError, UnknownRequestError
+from edgistry.errors import InvalidValueError, MalformedError, Refused, UnknownRequestError
 from edgistry.requests_api import (
     FETCH_KEY_HEADER,
     MAX_SUBMIT_BYTES,
     MAX_WAIT_S,
+    KnownOutcome,
     RequestAnswer,
     SubmitBody,
     to_bytes,
@@ -27,7 +34,7 @@ from edgistry.requests_api import (
 from .admin_requests import parameters_of, seconds
 from .devices import parse_handle
 from .mailbox_states import State
-from .request_desk import Asked
+from .request_desk import Asked, FetchHash
 
 _ID_BYTES: Final = 16
 _HASH_BYTES: Final = 32
@@ -40,7 +47,12 @@ class PublicRequests(Protocol):
         """How the request is doing, and whether it is new."""
 
     async def fetch(
-        self, request: bytes, fetch_key: bytes, *, wait_s: float = 0, known: str | None = None
+        self,
+        request: bytes,
+        fetch_key: bytes | FetchHash,
+        *,
+        wait_s: float = 0,
+        known: str | None = None,
     ) -> RequestAnswer: ...
 
     async def acknowledge(self, request: bytes, fetch_key: bytes) -> RequestAnswer: ...
@@ -79,7 +91,7 @@ class _Clients:
         self._requests = requests
 
     async def submit(self, request: Request) -> Response:
-        parameters_of(request)
+        wait_s = _wait_s(request, "wait")
         body = decode_json(request.body, SubmitBody, limit=MAX_SUBMIT_BYTES)
         fetch_hash = to_bytes(body.fetch_hash, "fetch_hash")
         if len(fetch_hash) != _HASH_BYTES:
@@ -93,8 +105,23 @@ class _Clients:
             not_before_us=body.not_before_us,
             max_age_s=body.max_age_s,
         )
-        answer, is_new = await self._requests.submit(asked)
+        # First, since they may make room; what is decided in one turn of the loop shares one sync.
+        known = [asyncio.ensure_future(self._let_go(each)) for each in body.acknowledged]
+        submitted = asyncio.ensure_future(self._requests.submit(asked))
+        await asyncio.gather(*known, submitted)
+        answer, is_new = submitted.result()
+        if wait_s and not answer.final:
+            with contextlib.suppress(Refused):
+                answer = await self._requests.fetch(
+                    to_bytes(answer.id, "id"), FetchHash(fetch_hash), wait_s=wait_s
+                )
         return json_response(answer, status=202 if is_new else 200)
+
+    async def _let_go(self, known: KnownOutcome) -> None:
+        """The client has this outcome, if it is one; it may have said so before."""
+        with contextlib.suppress(Refused):
+            number = to_bytes(known.id, "id")
+            await self._requests.acknowledge(number, to_bytes(known.fetch_key, "fetch_key"))
 
     async def fetch(self, request: Request) -> Response:
         wait_s = _wait_s(request, "wait", "known")

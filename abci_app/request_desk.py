@@ -83,6 +83,15 @@ class FetchHash:
     digest: bytes
 
 
+def digest_of(fetch_key: bytes | FetchHash) -> bytes:
+    """The hash by which a request is seen; ``NO_FETCH_KEY`` for what is no key."""
+    if isinstance(fetch_key, FetchHash):
+        return fetch_key.digest
+    if 0 < len(fetch_key) <= MAX_FETCH_KEY_BYTES:
+        return hashlib.sha256(fetch_key).digest()
+    return NO_FETCH_KEY
+
+
 class Mirrors(Protocol):
     """Copies of devices' WooFs. ``MirrorReader`` is one."""
 
@@ -384,11 +393,7 @@ class RequestDesk:
 
     def _seen(self, request: bytes, fetch_key: bytes | FetchHash) -> RequestRecord:
         record = self._durable(request)
-        digest = NO_FETCH_KEY
-        if isinstance(fetch_key, FetchHash):
-            digest = fetch_key.digest
-        elif 0 < len(fetch_key) <= MAX_FETCH_KEY_BYTES:
-            digest = hashlib.sha256(fetch_key).digest()
+        digest = digest_of(fetch_key)
         if record is None or digest == NO_FETCH_KEY or digest != record.fetch_hash:
             raise UnknownRequestError("there is no request with this id and fetch key")
         return record

@@ -174,7 +174,13 @@ def call_result(request: BoundRequest, answer: RequestAnswer, *, max_age_s: int 
         BadReplyError, UnprovenRefusalError: nobody who could answer it wrote that, or the home node
             answered for the device with something older than ``max_age_s``, or forbidden to it.
     """
-    reply = reply_of(request, answer)
+    return proven_result(request, answer, reply_of(request, answer), max_age_s=max_age_s)
+
+
+def proven_result(
+    request: BoundRequest, answer: RequestAnswer, reply: Reply | None, *, max_age_s: int
+) -> CallResult:
+    """As ``call_result``, where ``reply`` is what ``reply_of`` has found in ``answer``."""
     if reply is None:
         what = f"the request is {answer.state}, its outcome gone"
         if answer.reason:  # it ended at an entry node, which has no key

@@ -27,13 +27,24 @@ FETCH_KEY_HEADER: Final = "Edgistry-Fetch-Key"
 MAX_FETCH_KEY_BYTES: Final = 64
 MAX_WAIT_S: Final = 30
 """How long a node holds an answer back, waiting for news."""
-MAX_SUBMIT_BYTES: Final = MAX_QUEUED_ENVELOPE_BYTES * 4 // 3 + 4096
+MAX_ACKNOWLEDGED: Final = 32
+"""Outcomes that one submission acknowledges."""
+MAX_SUBMIT_BYTES: Final = MAX_QUEUED_ENVELOPE_BYTES * 4 // 3 + 12 * 1024
 
 StateName = Literal[
     "QUEUED", "LEASED", "ACKED", "RESPONDED", "REJECTED", "FAILED", "EXPIRED", "CANCELLED",
     "DEAD", "DELIVERED",
 ]  # fmt: skip
 """QUEUED: waits for the device. LEASED: handed to it. ACKED: durable there. The others are ends."""
+
+
+class KnownOutcome(Document):
+    """The outcome of a request that its client has: the node need not keep it."""
+
+    id: Annotated[str, Meta(description="The request's id, base64url.", max_length=64)]
+    fetch_key: Annotated[
+        str, Meta(description="The key whose hash came with it, base64url.", max_length=128)
+    ]
 
 
 class SubmitBody(Document):
@@ -63,6 +74,13 @@ class SubmitBody(Document):
         int,
         Meta(ge=0, le=7 * 24 * 3600, description="An answer of this age is good enough; 0: none."),
     ] = 0
+    acknowledged: Annotated[
+        tuple[KnownOutcome, ...],
+        Meta(
+            max_length=MAX_ACKNOWLEDGED,
+            description="Outcomes of earlier requests that you have; what is not there is skipped.",
+        ),
+    ] = ()
 
 
 class RequestAnswer(Answer):

@@ -288,6 +288,7 @@ OPERATIONS = (
         path="/v1/requests",
         summary="Ask a service; 202 when it is queued, 200 when this request was known.",
         answer=RequestAnswer,
+        parameters=(_wait("Once it is queued, wait for its end, up to so many seconds"),),
         body=SubmitBody,
         refusals=(
             NotFoundError,

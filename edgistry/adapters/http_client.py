@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -53,6 +53,7 @@ class HttpClient:
         self._timeout_s = timeout_s
         self._response_limit = response_limit
         self._session: aiohttp.ClientSession | None = None
+        self._before_close: list[Callable[[], Awaitable[None]]] = []
         if isinstance(target, Path):
             self._base = "http://localhost"
         else:
@@ -139,8 +140,14 @@ class HttpClient:
             return TimedOutError(f"{self.target} was silent for {limit_s:g} s")
         return CannotReachError(f"cannot reach {self.target}: {_reason(error)}")
 
+    def before_close(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Have ``close`` wait for ``call`` first: it may still have something to send."""
+        self._before_close.append(call)
+
     async def close(self) -> None:
         """Close all connections. Closing twice is safe."""
+        for call in self._before_close:
+            await call()
         if self._session is not None:
             session, self._session = self._session, None
             await session.close()

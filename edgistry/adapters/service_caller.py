@@ -6,7 +6,9 @@ Rules kept here:
   again unchanged: a node takes a request once.
 * Waiting can end at any time and go on later, here or in another process: the call goes on by
   itself until its deadline.
-* An outcome is acknowledged only after its reply has been proven.
+* An outcome is acknowledged only after its reply has been proven. ``call`` does not wait for that:
+  it goes with the next call, or soon by itself, or when ``http`` is closed.
+* A caller who does not ask for news waits in the request itself: one question, one answer.
 * A call that the device refused unexecuted for its number alone is bound anew, a few times.
 
 Not handled here: what a call means (``edgistry.calls``), keeping tickets.
@@ -30,22 +32,31 @@ from ..calls import (
     bind_call,
     call_result,
     call_target,
+    proven_result,
     reply_of,
 )
-from ..capability import Capability
+from ..capability import BoundRequest, Capability
 from ..caveats import CLIENT_BYTES
 from ..codec import encode_json
 from ..envelope import Reply
-from ..errors import CallPendingError, CannotReachError, StaleError, TimedOutError, UnavailableError
+from ..errors import (
+    CallPendingError,
+    CannotReachError,
+    StaleError,
+    TimedOutError,
+    UnavailableError,
+)
 from ..requests_api import (
     FETCH_KEY_HEADER,
     MAX_WAIT_S,
+    KnownOutcome,
     RequestAnswer,
     SubmitBody,
     to_bytes,
     to_text,
 )
 from ..sequence import Sequencer
+from .acknowledging import Acknowledger
 from .clock import wall_us
 from .http import HttpClient, Response
 from .problems import content_type_of, decode_answer, refusal_in
@@ -106,6 +117,7 @@ class ServiceCaller:
         self._client = client or (named[0] if named else secrets.token_bytes(CLIENT_BYTES))
         self._clock_us = clock_us
         self._sequencer = Sequencer()
+        self._acknowledger = Acknowledger(http)
 
     def ticket(
         self,
@@ -128,6 +140,32 @@ class ServiceCaller:
         Raises:
             NoRightError, InvalidValueError, TooLargeError: the capability or an argument.
         """
+        return self._bound(
+            handle,
+            action,
+            data,
+            ttl_s=ttl_s,
+            max_age_s=max_age_s,
+            priority=priority,
+            not_before_us=not_before_us,
+            idempotency_key=idempotency_key,
+            device_only=device_only,
+        )[0]
+
+    def _bound(
+        self,
+        handle: str,
+        action: str,
+        data: bytes,
+        *,
+        ttl_s: float = DEFAULT_TTL_S,
+        max_age_s: int = 0,
+        priority: int = 0,
+        not_before_us: int = 0,
+        idempotency_key: bytes | None = None,
+        device_only: bool = False,
+    ) -> tuple[Ticket, BoundRequest]:
+        """A ticket, and its request, which a ticket that was kept has to be opened for."""
         sequence = self._sequencer.next(self._clock_us())
         request = bind_call(
             self._capability,
@@ -140,7 +178,7 @@ class ServiceCaller:
             beside=self._beside,
             device_only=device_only,
         )
-        return Ticket(
+        ticket = Ticket(
             version=1,
             node=str(self._http.target),
             handle=handle,
@@ -155,6 +193,7 @@ class ServiceCaller:
                 holder.danger_bytes() for holder in (self._capability, *self._beside)
             ),
         )
+        return ticket, request
 
     async def call(
         self,
@@ -182,20 +221,25 @@ class ServiceCaller:
         key = how.get("idempotency_key") or secrets.token_bytes(_KEY_BYTES)
         for attempt in range(MAX_REBINDS):
             how["idempotency_key"] = _key_of_attempt(key, attempt)
-            ticket = self.ticket(handle, action, data, **how)
+            ticket, request = self._bound(handle, action, data, **how)
             keep(ticket)
             tracker = CallTracker(self._http, ticket)
-            answer = await tracker.submit()
+            known = self._acknowledger.take()
+            patience_s = until_s - time.monotonic() if news is None else 0.0
+            answer = await tracker.submit(wait_s=patience_s, acknowledged=known)
+            self._acknowledger.told(known)
             if news is not None:
                 news(answer)
             answer = await tracker.wait(answer, until_s - time.monotonic(), news)
-            reply = reply_of(ticket.request, answer)
+            reply = reply_of(request, answer)
             if reply is None or not self._sequencer.follow(reply, now_us=self._clock_us()):
                 break
             if attempt == MAX_REBINDS - 1:
                 raise _outrun(reply)
             await tracker.acknowledge()
-        return await tracker.result(answer, acknowledge=acknowledge)
+        if acknowledge and reply is not None:
+            self._acknowledger.add(KnownOutcome(id=answer.id, fetch_key=to_text(ticket.fetch_key)))
+        return proven_result(request, answer, reply, max_age_s=ticket.max_age_s)
 
 
 def _key_of_attempt(idempotency_key: bytes, attempt: int) -> bytes:
@@ -227,8 +271,13 @@ class CallTracker:
         self._ticket = ticket
         self._id = ""
 
-    async def submit(self) -> RequestAnswer:
+    async def submit(
+        self, *, wait_s: float = 0.0, acknowledged: Sequence[KnownOutcome] = ()
+    ) -> RequestAnswer:
         """Give the call to the node, which has it durably then; also if it had it already.
+
+        How it is doing then; with ``wait_s``, as soon as it has ended within so many seconds (30
+        at most). The node takes note that ``acknowledged`` outcomes are known.
 
         Raises:
             CannotReachError, TimedOutError: no answer; it may have been taken.
@@ -243,10 +292,19 @@ class CallTracker:
             priority=ticket.priority,
             not_before_us=ticket.not_before_us,
             max_age_s=ticket.max_age_s,
+            acknowledged=tuple(acknowledged),
         )
+        until_s = time.monotonic() + wait_s
         for pause_s in (*_PAUSES_S, None):
             try:
-                answer = await self._ask("POST", _PATH, body=encode_json(body))
+                left_s = until_s - time.monotonic() if wait_s else 0.0
+                answer = await self._ask(
+                    "POST",
+                    _PATH,
+                    query=_wait(left_s) if left_s > 0 else None,
+                    body=encode_json(body),
+                    wait_s=left_s,
+                )
                 self._id = answer.id
                 return answer
             except (CannotReachError, TimedOutError, UnavailableError):
@@ -262,7 +320,7 @@ class CallTracker:
 
     async def look(self, wait_s: float = 0.0, *, known: str | None = None) -> RequestAnswer:
         """How the call is doing, or as soon as it is no longer ``known``, within ``wait_s``."""
-        query = {"wait": f"{min(max(wait_s, 0.0), MAX_WAIT_S):.3f}"}
+        query = _wait(wait_s)
         if known is not None:
             query["known"] = known
         return await self._ask("GET", f"{_PATH}/{self._id}", query=query, wait_s=wait_s)
@@ -337,9 +395,13 @@ class CallTracker:
             query=query,
             body=body,
             headers=headers,
-            timeout_s=min(wait_s, MAX_WAIT_S) + _ANSWER_S,
+            timeout_s=min(max(wait_s, 0.0), MAX_WAIT_S) + _ANSWER_S,
         )
         return _read(response)
+
+
+def _wait(wait_s: float) -> dict[str, str]:
+    return {"wait": f"{min(max(wait_s, 0.0), MAX_WAIT_S):.3f}"}
 
 
 def _read(response: Response) -> RequestAnswer:

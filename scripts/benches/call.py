@@ -32,8 +32,7 @@ from _clusters import command
 
 from edgistry.adapters.http import HttpClient, run
 from edgistry.adapters.node_client import NodeClient
-from edgistry.adapters.service_caller import CallTracker, ServiceCaller
-from edgistry.calls import call_result
+from edgistry.adapters.service_caller import ServiceCaller
 from edgistry.capability import Capability
 
 BENCH = "call"
@@ -96,21 +95,17 @@ def ours(
     *,
     max_age_s: int = 0,
 ) -> Subject:
-    """Calls of one device, in their steps: they are acknowledged when the clock stands."""
+    """Calls of one device. That an outcome is known goes with the next call, so within its time."""
     caller = ServiceCaller(http, capability)
 
     async def calls() -> list[float]:
         seconds = []
         for _ in range(ALONE):
             began = time.perf_counter()
-            ticket = caller.ticket(handle, action, DATA, max_age_s=max_age_s)
-            tracker = CallTracker(http, ticket)
-            answer = await tracker.wait(await tracker.submit(), 30.0)
-            result = call_result(ticket.request, answer, max_age_s=max_age_s)
+            result = await caller.call(handle, action, DATA, max_age_s=max_age_s)
             seconds.append(time.perf_counter() - began)
             if result.payload != DATA:
                 raise SystemExit("bench: another answer than the one that was to come")
-            await tracker.acknowledge()
         return seconds
 
     return calls

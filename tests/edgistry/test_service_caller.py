@@ -1,0 +1,174 @@
+"""Calls as applications make them, over real connections: one request each, nothing lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from abci_app.devices import handle_of
+from abci_app.mailbox_records import RECORDS, RequestRecord, read_request
+from edgistry.adapters import acknowledging
+from edgistry.adapters.http import HttpClient, HttpServer
+from edgistry.adapters.service_caller import ServiceCaller
+from edgistry.calls import CallResult
+from edgistry.errors import CallPendingError
+from edgistry.kv import prefix_end
+from edgistry.requests_api import RequestAnswer
+from tests.abci_app.desk_world import GRANT, SERVICE_KEY, Desks, desks
+from tests.abci_app.test_submit_and_wait import server_of
+
+LIMIT_S = 20.0
+HANDLE = handle_of(SERVICE_KEY)
+
+
+class Counting:
+    """What was asked of a server, by method and path with ids left out."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def watch(self, server: HttpServer) -> None:
+        def observe(method: str, route: str, _status: int, _seconds: float) -> None:
+            if route != "/v1/exchange":
+                self.asked.append(f"{method} {route}")
+
+        server._observe = observe
+
+
+@contextlib.asynccontextmanager
+async def called() -> AsyncIterator[tuple[Desks, HttpServer, int, Counting]]:
+    async with desks() as world:
+        server, counting = server_of(world), Counting()
+        counting.watch(server)
+        port = await server.listen_tcp("127.0.0.1", 0)
+        try:
+            yield world, server, port, counting
+        finally:
+            await server.stop(grace_s=0)
+
+
+def caller_of(world: Desks, http: HttpClient) -> ServiceCaller:
+    def clock_us() -> int:
+        world.now_us += 1
+        return world.now_us
+
+    return ServiceCaller(http, GRANT, clock_us=clock_us)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+async def answered(world: Desks, calling: asyncio.Task[CallResult]) -> CallResult:
+    """What ``calling`` comes to; the device is awake meanwhile."""
+    async with asyncio.timeout(LIMIT_S):
+        while not calling.done():
+            await world.device.wake()
+            await asyncio.sleep(0.001)
+    return await calling
+
+
+def states(world: Desks) -> list[str]:
+    return sorted(each.outcome.name for each in records(world))
+
+
+def records(world: Desks) -> list[RequestRecord]:
+    return [read_request(value) for _, value in world.store.scan(RECORDS, prefix_end(RECORDS))]
+
+
+async def test_call_is_one_request_and_acknowledged_with_the_next() -> None:
+    async with called() as (world, _, port, counting):
+        async with HttpClient(f"http://127.0.0.1:{port}") as http:
+            caller = caller_of(world, http)
+            for _ in range(3):
+                calling = asyncio.create_task(caller.call(HANDLE, "read", b"please"))
+                result = await answered(world, calling)
+                assert result.payload == b"21.5"
+            assert counting.asked == ["POST /v1/requests"] * 3
+            assert states(world) == ["DELIVERED", "DELIVERED", "RESPONDED"]
+        # To close the connections told the last one.
+        assert states(world) == ["DELIVERED"] * 3
+        assert counting.asked[3:] == ["POST /v1/requests/{id}/ack"]
+
+
+async def test_acknowledgement_goes_by_itself_when_no_call_follows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(acknowledging, "LINGER_S", 0.0)
+    async with called() as (world, _, port, _), HttpClient(f"http://127.0.0.1:{port}") as http:
+        caller = caller_of(world, http)
+        await answered(world, asyncio.create_task(caller.call(HANDLE, "read")))
+        await until(lambda: states(world) == ["DELIVERED"])
+
+
+async def test_outcome_that_is_to_be_kept_is_not_acknowledged() -> None:
+    async with called() as (world, _, port, _):
+        async with HttpClient(f"http://127.0.0.1:{port}") as http:
+            calling = caller_of(world, http).call(HANDLE, "read", acknowledge=False)
+            await answered(world, asyncio.create_task(calling))
+        assert states(world) == ["RESPONDED"]
+
+
+async def test_who_asks_for_news_hears_of_the_states_in_between() -> None:
+    async with called() as (world, _, port, _):
+        heard: list[RequestAnswer] = []
+        async with HttpClient(f"http://127.0.0.1:{port}") as http:
+            calling = caller_of(world, http).call(HANDLE, "read", news=heard.append)
+            task = asyncio.create_task(calling)
+            await until(lambda: heard)
+            await answered(world, task)
+        assert [heard[0].state, heard[-1].state] == ["QUEUED", "RESPONDED"]
+
+
+async def test_call_that_takes_too_long_is_pending_and_goes_on() -> None:
+    async with called() as (world, _, port, counting):
+        async with HttpClient(f"http://127.0.0.1:{port}") as http:
+            caller = caller_of(world, http)
+            with pytest.raises(CallPendingError):
+                await caller.call(HANDLE, "read", wait_s=0.05)
+            assert counting.asked[0] == "POST /v1/requests"
+        assert states(world) == ["QUEUED"]
+
+
+async def test_call_survives_a_node_that_stops_while_it_waits() -> None:
+    async with (
+        called() as (world, server, port, _),
+        HttpClient(f"http://127.0.0.1:{port}") as http,
+    ):
+        caller = caller_of(world, http)
+        calling = asyncio.create_task(caller.call(HANDLE, "read", b"please"))
+        await until(lambda: world.writer.boxes.live and not world.writer.boxes.unwritten)
+        await server.stop(grace_s=0)
+        await server.listen_tcp("127.0.0.1", port)
+        result = await answered(world, calling)
+        assert result.payload == b"21.5"
+        assert world.device.executed == [b"please"]
+
+
+async def test_acknowledgement_that_did_not_arrive_goes_with_the_call_after_it() -> None:
+    async with (
+        called() as (world, server, port, _),
+        HttpClient(f"http://127.0.0.1:{port}") as http,
+    ):
+        caller = caller_of(world, http)
+        await answered(world, asyncio.create_task(caller.call(HANDLE, "read")))
+        await server.stop(grace_s=0)
+        calling = asyncio.create_task(caller.call(HANDLE, "read"))
+        await asyncio.sleep(0)
+        await server.listen_tcp("127.0.0.1", port)
+        await answered(world, calling)
+        assert states(world) == ["DELIVERED", "RESPONDED"]
+
+
+async def test_closing_without_a_node_does_not_hang_or_fail() -> None:
+    async with called() as (world, server, port, _):
+        async with HttpClient(f"http://127.0.0.1:{port}") as http:
+            caller = caller_of(world, http)
+            await answered(world, asyncio.create_task(caller.call(HANDLE, "read")))
+            await server.stop(grace_s=0)
+        assert states(world) == ["RESPONDED"], "the node keeps it for a day"
