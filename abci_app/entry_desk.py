@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -94,7 +95,9 @@ class EntryDesk:
             Refused: as ``RequestDesk.submit``, if the home node says so.
         """
         service = self._find(asked.service)
-        if service is None or service.home == self._node_id:
+        is_local = service is None or service.home == self._node_id
+        asked = await self._let_go(asked, is_local=is_local)
+        if service is None or is_local:
             return await self._local.submit(asked)
         link = _link_to(self._courier.links, service.home)
         envelope = _envelope_in(asked)
@@ -108,6 +111,17 @@ class EntryDesk:
         if known.fetch_hash != record.fetch_hash:
             raise KeyReusedError("this idempotency key was used with another fetch key")
         return self._book.answer(known), False
+
+    async def _let_go(self, asked: Asked, *, is_local: bool) -> Asked:
+        """Acknowledge what does not go with ``asked`` to this node's own desk; the rest of it."""
+        others = [each for each in asked.acknowledged if not is_local or self._book.get(each[0])]
+        if not others:
+            return asked
+        for request, fetch_key in others:
+            with contextlib.suppress(UnknownRequestError, NotEndedError):
+                await self.acknowledge(request, fetch_key)
+        rest = tuple(each for each in asked.acknowledged if each not in others)
+        return dataclasses.replace(asked, acknowledged=rest)
 
     async def _enter(
         self, link: PeerLink, record: EntryRecord, envelope: bytes

@@ -12,9 +12,8 @@ Not handled here: authority and queues (whoever implements the two protocols), s
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from edgistry.adapters.http import Handler, Request, Response, json_response
@@ -104,24 +103,15 @@ class _Clients:
             priority=body.priority,
             not_before_us=body.not_before_us,
             max_age_s=body.max_age_s,
+            acknowledged=_known_in(body.acknowledged),
         )
-        # First, since they may make room; what is decided in one turn of the loop shares one sync.
-        known = [asyncio.ensure_future(self._let_go(each)) for each in body.acknowledged]
-        submitted = asyncio.ensure_future(self._requests.submit(asked))
-        await asyncio.gather(*known, submitted)
-        answer, is_new = submitted.result()
+        answer, is_new = await self._requests.submit(asked)
         if wait_s and not answer.final:
             with contextlib.suppress(Refused):
                 answer = await self._requests.fetch(
                     to_bytes(answer.id, "id"), FetchHash(fetch_hash), wait_s=wait_s
                 )
         return json_response(answer, status=202 if is_new else 200)
-
-    async def _let_go(self, known: KnownOutcome) -> None:
-        """The client has this outcome, if it is one; it may have said so before."""
-        with contextlib.suppress(Refused):
-            number = to_bytes(known.id, "id")
-            await self._requests.acknowledge(number, to_bytes(known.fetch_key, "fetch_key"))
 
     async def fetch(self, request: Request) -> Response:
         wait_s = _wait_s(request, "wait", "known")
@@ -142,6 +132,15 @@ class _Clients:
 
 def _wait_s(request: Request, *known: str) -> float:
     return seconds(parameters_of(request, *known), "wait", default=0.0, high=MAX_WAIT_S)
+
+
+def _known_in(given: Sequence[KnownOutcome]) -> tuple[tuple[bytes, bytes], ...]:
+    """Ids and fetch keys; what is neither names no outcome that is here, and is skipped."""
+    found = []
+    for each in given:
+        with contextlib.suppress(MalformedError):
+            found.append((to_bytes(each.id, "id"), to_bytes(each.fetch_key, "fetch_key")))
+    return tuple(found)
 
 
 def _seen(request: Request) -> tuple[bytes, bytes]:

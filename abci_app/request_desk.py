@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, cast
 
@@ -74,6 +75,8 @@ class Asked:
     max_age_s: int = 0
     recalled: bool = False
     """It has been taken back on the way: it is to be known, and not to be given to the device."""
+    acknowledged: tuple[tuple[bytes, bytes], ...] = ()
+    """Ids and fetch keys of requests whose outcome the client has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,9 @@ class RequestDesk:
     async def submit(self, asked: Asked) -> tuple[RequestAnswer, bool]:
         """Queue what is ``asked``; how it is doing, and whether it is new.
 
+        In the same write the outcomes that the client knows are let go; where nothing is queued,
+        neither is anything let go.
+
         Raises:
             NotFoundError: no service of this node has that record key.
             AuthorityError, MalformedError: the device would refuse it.
@@ -163,6 +169,7 @@ class RequestDesk:
             content = self._content(submission, checked, paired, seconds(asked.max_age_s), now_us)
 
         def decide(decision: Decision) -> tuple[RequestRecord, bool, Decision]:
+            self._let_go(decision, asked.acknowledged, now_us)
             record, is_new = self._queue(
                 decision, submission, checked, paired, now_us, recalled=asked.recalled
             )
@@ -209,7 +216,7 @@ class RequestDesk:
         record = self._mailbox.submit(
             decision, submission, now_us=now_us, retry_after_s=retry_after_s
         )
-        is_new = bool(decision.decided)
+        is_new = record.id in decision.new
         if recalled:
             # In the same write: a device that waits for work must not be quicker.
             record = self._mailbox.cancel(decision, record.id, now_us=now_us)
@@ -218,6 +225,16 @@ class RequestDesk:
             outcome = self._keys.authority(paired).perform(checked, _nothing_else, now_us=now_us)
             decision.changes += outcome.changes
         return record, is_new
+
+    def _let_go(
+        self, decision: Decision, known: Sequence[tuple[bytes, bytes]], now_us: int
+    ) -> None:
+        """What the client knows of these need not be kept, as far as they are there and its own."""
+        for request, fetch_key in known:
+            record = self._writer.boxes.lookup(request)
+            is_over = record is not None and record.state not in OUTSTANDING
+            if record is not None and is_over and _is_seen(record, fetch_key):
+                self._mailbox.acknowledge(decision, request, now_us=now_us)
 
     def _content(
         self,
@@ -393,8 +410,7 @@ class RequestDesk:
 
     def _seen(self, request: bytes, fetch_key: bytes | FetchHash) -> RequestRecord:
         record = self._durable(request)
-        digest = digest_of(fetch_key)
-        if record is None or digest == NO_FETCH_KEY or digest != record.fetch_hash:
+        if record is None or not _is_seen(record, fetch_key):
             raise UnknownRequestError("there is no request with this id and fetch key")
         return record
 
@@ -417,6 +433,11 @@ class RequestDesk:
             reply=None if reply is None else to_text(reply),
             reason=record.reason,
         )
+
+
+def _is_seen(record: RequestRecord, fetch_key: bytes | FetchHash) -> bool:
+    digest = digest_of(fetch_key)
+    return digest != NO_FETCH_KEY and digest == record.fetch_hash
 
 
 def _nothing_else(checked: Checked) -> Outcome:
