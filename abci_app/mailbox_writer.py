@@ -20,6 +20,7 @@ from typing import Final, Protocol, TypeVar
 from edgistry.adapters.clock import wall_us
 from edgistry.adapters.group_commit import GroupCommitter
 from edgistry.adapters.log import get_logger
+from edgistry.adapters.loops import call_in
 from edgistry.errors import StorageError, UnavailableError
 from edgistry.kv import KeyValue
 from edgistry.replay import Ticket
@@ -172,13 +173,12 @@ class MailboxWriter:
                 event.set()
 
     def _settled(self, decision: Decision) -> None:
-        """In the thread that has written it, with the lock held."""
+        """By whoever has written it, with the lock held."""
         # Devices first: they have more to do.
         keys: list[Key] = [*decision.queued_for, *decision.decided]
         if not keys:
             return
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits in it
-            self._loop.call_soon_threadsafe(self.ring, keys)
+        call_in(self._loop, self.ring, keys)
 
 
 def end_ticket(ticket: Ticket, reply: bytes, future: asyncio.Future[None]) -> None:

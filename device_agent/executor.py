@@ -18,7 +18,6 @@ Not handled here: exchanges (``agent.py``), and what the operations do (``woof_s
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import threading
 from collections.abc import Callable, Collection, Container, Iterable, Sequence
@@ -29,6 +28,7 @@ from typing import Final, Protocol, TypeVar
 
 from edgistry.adapters.group_commit import Work
 from edgistry.adapters.log import get_logger
+from edgistry.adapters.loops import call_in
 from edgistry.envelope import Operation, Status, decode_reply
 from edgistry.errors import CorruptDatabaseError, Refused, StorageError
 from edgistry.faas_outcome import Failure
@@ -323,11 +323,7 @@ class Executor:
             if not self.is_at_work:
                 self._settled.set()
 
-        def written() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits in it
-                loop.call_soon_threadsafe(ended)
-
-        staging.when_written(written)
+        staging.when_written(functools.partial(call_in, loop, ended))
 
     @property
     def is_at_work(self) -> bool:

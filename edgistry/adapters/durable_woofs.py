@@ -28,6 +28,7 @@ from ..woof_state import REMEMBERED_KEYS, missing
 from ..woof_store import WoofStore
 from ..woof_triggers import Trigger
 from .group_commit import GroupCommitter, Work
+from .loops import call_in
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ class DurableWoofs:
         self.committer = GroupCommitter(store)
         self.woofs = WoofStore(store, lock=self.committer.lock, remembered_keys=remembered_keys)
         self.on_triggers: Callable[[list[Trigger]], None] | None = None
-        """Told of triggers that have become durable, in order, by the writer's thread; quickly."""
+        """Told of triggers that have become durable, in order, by whoever wrote them; quickly."""
         self.committer.on_settled = self._settled
         self.committer.on_failure = self.woofs.forget_unwritten
         self._lock = self.committer.lock
@@ -261,7 +262,7 @@ class DurableWoofs:
         return info.window
 
     def _settled(self, works: Sequence[Work]) -> None:
-        """In the writer's thread, with the lock held: tell who waits for these."""
+        """With the lock held: tell who waits for these."""
         self._puts = None  # written, or about to be: it is not kept in memory for longer
         if self.on_triggers is None and not self._followers:
             return
@@ -282,7 +283,4 @@ def _wake(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None
         if not future.done():
             future.set_result(None)
 
-    try:
-        loop.call_soon_threadsafe(wake)
-    except RuntimeError:
-        return  # the loop is closed: nobody waits in it
+    call_in(loop, wake)

@@ -36,6 +36,7 @@ from .faas_lane import Lane, LaneCounts, LaneTools
 from .faas_process import ProcessWorker
 from .faas_workers import LoopWorker, ThreadWorker, Worker
 from .log import get_logger
+from .loops import call_in
 
 logger = get_logger("edgistry.handlers")
 
@@ -264,12 +265,10 @@ class HandlerRuntime:
             self._bug.set_exception(error)
 
     def _heard(self, triggers: list[Trigger]) -> None:
-        """In the writer's thread: these have become durable."""
+        """By whoever has written them: these have become durable."""
         if self._loop is not None:
-            try:
-                self._loop.call_soon_threadsafe(self._arrived, triggers)
-            except RuntimeError:
-                return  # the loop is closed; they are found at the next start
+            # Where the loop is closed they are found at the next start.
+            call_in(self._loop, self._arrived, triggers)
 
     def _arrived(self, triggers: list[Trigger]) -> None:
         touched = set()
