@@ -128,8 +128,8 @@ class RequestDesk:
     async def submit(self, asked: Asked) -> tuple[RequestAnswer, bool]:
         """Queue what is ``asked``; how it is doing, and whether it is new.
 
-        In the same write the outcomes that the client knows are let go; where nothing is queued,
-        neither is anything let go.
+        In the same write the outcomes that the client knows are let go; where the request is
+        refused, nothing is let go.
 
         Raises:
             NotFoundError: no service of this node has that record key.
@@ -148,6 +148,10 @@ class RequestDesk:
             known = await self._known(asked)
             if known is None:
                 raise
+            if asked.acknowledged:
+                await self._writer.commit(
+                    lambda decision: self._let_go(decision, asked.acknowledged, now_us)
+                )
             return self._answer(known, paired), False
         submission = replace(
             _submission(asked, checked, paired),

@@ -237,6 +237,18 @@ async def test_what_cannot_be_acknowledged_does_not_hinder_a_submission() -> Non
         assert await state_of(world, waits) == "QUEUED"
 
 
+async def test_request_that_is_sent_again_after_its_deadline_takes_them_along_too() -> None:
+    async with served() as (world, server):
+        first = await outcome(world, server, b"first")
+        body = body_for(world.bind().encoded)
+        await posting(server, body, {})
+        world.now_us += 2 * HOUR
+        await world.writer.sweep()
+        response = await posting(server, {**body, "acknowledged": [known(first)]}, WAIT)
+        assert (response.status, answer_in(response)["state"]) == (200, "EXPIRED")
+        assert await state_of(world, first) == "DELIVERED"
+
+
 async def test_submission_takes_along_a_limited_number() -> None:
     async with served() as (world, server):
         one = {"id": to_text(bytes(16)), "fetch_key": to_text(bytes(32))}

@@ -189,7 +189,7 @@ def test_call_that_the_node_does_not_take_leaves_nothing_behind(
 def test_ctrl_c_before_the_node_has_confirmed_says_how_to_go_on(
     node: CallNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def interrupted(_tracker: CallTracker) -> RequestAnswer:
+    async def interrupted(_tracker: CallTracker, **_more: object) -> RequestAnswer:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(CallTracker, "submit", interrupted)

@@ -19,7 +19,7 @@ from typing import Final
 from abci_app import peer_parts
 from abci_app.cli import main as node_main
 from abci_app.entry_desk import EntryDesk
-from abci_app.request_desk import Asked
+from abci_app.request_desk import Asked, FetchHash
 from edgistry import verifier
 from edgistry.codec import encode, replace
 from edgistry.envelope import Envelope, Reply, Status, decode_envelope, decode_reply
@@ -78,7 +78,12 @@ class LyingEntryDesk(EntryDesk):
         return _changed(answer), is_new
 
     async def fetch(
-        self, request: bytes, fetch_key: bytes, *, wait_s: float = 0, known: str | None = None
+        self,
+        request: bytes,
+        fetch_key: bytes | FetchHash,
+        *,
+        wait_s: float = 0,
+        known: str | None = None,
     ) -> RequestAnswer:
         return _changed(await super().fetch(request, fetch_key, wait_s=wait_s, known=known))
 
