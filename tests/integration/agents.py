@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,12 +16,36 @@ ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 60.0
 
 
-class AgentProcess:
+class Killable:
+    """A process that a test may kill; who derives from it starts it."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and lives."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it ended without having been killed here."""
+        return self._process is not None and self._process.poll() is not None
+
+    def kill(self) -> None:
+        """SIGKILL; it may be dead already."""
+        if self._process is not None:
+            process, self._process = self._process, None
+            process.kill()
+            process.wait(LIMIT_S)
+
+
+class AgentProcess(Killable):
     """The device in ``root``, which is made here."""
 
     def __init__(self, root: Path, *, config: AgentConfig, manifest: str, handlers: str) -> None:
+        super().__init__()
         self.layout = create(root, config=config, manifest=manifest, handlers=handlers)
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def id(self) -> str:
@@ -59,23 +81,6 @@ class AgentProcess:
             start_new_session=True,
             cwd=ROOT,
         )
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it was started and lives."""
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether it ended without having been killed here."""
-        return self._process is not None and self._process.poll() is not None
-
-    def kill(self) -> None:
-        """SIGKILL; it may be dead already."""
-        if self._process is not None:
-            process, self._process = self._process, None
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait(LIMIT_S)
 
     def elements(self, woof: str) -> list[bytes]:
         """What is in a WooF of the device, which is killed to look."""

@@ -26,7 +26,7 @@ from edgistry.captext import danger_text
 from edgistry.errors import Refused
 
 from ..cut_link import CutLink
-from .agents import LIMIT_S, ROOT, AgentProcess
+from .agents import ROOT, AgentProcess, Killable
 from .calling_client import Order, append, read_lines
 from .harness import Cluster
 
@@ -83,17 +83,17 @@ def agent_config(period_s: int) -> AgentConfig:
     )
 
 
-class ClientProcess:
+class ClientProcess(Killable):
     """The client in ``folder``, which talks to node ``entry`` at ``url``."""
 
     def __init__(self, folder: Path, *, entry: int, url: str) -> None:
+        super().__init__()
         folder.mkdir()
         self.folder = folder
         self.entry = entry
         self.url = url
         self.grants: dict[str, dict[str, str]] = {}
         """Capabilities by handle and action."""
-        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Follow orders from now on."""
@@ -106,23 +106,6 @@ class ClientProcess:
                 start_new_session=True,
                 cwd=ROOT,
             )
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it was started and lives."""
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether it ended without having been killed here."""
-        return self._process is not None and self._process.poll() is not None
-
-    def kill(self) -> None:
-        """SIGKILL; it may be dead already."""
-        if self._process is not None:
-            process, self._process = self._process, None
-            process.kill()
-            process.wait(LIMIT_S)
 
     def give(self, order: Order) -> None:
         """Have it make a call."""
