@@ -7,8 +7,9 @@ Rules kept here:
   change a reply. What it tells by itself has no tag.
 * While the home node answers, it decides, and the client is told what it says. While it does not,
   the request is durable here before the client is told that it is queued.
-* What is known is told to who sends it again, whatever has become of its deadline. Only the home
-  node can say that it does not know a request, and so that one past its deadline never ran.
+* What is known is told to who sends it again, whatever has become of its deadline or its service.
+  Only the home node can say that it does not know a request, and so that one past its deadline
+  never ran.
 * Clients learn nothing about the home node, not even whether it is there.
 
 Not handled here: what happens later (``entry_courier``), transport (``http_requests``).
@@ -98,7 +99,8 @@ class EntryDesk:
         is_local = service is None or service.home == self._node_id
         asked = await self._let_go(asked, is_local=is_local)
         if service is None or is_local:
-            return await self._local.submit(asked)
+            known = self._entered(asked) if service is None else None
+            return await self._local.submit(asked) if known is None else self._known(known, asked)
         link = _link_to(self._courier.links, service.home)
         envelope = _envelope_in(asked)
         record = self._record(asked, envelope, service)
@@ -108,7 +110,18 @@ class EntryDesk:
                 _check_sequence(envelope, record.submitted_us)
                 async with self._book.room(record):
                     return await self._enter(link, record, asked.envelope)
-        if known.fetch_hash != record.fetch_hash:
+        return self._known(known, asked)
+
+    def _entered(self, asked: Asked) -> EntryRecord | None:
+        """The request, if it entered here while its service was still listed."""
+        try:
+            client = decode_envelope(asked.envelope).client
+        except MalformedError:
+            return None
+        return self._book.get(_id_of(asked, client))
+
+    def _known(self, known: EntryRecord, asked: Asked) -> tuple[RequestAnswer, bool]:
+        if known.fetch_hash != asked.fetch_hash:
             raise KeyReusedError("this idempotency key was used with another fetch key")
         return self._book.answer(known), False
 
@@ -154,11 +167,7 @@ class EntryDesk:
     def _record(self, asked: Asked, envelope: Envelope, service: StoredService) -> EntryRecord:
         """What is asked, as a request that is only here."""
         return EntryRecord(
-            id=request_id(
-                record_key=asked.service,
-                client=envelope.client,
-                idempotency_key=asked.idempotency_key,
-            ),
+            id=_id_of(asked, envelope.client),
             home=service.home,
             service=asked.service,
             client=envelope.client,
@@ -311,6 +320,12 @@ def _link_to(links: Mapping[NodeId, PeerLink], home: bytes) -> PeerLink:
 def _at(record: EntryRecord, stage: Stage) -> EntryRecord:
     """A record that was never stored, in that stage."""
     return replace(record, stage=int(stage))
+
+
+def _id_of(asked: Asked, client: bytes) -> bytes:
+    return request_id(
+        record_key=asked.service, client=client, idempotency_key=asked.idempotency_key
+    )
 
 
 def _envelope_in(asked: Asked) -> Envelope:

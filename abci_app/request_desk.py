@@ -7,7 +7,7 @@ Rules kept here:
   device nothing. A revocation holds here before it holds there. Replay is left to the device, but
   for the very same request: that is taken once.
 * Who sends a request again that was taken is told how it is doing, also when its authority has
-  ended since: a refusal would say that it was never carried out.
+  ended since, or the service is no longer here: a refusal would say that it was never carried out.
 * What the device lets be reused is answered here, from what it has said before, if the client
   agrees to the age.
 * A request is seen by who has its fetch key; to everybody else it does not exist.
@@ -32,6 +32,7 @@ from edgistry.envelope import Operation, decode_envelope
 from edgistry.errors import (
     AuthorityError,
     BadRequestError,
+    MalformedError,
     NotFoundError,
     NotPairedError,
     UnknownRequestError,
@@ -137,14 +138,14 @@ class RequestDesk:
             KeyReusedError, SentBeforeError, InvalidValueError, MailboxFullError: as
                 ``Mailbox.submit``.
         """
-        found = self._pairings.by_record(asked.service)
-        if found is None:
-            raise NotFoundError("there is no service with this handle here")
-        paired, service = found
         now_us = self._writer.clock_us()
         try:
+            found = self._pairings.by_record(asked.service)
+            if found is None:
+                raise NotFoundError("there is no service with this handle here")
+            paired, service = found
             checked = self._keys.check(asked.envelope, paired, now_us=now_us)
-        except AuthorityError:
+        except (AuthorityError, NotFoundError):
             known = await self._known(asked)
             if known is None:
                 raise
@@ -152,7 +153,7 @@ class RequestDesk:
                 await self._writer.commit(
                     lambda decision: self._let_go(decision, asked.acknowledged, now_us)
                 )
-            return self._answer(known, paired), False
+            return self._answer(known, self._pairings.by_device(known.device)), False
         submission = replace(
             _submission(asked, checked, paired),
             id=request_id(
@@ -187,15 +188,13 @@ class RequestDesk:
         return self._answer(decision.decided.get(record.id) or record, paired), is_new
 
     async def _known(self, asked: Asked) -> RequestRecord | None:
-        """The request that was taken when its authority was good still, durable.
-
-        Raises:
-            MalformedError: there is no envelope in it.
-        """
+        """The request that was taken when authority and service were still there, durable."""
+        try:
+            client = decode_envelope(asked.envelope).client
+        except MalformedError:
+            return None
         number = request_id(
-            record_key=asked.service,
-            client=decode_envelope(asked.envelope).client,
-            idempotency_key=asked.idempotency_key,
+            record_key=asked.service, client=client, idempotency_key=asked.idempotency_key
         )
         record = self._writer.boxes.lookup(number)
         if (

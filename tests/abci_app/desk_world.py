@@ -79,12 +79,14 @@ class FakePairings:
     def __init__(self) -> None:
         self.paired: Paired | None = PAIRED
         self.service = SERVICE
+        self.is_listed = True
 
     def by_device(self, device: str) -> Paired | None:
         return self.paired if self.paired and device == self.paired.device else None
 
     def by_record(self, key: bytes) -> tuple[Paired, ServiceOffer] | None:
-        return (self.paired, self.service) if self.paired and key == SERVICE_KEY else None
+        is_found = self.is_listed and key == SERVICE_KEY
+        return (self.paired, self.service) if self.paired and is_found else None
 
 
 class RealDevice:

@@ -141,7 +141,7 @@ async def nodes(
         courier = Courier(book, {HOME: link}, chance=lambda: 0.0)
 
         def find(key: bytes) -> StoredService | None:
-            return STORED if key == SERVICE_KEY else None
+            return STORED if home.pairings.is_listed and key == SERVICE_KEY else None
 
         async with desks() as own:
             own.pairings.paired = None

@@ -474,6 +474,25 @@ async def test_request_sent_again_after_its_deadline_is_answered_as_it_ended() -
         assert (again.id, again.state, is_new) == (first.id, "RESPONDED", False)
 
 
+async def test_request_sent_again_when_its_service_is_withdrawn_is_answered_as_it_ended() -> None:
+    async with nodes() as world:
+        asked = world.home.asked(world.home.bind())
+        first, _ = await world.entry.submit(asked)
+        await world.home.device.wake()
+        await world.step()
+        world.home.pairings.is_listed = False
+        again, is_new = await world.entry.submit(asked)
+        assert (again.id, again.state, is_new) == (first.id, "RESPONDED", False)
+        with pytest.raises(KeyReusedError):
+            await world.entry.submit(dataclasses.replace(asked, fetch_hash=bytes(32)))
+        for other in (
+            dataclasses.replace(asked, idempotency_key=b"other"),
+            dataclasses.replace(asked, envelope=b"none"),
+        ):
+            with pytest.raises(NotFoundError):
+                await world.entry.submit(other)
+
+
 async def test_request_that_only_its_home_node_remembers_is_found_after_its_deadline() -> None:
     async with nodes() as world:
         asked = world.home.asked(world.home.bind())

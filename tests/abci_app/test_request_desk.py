@@ -75,6 +75,24 @@ async def test_request_sent_again_when_its_capability_has_ended_is_answered_as_i
                 await world.requests.submit(other)
 
 
+async def test_request_sent_again_when_its_service_is_withdrawn_is_answered_as_it_ended() -> None:
+    async with desks() as world:
+        asked = world.asked(world.bind())
+        await world.requests.submit(asked)
+        await world.device.wake()
+        world.pairings.is_listed = False
+        answer, is_new = await world.requests.submit(asked)
+        assert (answer.state, is_new) == ("RESPONDED", False)
+        assert answer.reply is not None
+        for other in (
+            replace(asked, fetch_hash=hashlib.sha256(b"other").digest()),
+            replace(asked, idempotency_key=b"other"),
+            replace(asked, envelope=b"none"),
+        ):
+            with pytest.raises(NotFoundError):
+                await world.requests.submit(other)
+
+
 async def test_same_request_from_two_connections_is_queued_once() -> None:
     async with desks() as world:
         asked = world.asked(world.bind())
