@@ -7,6 +7,7 @@ Rules kept here:
 * Set-up goes as for a primary node: the WooFs are asked for, and services listed when they are
   there.
 * What was said is in memory. After a restart a node that stands in goes on, and hears anew.
+* What cannot be stored is tried again: a disk that is full does not stop the node.
 
 Not handled here: when to (``stand_in``), how (``device_setup``).
 """
@@ -20,6 +21,7 @@ from typing import Final, Protocol
 from edgistry.adapters.clock import wall_us
 from edgistry.adapters.log import get_logger
 from edgistry.codec import replace
+from edgistry.errors import StorageError, UnavailableError
 from edgistry.kv import KeyValue
 from edgistry.messages import ExchangeUp
 
@@ -58,6 +60,8 @@ class StandInKeeper:
         self._writing = writing
         self._clock_us = clock_us
         self._standings: dict[str, Standing] = {}
+        self._refusal = ""
+        """Why something could not be stored the last time; "" if all could."""
 
     def heard(self, paired: Paired, up: ExchangeUp) -> None:
         """The device has made an exchange with this node."""
@@ -74,9 +78,20 @@ class StandInKeeper:
         """Stand in for whom it is due until cancelled; raises what must stop the node."""
         await self.load()
         while True:
-            for device in sorted(self._standings):
-                await self.step(device)
+            await self.look()
             await asyncio.sleep(LOOK_EVERY_S)
+
+    async def look(self) -> None:
+        """Begin and end standing in wherever that is due."""
+        refusal = ""
+        for device in sorted(self._standings):
+            try:
+                await self.step(device)
+            except (StorageError, UnavailableError) as error:
+                refusal = error.detail
+        if refusal and not self._refusal:
+            logger.warning("standing in for other nodes has to wait", reason=refusal)
+        self._refusal = refusal
 
     async def load(self) -> None:
         """Go on for those that the node stood in for."""
@@ -88,7 +103,11 @@ class StandInKeeper:
         return [paired.device for paired in self._table.scan() if paired.stored.stands_in]
 
     async def step(self, device: str) -> None:
-        """Begin or end standing in for ``device``, if that is due."""
+        """Begin or end standing in for ``device``, if that is due.
+
+        Raises:
+            StorageError, UnavailableError: it is due, and cannot be stored.
+        """
         standing, paired = self._standings[device], self._table.by_device(device)
         if paired is None or paired.offer.role == "primary":
             del self._standings[device]

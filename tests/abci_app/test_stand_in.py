@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from abci_app.device_counts import kinds
 from abci_app.stand_in import AFTER_US, Standing, begins, ends, heard
 from abci_app.stand_in_keeper import StandInKeeper
+from edgistry.errors import DiskFullError
 from edgistry.kv import MemoryKeyValue
 from edgistry.messages import ExchangeUp
 
@@ -156,8 +157,7 @@ class Fallback:
 
     async def look(self, *, after_minutes: int = 0) -> None:
         self.now_us += after_minutes * MINUTE_US
-        for device in sorted(self.keeper._standings):
-            await self.keeper.step(device)
+        await self.keeper.look()
         await self.world.set_up(self.device)
 
     async def listed(self) -> list[tuple[str, str]]:
@@ -232,6 +232,22 @@ async def test_what_a_node_was_killed_before_withdrawing_is_withdrawn_at_its_nex
     assert await node.listed() == LISTED
     await node.restart()
     assert await node.listed() == []
+
+
+async def test_full_disk_keeps_a_node_from_standing_in_and_does_not_stop_it() -> None:
+    node = await Fallback.open()
+
+    def refuse(_changes: object, *, sync: bool) -> None:
+        raise DiskFullError("no space")
+
+    for is_away, before, after in ((True, [], LISTED), (False, LISTED, [])):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(node.world.store, "write", refuse)
+            await node.wake(is_away=is_away)
+            await node.wake(is_away=is_away)
+            assert await node.listed() == before
+        await node.look()
+        assert await node.listed() == after
 
 
 async def test_revoked_device_is_not_stood_in_for() -> None:
