@@ -230,7 +230,12 @@ class PairingDesk:
         if known is None:
             return replace(pairing, serial=self._new_serial()), []
         if (known.epoch, known.offer.key) == (offer.epoch, offer.key):
-            return replace(pairing, serial=known.serial, attempt=known.stored.attempt), []
+            before = known.stored
+            stands_in = before.stands_in and offer.role == "fallback"
+            again = replace(
+                pairing, serial=before.serial, attempt=before.attempt, stands_in=stands_in
+            )
+            return again, []
         if not replace_key:
             raise AlreadyPairedError(
                 "the device is paired here with another key; revoke it first, or make the code"

@@ -250,6 +250,21 @@ async def test_full_disk_keeps_a_node_from_standing_in_and_does_not_stop_it() ->
         assert await node.listed() == after
 
 
+async def test_device_that_tells_something_new_stays_listed_while_it_is_stood_in_for() -> None:
+    node = await Fallback.open()
+    await node.wake(is_away=True)
+    await node.wake(is_away=True)
+    thermometer = node.device.offer().services[0]
+    await node.world.pair(node.device, role="fallback", period_s=600, services=(thermometer,))
+    await node.world.node.settle()
+    assert await node.listed() == [("thermometer", "15m")], "what it still offers never went"
+    await node.look()
+    assert await node.listed() == [("thermometer", "15m")]
+    await node.wake(is_away=False)
+    await node.look(after_minutes=2)
+    assert await node.listed() == []
+
+
 async def test_revoked_device_is_not_stood_in_for() -> None:
     node = await Fallback.open()
     await node.wake(is_away=True)
