@@ -184,11 +184,15 @@ def paired_again(record: MirrorRecord, *, serial: int, grant: int) -> MirrorReco
     return replace(record, serial=serial, grant=grant, request=b"", asks="extent")
 
 
-def copy_lost(record: MirrorRecord) -> MirrorRecord:
-    """The mirror when its copy was deleted: what had been read is a gap, and is not read again."""
-    if record.next == 1:
+def copy_lost(record: MirrorRecord, *, fresh: int = 0) -> MirrorRecord:
+    """The mirror when its copy was deleted: what had been read is a gap, and is not read again.
+
+    But for the last ``fresh`` elements, which come into the new copy.
+    """
+    last = record.next - 1 - fresh
+    if last == 0:
         return record
-    return replace(record, lost=record.next - 1, gaps=((1, record.next - 1),), copied=0)
+    return replace(record, lost=last, gaps=((1, last),), copied=0)
 
 
 def question_of(record: MirrorRecord) -> tuple[Operation, bytes]:

@@ -233,7 +233,9 @@ class MirrorKeeper:
         def decide(staging: Staging) -> MirrorRecord:
             _create(staging, mirror_namespace(paired.device), missing)
             staging.add(changed)
-            record = copy_lost(progress.record) if is_missing else progress.record
+            record = progress.record
+            if is_missing:
+                record = copy_lost(record, fresh=len(progress.elements))
             for element in progress.elements:
                 number = staging.put(name, element, handler=woof.handler or None)
                 record = replace(record, copied=number)

@@ -318,6 +318,20 @@ async def test_what_the_device_evicted_is_a_gap(world: MirrorWorld) -> None:
     assert (world.record.gaps, world.record.lost) == (((2, 2),), 1)
 
 
+async def test_what_comes_into_a_new_copy_is_no_part_of_the_gap(world: MirrorWorld) -> None:
+    world.device.elements = [b"1", b"2"]
+    await world.wake(3)
+    world.device.elements += [b"3"]
+    world.now_us += 6_000_000
+    await world.keeper.step(world.device.id)
+    # Deleted while the answer with the third one is on its way.
+    await world.woofs.delete(mirror_name(world.device.id, WOOF))
+    world.queue.serve(world.device, world.now_us)
+    await world.keeper.step(world.device.id)
+    assert world.copy == [b"3"]
+    assert (world.record.gaps, world.record.lost) == (((1, 2),), 2)
+
+
 async def test_a_device_that_lost_its_woof_is_asked_again_after_a_rest(world: MirrorWorld) -> None:
     world.device.is_there = False
     await world.wake(2)
