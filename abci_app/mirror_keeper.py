@@ -66,6 +66,11 @@ REST_WHEN_LEVEL_US: Final = 5_000_000
 """A device that is always awake is not asked all the time for what it has not got."""
 MAX_DUE: Final = 10_000
 """Elements due for a handler at which mirrors that it runs on wait: at most 640 MB."""
+SHORTEST_LIFE_US: Final = 3600 * 1_000_000
+"""For how long a request waits for its device at least; or for ``ROUNDS`` of the device's rounds.
+Not for as long as can be: a node knows its requests until their deadlines, also the answered ones,
+and a device that is awake answers one every few seconds."""
+ROUNDS: Final = 4
 READ_RIGHTS: Final = Right.GET | Right.LATEST
 
 
@@ -212,7 +217,7 @@ class MirrorKeeper:
             payload,
             client=self._node_id[:8],
             sequence=sequence,
-            deadline=sequence + MAX_DEADLINE_AHEAD_US,
+            deadline=sequence + _life_us(paired),
         )
         request_id = await self._queue.submit_own(
             paired.device, request.encoded, idempotency_key=self._draw(16)
@@ -260,6 +265,11 @@ class MirrorKeeper:
     def _rest(self, key: bytes, why: str) -> None:
         logger.warning("a mirror has to wait", reason=why)
         self._rests_until[key] = self._clock_us() + REST_AFTER_TROUBLE_US
+
+
+def _life_us(paired: Paired) -> int:
+    rounds_us = ROUNDS * paired.period_s * 1_000_000
+    return min(max(SHORTEST_LIFE_US, rounds_us), MAX_DEADLINE_AHEAD_US)
 
 
 def _create(staging: Staging, namespace: str, missing: Sequence[Copy]) -> None:

@@ -30,7 +30,7 @@ from abci_app.pairing import PairingTable, StoredPairing
 from edgistry.adapters.durable_woofs import DurableWoofs
 from edgistry.caveats import VEIL
 from edgistry.codec import replace
-from edgistry.envelope import Flag, Operation, Reply, Status
+from edgistry.envelope import Flag, Operation, Reply, Status, decode_envelope
 from edgistry.errors import (
     CorruptDatabaseError,
     ElementEvictedError,
@@ -221,8 +221,9 @@ class MirrorWorld:
         self.pair(serial=1)
         self.restart()
 
-    def pair(self, *, serial: int) -> None:
-        offer = self.device.offer(woofs=(WoofOffer(name=WOOF, history=100, mirror=True),))
+    def pair(self, *, serial: int, period_s: int = 600) -> None:
+        woof = WoofOffer(name=WOOF, history=100, mirror=True)
+        offer = self.device.offer(woofs=(woof,), period_s=period_s)
         stored = StoredPairing(offer=offer, serial=serial, paired_us=0, stage="ready")
         self.store.write(PairingTable(self.store).put(stored), sync=True)
 
@@ -276,6 +277,20 @@ async def test_one_request_waits_for_a_device_that_sleeps(world: MirrorWorld) ->
     for _ in range(5):
         await world.keeper.step(world.device.id)
     assert len(world.queue.waiting) == 1
+
+
+@pytest.mark.parametrize(
+    ("period_s", "hours"), [(0, 1), (600, 1), (3600, 4), (7 * 24 * 3600, 7 * 24)]
+)
+async def test_a_request_is_known_for_hours_and_not_for_a_week(
+    world: MirrorWorld, period_s: int, hours: int
+) -> None:
+    """An awake device answers one every five seconds, and the node knows each until it is over."""
+    world.pair(serial=1, period_s=period_s)
+    await world.keeper.step(world.device.id)
+    ((_, envelope),) = world.queue.waiting.values()
+    bound = decode_envelope(envelope)
+    assert bound.deadline - bound.sequence == hours * 3600 * 1_000_000
 
 
 async def test_a_device_that_has_nothing_new_is_left_alone_for_a_while(world: MirrorWorld) -> None:
