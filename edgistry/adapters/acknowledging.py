@@ -60,14 +60,16 @@ class Acknowledger:
             self._timer = None
 
     async def tell_all(self) -> None:
-        """Tell all that is to be told, once; what the node does not hear is left to it."""
+        """Tell all that is to be told, once more; what the node does not hear is left to it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._telling is not None:
             await self._telling
         await self._tell_known()
 
     async def _tell_known(self) -> None:
         waiting = list(self._known.values())
-        self.told(waiting)
         for start in range(0, len(waiting), _AT_ONCE):
             some = waiting[start : start + _AT_ONCE]
             await asyncio.gather(*(self._tell(each) for each in some))
@@ -80,7 +82,13 @@ class Acknowledger:
                 headers={FETCH_KEY_HEADER: known.fetch_key},
                 timeout_s=_TIMEOUT_S,
             )
+            self.told([known])
 
     def _start_telling(self) -> None:
+        loop = asyncio.get_running_loop()
         self._timer = None
-        self._telling = asyncio.get_running_loop().create_task(self._tell_known())
+        if self._telling is None or self._telling.done():
+            self._telling = loop.create_task(self._tell_known())
+        else:
+            # One at a time: at the end somebody waits for it.
+            self._timer = loop.call_later(LINGER_S, self._start_telling)

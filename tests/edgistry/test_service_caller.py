@@ -11,12 +11,12 @@ import pytest
 from abci_app.devices import handle_of
 from abci_app.mailbox_records import RECORDS, RequestRecord, read_request
 from edgistry.adapters import acknowledging
-from edgistry.adapters.http import HttpClient, HttpServer
+from edgistry.adapters.http import HttpClient, HttpServer, Response
 from edgistry.adapters.service_caller import ServiceCaller
 from edgistry.calls import CallResult
 from edgistry.errors import CallPendingError
 from edgistry.kv import prefix_end
-from edgistry.requests_api import RequestAnswer
+from edgistry.requests_api import KnownOutcome, RequestAnswer
 from tests.abci_app.desk_world import GRANT, SERVICE_KEY, Desks, desks
 from tests.abci_app.test_submit_and_wait import server_of
 
@@ -163,6 +163,50 @@ async def test_acknowledgement_that_did_not_arrive_goes_with_the_call_after_it()
         await server.listen_tcp("127.0.0.1", port)
         await answered(world, calling)
         assert states(world) == ["DELIVERED", "RESPONDED"]
+
+
+async def test_acknowledgement_that_went_by_itself_in_vain_goes_with_the_next_call() -> None:
+    async with (
+        called() as (world, server, port, _),
+        HttpClient(f"http://127.0.0.1:{port}") as http,
+    ):
+        caller = caller_of(world, http)
+        await answered(world, asyncio.create_task(caller.call(HANDLE, "read")))
+        await server.stop(grace_s=0)
+        await caller._acknowledger._tell_known()
+        await server.listen_tcp("127.0.0.1", port)
+        await answered(world, asyncio.create_task(caller.call(HANDLE, "read")))
+        assert states(world) == ["DELIVERED", "RESPONDED"]
+
+
+async def test_closing_waits_for_what_is_being_told_and_tells_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    goes_on = asyncio.Event()
+
+    async def request(_method: str, path: str, **_: object) -> Response:
+        if path.endswith("/0/ack"):
+            await goes_on.wait()
+        told.append(path)
+        return Response()
+
+    http = HttpClient("http://127.0.0.1:1")
+    monkeypatch.setattr(http, "request", request)
+    monkeypatch.setattr(acknowledging, "LINGER_S", 0.0)
+    acknowledger = acknowledging.Acknowledger(http)
+    for number in range(3):
+        acknowledger.add(KnownOutcome(id=str(number), fetch_key=""))
+        for _ in range(5):
+            await asyncio.sleep(0)
+    closing = asyncio.create_task(http.close())
+    for _ in range(9):
+        await asyncio.sleep(0)
+    assert not closing.done()
+    goes_on.set()
+    await closing
+    assert sorted(told) == [f"/v1/requests/{number}/ack" for number in range(3)]
+    assert len(acknowledger) == 0
 
 
 async def test_closing_without_a_node_does_not_hang_or_fail() -> None:
