@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
@@ -35,6 +36,7 @@ from .durable_woofs import DurableWoofs
 from .faas_context import Access
 from .faas_workers import Worker
 from .log import get_logger
+from .loops import call_in
 
 logger = get_logger("edgistry.handlers")
 
@@ -148,13 +150,10 @@ class Lane:
             return False
         staging.finish(trigger)
         self._withdrawn.add(arrival)
-        loop = asyncio.get_running_loop()
-
-        def written() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing begins any more
-                loop.call_soon_threadsafe(self._is_withdrawn, arrival)
-
-        staging.when_written(written, undo=lambda: self._withdrawn.discard(arrival))
+        staging.when_written(
+            functools.partial(call_in, asyncio.get_running_loop(), self._is_withdrawn, arrival),
+            undo=lambda: self._withdrawn.discard(arrival),
+        )
         return True
 
     def _is_withdrawn(self, arrival: int) -> None:
