@@ -199,9 +199,10 @@ class Agent:
     async def _ask(self, action: Ask) -> None:
         self._wake.begin(self._clock.now_s())
         node, talk = self._nodes[action.node], self._talks[action.node]
-        is_away = self._is_home_away(talk)
+        # Beside a node that answers none is asked to hold its answer: that one waits meanwhile.
+        is_beside = any(reach.failures == 0 for reach in self._runtime.reaches[: action.node])
         try:
-            if self._habits.cycle.period_s:
+            if self._habits.cycle.period_s or is_beside:
                 down = await self._exchange(node, talk, timeout_s=action.timeout_s)
             else:
                 down = await self._exchange_awake(node, talk, timeout_s=action.timeout_s)
@@ -216,10 +217,7 @@ class Agent:
             at_work=executor.is_at_work,
             is_ready=self._has_news,
             more=down.more and self._wanted > 0,
-            is_owed=is_away  # it has to be told when that is over
-            or bool(down.requests)
-            or down.more
-            or executor.outgoing.has_results(node.home.id),
+            is_owed=bool(down.requests) or down.more or executor.outgoing.has_results(node.home.id),
             hint_s=float(down.next_wake_s),
         )
 

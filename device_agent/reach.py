@@ -4,7 +4,8 @@ Rules kept here:
 
 * A device may be paired with two nodes: the primary and a fallback. The primary comes first; the
   fallback is asked when the primary does not answer, and besides whenever it may hold something for
-  the device or the device something for it; so it is when the primary answers again, to be told.
+  the device or the device something for it; so it is when the primary answers again, to be told,
+  and until it has stopped to take requests in the primary's place (``LISTED_FOR_S``).
 * A node that does not answer is left alone for a while that doubles each time, with a spread, so
   that a thousand devices do not come back in the same second. There is a longest while, and no end
   to trying: at that pace it costs next to nothing.
@@ -14,8 +15,10 @@ Pure: time and the spread are arguments. Not handled here: what counts as an ans
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,11 @@ class BackOff:
         return whole_s * (1.0 - spread / 2.0)
 
 
+LISTED_FOR_S: Final = 180.0
+"""For how long a fallback node may go on to take requests when it has been told that the primary
+answers again: two minutes, and some for the clocks. Nobody else would fetch them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
     """What is known about reaching one node."""
@@ -48,6 +56,8 @@ class Reach:
     """Not before this."""
     is_owed: bool = False
     """Whether the node may have something for the device, or the device has something for it."""
+    listed_until_s: float = 0.0
+    """Until when it may take requests in the place of those before it; 0 when it does not."""
 
     def failed(self, back_off: BackOff, *, now_s: float, spread: float) -> Reach:
         """It did not answer."""
@@ -56,8 +66,13 @@ class Reach:
             self, failures=failures, retry_at_s=now_s + back_off.wait_s(failures, spread)
         )
 
-    def answered(self, *, is_owed: bool) -> Reach:
-        """It did answer."""
+    def answered(self, *, is_owed: bool, stands_in: bool, now_s: float) -> Reach:
+        """It did answer; ``stands_in``: and was told that those before it do not."""
+        if stands_in:
+            return Reach(is_owed=True, listed_until_s=math.inf)
+        until_s = min(self.listed_until_s, now_s + LISTED_FOR_S)
+        if now_s < until_s:
+            return Reach(is_owed=True, listed_until_s=until_s)
         return Reach(is_owed=is_owed)
 
 

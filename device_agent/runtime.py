@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from .duty_cycle import Cycle, DutyCycle, Event, State
 from .radio import RadioBudget
-from .reach import BackOff, Reach, next_retry_s, to_ask
+from .reach import BackOff, Reach, is_stand_in, next_retry_s, to_ask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +138,9 @@ class Runtime:
         wake, 0 for no opinion.
         """
         node = self._asked[-1]
-        self.reaches[node] = Reach().answered(is_owed=is_owed)
+        self.reaches[node] = self.reaches[node].answered(
+            is_owed=is_owed, stands_in=is_stand_in(self.reaches, node), now_s=now_s
+        )
         self._hints_s[node] = now_s + hint_s if hint_s > 0 else math.inf
         if self._other_node(now_s):
             return

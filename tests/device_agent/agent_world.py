@@ -81,6 +81,8 @@ class MadeUpNode:
     results: dict[int, RequestResult] = field(default_factory=dict)
     acknowledged: set[int] = field(default_factory=set)
     ups: list[ExchangeUp] = field(default_factory=list)
+    waits: list[int] = field(default_factory=list)
+    """How long it was asked to hold its answers."""
     hint_s: int = 0
     is_down: bool = False
     is_deaf: bool = False
@@ -111,6 +113,7 @@ class MadeUpNode:
         return NOW_US + round((self.clock.s - 1000.0) * 1_000_000) + self.ahead_us
 
     async def post(self, body: bytes, *, wait_s: int, timeout_s: float) -> Answer:
+        self.waits.append(wait_s)
         if self.is_down:
             raise CannotReachError(f"cannot reach {self.name}")
         if wait_s:

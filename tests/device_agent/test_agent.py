@@ -255,9 +255,9 @@ async def test_fallback_node_serves_while_the_primary_is_away() -> None:
         assert fallback.payload(1) == b"heard 17"
 
 
-@pytest.mark.parametrize("period_s", [60.0, 0.0])
-async def test_fallback_node_is_told_that_the_primary_is_away_and_once_that_it_is_back(
-    period_s: float,
+@pytest.mark.parametrize(("period_s", "later"), [(60.0, []), (0.0, [False])])
+async def test_fallback_node_is_told_that_the_primary_is_away_and_for_a_while_that_it_is_back(
+    period_s: float, later: list[bool]
 ) -> None:
     habits = replace(HABITS, cycle=Cycle(period_s=period_s, linger_s=2.0, shortest_sleep_s=1.0))
     primary, fallback = MadeUpNode("primary"), MadeUpNode("fallback")
@@ -275,9 +275,30 @@ async def test_fallback_node_is_told_that_the_primary_is_away_and_once_that_it_i
         assert set(await some_wakes()) == {True}
         primary.is_down = False
         said = await some_wakes()
-        assert (said[-1], said.count(False)) == (False, 1)
+        assert True not in said[said.index(False) :]
+        assert await some_wakes() == later, "what came meanwhile is fetched"
         assert await some_wakes() == []
         assert not any(up.is_home_away for up in primary.ups)
+
+
+async def test_device_that_is_awake_waits_at_the_primary_and_only_looks_in_at_the_fallback() -> (
+    None
+):
+    habits = replace(HABITS, cycle=Cycle(period_s=0.0, linger_s=2.0))
+    primary, fallback = MadeUpNode("primary", is_down=True), MadeUpNode("fallback")
+    async with device(primary, fallback, habits=habits) as running:
+        for _ in range(6):
+            await running.agent._step()
+        assert any(fallback.waits), "it is the one that has work"
+        primary.is_down = False
+        running.clock.s += 3600.0
+        await running.agent._step()
+        fallback.waits.clear()
+        for _ in range(4):
+            await running.agent._step()
+        assert any(primary.waits)
+        assert set(fallback.waits) == {0}
+        assert not fallback.ups[-1].is_home_away
 
 
 async def test_result_waits_for_the_node_that_asked() -> None:

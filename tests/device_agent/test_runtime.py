@@ -183,8 +183,30 @@ def test_fallback_that_is_owed_something_is_asked_beside_the_primary() -> None:
     runtime.answered(600.0, at_work=False, is_ready=False)
     assert runtime.next(600.0) == Ask(node=1, timeout_s=10.0)
     runtime.answered(600.0, at_work=False, is_ready=False)
-    idle_wake(runtime, 1200.0)
+    assert runtime.next(1200.0) == Ask(node=0, timeout_s=10.0)
+    runtime.answered(1200.0, at_work=False, is_ready=False)
+    assert runtime.next(1200.0) == Ask(node=1, timeout_s=10.0), "it took requests for a while"
+    runtime.answered(1200.0, at_work=False, is_ready=False)
+    idle_wake(runtime, 1800.0)
     assert runtime.duty.state is State.ASLEEP
+
+
+def test_fallback_is_asked_until_it_takes_no_requests_for_the_primary_any_more() -> None:
+    habits = replace(HABITS, cycle=replace(HABITS.cycle, period_s=60.0))
+    runtime = device(habits, nodes=2)
+    runtime.next(0.0)
+    runtime.failed(0.0)
+    runtime.next(0.0)
+    runtime.answered(0.0, at_work=False, is_ready=False)
+    asked = []
+    for minute in range(1, 8):
+        now_s = minute * 60.0
+        while isinstance(action := runtime.next(now_s), Ask):
+            asked.append((minute, action.node))
+            runtime.answered(now_s, at_work=False, is_ready=False)
+    # From the first minute on it is told that the primary is back; that is to hold for three.
+    assert [minute for minute, node in asked if node == 1] == [1, 2, 3, 4]
+    assert [minute for minute, node in asked if node == 0] == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_nothing_is_asked_while_all_nodes_are_left_alone() -> None:
