@@ -130,11 +130,14 @@ class EntryDesk:
         others = [each for each in asked.acknowledged if not is_local or self._book.get(each[0])]
         if not others:
             return asked
-        for request, fetch_key in others:
-            with contextlib.suppress(UnknownRequestError, NotEndedError):
-                await self.acknowledge(request, fetch_key)
+        # Together: their writes share syncs, and the request waits for them.
+        await asyncio.gather(*(self._acknowledge_if_ended(*each) for each in others))
         rest = tuple(each for each in asked.acknowledged if each not in others)
         return dataclasses.replace(asked, acknowledged=rest)
+
+    async def _acknowledge_if_ended(self, request: bytes, fetch_key: bytes) -> None:
+        with contextlib.suppress(UnknownRequestError, NotEndedError):
+            await self.acknowledge(request, fetch_key)
 
     async def _enter(
         self, link: PeerLink, record: EntryRecord, envelope: bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from edgistry.adapters.http import HttpServer, Request, Response
 from edgistry.codec import encode_json
 from edgistry.envelope import Status
 from edgistry.errors import StorageError
+from edgistry.kv import Change, MemoryKeyValue
 from edgistry.requests_api import to_text
 from tests.fake_node import FakeNode, FakeWoofs
 
@@ -270,3 +271,33 @@ async def test_acknowledgement_through_another_node_reaches_it() -> None:
         )
         await posting(server, again, {})
         assert (await world.fetch(first)).state == "DELIVERED"
+
+
+class Counting(MemoryKeyValue):
+    """Counts its writes."""
+
+    writes = 0
+
+    def write(self, changes: Iterable[Change], *, sync: bool) -> None:
+        self.writes += 1
+        super().write(changes, sync=sync)
+
+
+async def test_acknowledgements_through_another_node_do_not_wait_for_one_another() -> None:
+    store = Counting()
+    async with nodes(store) as world:
+        server = server_of(world.home, world.entry)
+        answers = [await world.submit(world.home.bind()) for _ in range(16)]
+        await world.home.device.wake()
+        for each in answers:
+            await world.fetch(each)
+        body = body_for(
+            world.home.bind().encoded,
+            idempotency_key=to_text(b"again"),
+            acknowledged=[{"id": each.id, "fetch_key": to_text(FETCH_KEY)} for each in answers],
+        )
+        store.writes = 0
+        await posting(server, body, {})
+        assert store.writes < len(answers)
+        for each in answers:
+            assert (await world.fetch(each)).state == "DELIVERED"
