@@ -146,11 +146,14 @@ class HttpClient:
 
     async def close(self) -> None:
         """Close all connections. Closing twice is safe."""
-        for call in self._before_close:
-            await call()
-        if self._session is not None:
-            session, self._session = self._session, None
-            await session.close()
+        try:
+            for call in self._before_close:
+                await call()
+        finally:
+            # Also for somebody who does not wait that long.
+            if self._session is not None:
+                session, self._session = self._session, None
+                await session.close()
 
     async def __aenter__(self) -> HttpClient:
         return self

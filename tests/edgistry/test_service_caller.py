@@ -209,6 +209,20 @@ async def test_closing_waits_for_what_is_being_told_and_tells_the_rest(
     assert len(acknowledger) == 0
 
 
+async def test_who_does_not_wait_for_the_last_acknowledgement_leaves_no_connection() -> None:
+    async with called() as (world, _, port, _):
+        http = HttpClient(f"http://127.0.0.1:{port}")
+        await answered(world, asyncio.create_task(caller_of(world, http).call(HANDLE, "read")))
+        session = http._session
+        assert session is not None
+        closing = asyncio.create_task(http.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert session.closed
+
+
 async def test_closing_without_a_node_does_not_hang_or_fail() -> None:
     async with called() as (world, server, port, _):
         async with HttpClient(f"http://127.0.0.1:{port}") as http:
