@@ -309,6 +309,8 @@ class CannotReachError(Refused):
     http_status = 502
     exit_code = 3
     help = "Check that the node runs (`edgistry-node status DIR`) and that --node is its address."
+    may_have_arrived = False
+    """Whether there was a connection, which broke: what was sent may have been taken."""
 
 
 class TimedOutError(Refused):

@@ -98,7 +98,9 @@ class HttpClient:
         except aiohttp.ClientConnectorCertificateError:
             raise WrongNodeKeyError(f"{self.target} has not the key it should have") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise CannotReachError(f"cannot reach {self.target}: {_reason(error)}") from None
+            broken = CannotReachError(f"cannot reach {self.target}: {_reason(error)}")
+            broken.may_have_arrived = not isinstance(error, aiohttp.ClientConnectorError)
+            raise broken from None
 
     @contextlib.asynccontextmanager
     async def stream(

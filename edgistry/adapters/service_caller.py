@@ -42,6 +42,7 @@ from ..envelope import Reply
 from ..errors import (
     CallPendingError,
     CannotReachError,
+    Refused,
     StaleError,
     TimedOutError,
     UnavailableError,
@@ -277,7 +278,8 @@ class CallTracker:
         """Give the call to the node, which has it durably then; also if it had it already.
 
         How it is doing then; with ``wait_s``, as soon as it has ended within so many seconds (30
-        at most). The node takes note that ``acknowledged`` outcomes are known.
+        at most). The node takes note that ``acknowledged`` outcomes are known. A node that went
+        away while it may have had the call is asked again for as long as ``wait_s`` lasts.
 
         Raises:
             CannotReachError, TimedOutError: no answer; it may have been taken.
@@ -295,7 +297,9 @@ class CallTracker:
             acknowledged=tuple(acknowledged),
         )
         until_s = time.monotonic() + wait_s
-        for pause_s in (*_PAUSES_S, None):
+        pauses_s = iter(_PAUSES_S)
+        may_be_taken = False
+        while True:
             try:
                 left_s = until_s - time.monotonic() if wait_s else 0.0
                 answer = await self._ask(
@@ -307,11 +311,15 @@ class CallTracker:
                 )
                 self._id = answer.id
                 return answer
-            except (CannotReachError, TimedOutError, UnavailableError):
+            except (CannotReachError, TimedOutError, UnavailableError) as error:
+                may_be_taken = may_be_taken or _may_have_arrived(error)
+                pause_s = next(pauses_s, None)
+                if pause_s is None and may_be_taken and time.monotonic() < until_s:
+                    # The node may be starting again; the call is safe in it.
+                    pause_s = min(_PAUSES_S[-1], until_s - time.monotonic())
                 if pause_s is None:
                     raise
-            await asyncio.sleep(pause_s)
-        raise UnavailableError("not reached")
+            await asyncio.sleep(max(pause_s, 0.0))
 
     def known_as(self, request_id: str) -> None:
         """Take ``request_id``, which ``submit`` answered in another process."""
@@ -398,6 +406,12 @@ class CallTracker:
             timeout_s=min(max(wait_s, 0.0), MAX_WAIT_S) + _ANSWER_S,
         )
         return _read(response)
+
+
+def _may_have_arrived(error: Refused) -> bool:
+    return isinstance(error, TimedOutError) or (
+        isinstance(error, CannotReachError) and error.may_have_arrived
+    )
 
 
 def _wait(wait_s: float) -> dict[str, str]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
 from abci_app.devices import handle_of
 from abci_app.mailbox_records import RECORDS, RequestRecord, read_request
-from edgistry.adapters import acknowledging
+from edgistry.adapters import acknowledging, service_caller
 from edgistry.adapters.http import HttpClient, HttpServer, Response
 from edgistry.adapters.service_caller import ServiceCaller
 from edgistry.calls import CallResult
-from edgistry.errors import CallPendingError
+from edgistry.errors import CallPendingError, CannotReachError
 from edgistry.kv import prefix_end
 from edgistry.requests_api import KnownOutcome, RequestAnswer
 from tests.abci_app.desk_world import GRANT, SERVICE_KEY, Desks, desks
@@ -147,6 +148,41 @@ async def test_call_survives_a_node_that_stops_while_it_waits() -> None:
         await server.listen_tcp("127.0.0.1", port)
         result = await answered(world, calling)
         assert result.payload == b"21.5"
+        assert world.device.executed == [b"please"]
+
+
+@pytest.mark.parametrize("had_it", [True, False])
+async def test_node_that_may_have_the_call_is_waited_for_also_while_it_starts(
+    monkeypatch: pytest.MonkeyPatch, had_it: bool
+) -> None:
+    monkeypatch.setattr(service_caller, "_PAUSES_S", (0.001, 0.001, 0.001))
+    async with (
+        called() as (world, server, port, _),
+        HttpClient(f"http://127.0.0.1:{port}") as http,
+    ):
+        tries = 0
+        send = http.request
+
+        async def request(*how: Any, **more: Any) -> Response:
+            nonlocal tries
+            tries += 1
+            return await send(*how, **more)
+
+        monkeypatch.setattr(http, "request", request)
+        if not had_it:
+            await server.stop(grace_s=0)
+        calling = asyncio.create_task(caller_of(world, http).call(HANDLE, "read", b"please"))
+        if not had_it:
+            with pytest.raises(CannotReachError):
+                await calling
+            assert tries == 4
+            return
+        await until(lambda: world.writer.boxes.live and not world.writer.boxes.unwritten)
+        await server.stop(grace_s=0)
+        await until(lambda: tries > 9 or calling.done())
+        assert not calling.done()
+        await server.listen_tcp("127.0.0.1", port)
+        assert (await answered(world, calling)).payload == b"21.5"
         assert world.device.executed == [b"please"]
 
 
