@@ -32,6 +32,7 @@ from edgistry.errors import (
     MalformedError,
     NotEndedError,
     Refused,
+    StorageError,
     UnavailableError,
     UnknownRequestError,
 )
@@ -152,14 +153,31 @@ class EntryDesk:
                     raise
                 record = _at(record, Stage.SENT)
             else:
-                await self._book.add(self._passed(record, answer), answer=answer)
+                await self._note(self._passed(record, answer), answer=answer)
                 return answer, is_new
         if record.deadline_us <= record.submitted_us:
             # It may have been taken before, by way of this node too, and carried out since.
             raise UnavailableError(f"{_AWAY}; only it knows whether it has this request")
-        await self._book.add(record, envelope=envelope)
+        await self._note(record, envelope=envelope)
         self._courier.wake(record.home)
         return self._book.answer(record), True
+
+    async def _note(
+        self,
+        record: EntryRecord,
+        *,
+        envelope: bytes | None = None,
+        answer: RequestAnswer | None = None,
+    ) -> None:
+        """Raises as ``EntryBook.add``, but ``UnavailableError`` of what may have been taken."""
+        try:
+            await self._book.add(record, envelope=envelope, answer=answer)
+        except StorageError as error:
+            if record.stage == Stage.HELD:
+                raise
+            raise UnavailableError(
+                f"the request may have been taken, and cannot be noted here: {error.detail}"
+            ) from None
 
     def _passed(self, record: EntryRecord, answer: RequestAnswer) -> EntryRecord:
         passed = _at(record, Stage.PASSED)

@@ -21,6 +21,7 @@ from edgistry.errors import (
     BadReplyError,
     BadTagError,
     CaveatError,
+    DiskFullError,
     ExpiredError,
     KeyReusedError,
     MailboxFullError,
@@ -37,6 +38,7 @@ from edgistry.requests_api import RequestAnswer, to_text
 
 from .desk_world import FETCH_KEY, GRANT, text_bytes
 from .peer_world import Nodes, nodes
+from .test_request_desk import Disk
 
 
 def stage(world: Nodes, answer: RequestAnswer) -> Stage | None:
@@ -491,6 +493,27 @@ async def test_request_sent_again_when_its_service_is_withdrawn_is_answered_as_i
         ):
             with pytest.raises(NotFoundError):
                 await world.entry.submit(other)
+
+
+async def test_full_disk_makes_no_request_look_refused_that_its_home_node_may_have() -> None:
+    disk = Disk()
+    async with nodes(disk) as world:
+        taken, lost, held = (world.home.asked(world.home.bind()) for _ in range(3))
+        disk.full = True
+        with pytest.raises(UnavailableError):
+            await world.entry.submit(taken)
+        world.way.lose_answers = 1
+        with pytest.raises(UnavailableError):
+            await world.entry.submit(lost)
+        with pytest.raises(DiskFullError):
+            await world.entry.submit(held)  # the node seems to be away: it was not sent
+        assert len(world.book) == 0
+        disk.full = False
+        await world.passes(AWAY_S)
+        await world.home.device.wake()
+        states = [(await world.entry.submit(each))[0].state for each in (taken, lost, held)]
+        assert states == ["RESPONDED", "RESPONDED", "QUEUED"]
+        assert len(world.home.device.executed) == 2
 
 
 async def test_request_that_only_its_home_node_remembers_is_found_after_its_deadline() -> None:

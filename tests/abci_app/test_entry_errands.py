@@ -10,7 +10,6 @@ import abci_app.entry_courier as courier_module
 from abci_app.entry_records import HOME_FORGOT, Stage
 from edgistry.errors import (
     BadRequestError,
-    DiskFullError,
     FutureError,
     MailboxFullError,
     MalformedError,
@@ -22,7 +21,6 @@ from edgistry.replay_window import MAX_AHEAD_US
 from .desk_world import FETCH_KEY, text_bytes
 from .peer_world import nodes
 from .test_entry_desk import held, running, stage, until
-from .test_request_desk import Disk
 
 # --- what the courier is rung for ---------------------------------------------------------------
 
@@ -172,15 +170,6 @@ async def test_outcome_that_two_bring_at_a_time_is_taken_once() -> None:
         await world.home.device.wake()
         found, _ = await asyncio.gather(world.fetch(answer), world.step())
         assert (found.state, stage(world, answer)) == ("RESPONDED", Stage.ENDED)
-
-
-async def test_request_that_could_not_be_written_here_is_not_there() -> None:
-    disk = Disk()
-    async with nodes(disk) as world:
-        disk.full = True
-        with pytest.raises(DiskFullError):
-            await world.submit(world.home.bind())
-        assert len(world.book) == 0
 
 
 async def test_queue_for_one_service_is_bounded_for_all_clients_together() -> None:
