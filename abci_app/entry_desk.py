@@ -137,7 +137,8 @@ class EntryDesk:
         return dataclasses.replace(asked, acknowledged=rest)
 
     async def _acknowledge_if_ended(self, request: bytes, fetch_key: bytes) -> None:
-        with contextlib.suppress(UnknownRequestError, NotEndedError):
+        # On a full disk it is kept longer; how a known request is doing is told all the same.
+        with contextlib.suppress(UnknownRequestError, NotEndedError, StorageError):
             await self.acknowledge(request, fetch_key)
 
     async def _enter(

@@ -35,6 +35,7 @@ from edgistry.errors import (
     MalformedError,
     NotFoundError,
     NotPairedError,
+    StorageError,
     UnknownRequestError,
 )
 from edgistry.messages import request_id
@@ -137,7 +138,17 @@ class RequestDesk:
             AuthorityError, MalformedError: the device would refuse it.
             KeyReusedError, SentBeforeError, InvalidValueError, MailboxFullError: as
                 ``Mailbox.submit``.
+            StorageError: it cannot be written.
         """
+        try:
+            return await self._submit(asked)
+        except StorageError:
+            if not asked.acknowledged:
+                raise
+            # It may have been taken before: to tell that, nothing has to be written.
+            return await self._submit(replace(asked, acknowledged=()))
+
+    async def _submit(self, asked: Asked) -> tuple[RequestAnswer, bool]:
         now_us = self._writer.clock_us()
         try:
             found = self._pairings.by_record(asked.service)

@@ -25,6 +25,7 @@ from tests.fake_node import FakeNode, FakeWoofs
 from .desk_world import FETCH_KEY, HOUR, Desks, desks, text_bytes
 from .peer_world import nodes
 from .test_http_requests import body_for
+from .test_request_desk import Disk
 
 LIMIT_S = 20.0
 WAIT = {"wait": "20"}
@@ -301,3 +302,24 @@ async def test_acknowledgements_through_another_node_do_not_wait_for_one_another
         assert store.writes < len(answers)
         for each in answers:
             assert (await world.fetch(each)).state == "DELIVERED"
+
+
+@pytest.mark.parametrize("is_passed_on", [False, True])
+async def test_full_disk_makes_no_known_request_look_refused_for_what_it_takes_along(
+    is_passed_on: bool,
+) -> None:
+    disk = Disk()
+    stores = (disk, None) if is_passed_on else (None, disk)
+    async with nodes(stores[0], home_store=stores[1]) as world:
+        desk = world.entry if is_passed_on else world.home.requests
+        server = server_of(world.home, desk)
+        first = body_for(world.home.bind().encoded)
+        earlier = answer_in(await posting(server, first, {}))
+        body = body_for(world.home.bind().encoded, idempotency_key=to_text(b"again"))
+        await posting(server, body, {})
+        await world.home.device.wake()
+        for each in (earlier, answer_in(await posting(server, body, {}))):
+            await desk.fetch(text_bytes(each["id"]), FETCH_KEY)
+        disk.full = True
+        response = await posting(server, {**body, "acknowledged": [known(earlier)]}, {})
+        assert (response.status, answer_in(response)["state"]) == (200, "RESPONDED")
