@@ -89,6 +89,8 @@ class StandInKeeper:
                 await self.step(device)
             except (StorageError, UnavailableError) as error:
                 refusal = error.detail
+            # When a large primary node is away there are thousands: requests go on meanwhile.
+            await asyncio.sleep(0)
         if refusal and not self._refusal:
             logger.warning("standing in for other nodes has to wait", reason=refusal)
         self._refusal = refusal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 import pytest
@@ -248,6 +249,18 @@ async def test_full_disk_keeps_a_node_from_standing_in_and_does_not_stop_it() ->
             assert await node.listed() == before
         await node.look()
         assert await node.listed() == after
+
+
+async def test_others_go_on_while_a_node_looks_at_thousands() -> None:
+    node = await Fallback.open()
+    for number in range(1000):
+        node.keeper._standings[f"device {number}"] = Standing(away_us=START_US)
+    looking, turns = asyncio.create_task(node.keeper.look()), 0
+    while not looking.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns >= 1000
+    assert node.keeper._standings == {}, "none of them is paired"
 
 
 async def test_device_that_tells_something_new_stays_listed_while_it_is_stood_in_for() -> None:
