@@ -157,6 +157,23 @@ class DuplicateError(Refused):
     help = "Send each key once."
 
 
+class PrivacyEpochError(Refused):
+    """A transaction about the keys of a privacy epoch that is neither the current nor the next."""
+
+    code = "privacy-epoch"
+    number = 18
+    http_status = 409
+    help = "Read which epoch the chain is in (`edgistry-node status DIR`) and begin anew from it."
+
+
+class EpochNotDueError(PrivacyEpochError):
+    """The current privacy epoch is not over yet."""
+
+    code = "epoch-not-due"
+    number = 19
+    help = "Wait until the current epoch has lasted its time."
+
+
 # --- discovery ---------------------------------------------------------------------------------
 
 
@@ -916,6 +933,33 @@ class NoRegistryError(NotFoundError):
     code = "no-registry"
     number = 220
     help = "Ask an Edgistry node: hosts know no services and no regions."
+
+
+# --- privacy -----------------------------------------------------------------------------------
+
+
+class UnknownHandleError(NotFoundError):
+    """A handle that was not given to this client, in this epoch, by this cluster."""
+
+    code = "unknown-handle"
+    number = 240
+    help = "Discover again: a handle is good for the client and the epoch it was given in."
+
+
+class UnknownCursorError(NotFoundError):
+    """A cursor that was not given to this client in this epoch."""
+
+    code = "unknown-cursor"
+    number = 241
+    help = "List anew from the beginning: a cursor is good for one client and one epoch."
+
+
+class NoEpochKeyError(UnavailableError):
+    """This node has no key to make handles with."""
+
+    code = "no-epoch-key"
+    number = 242
+    help = "Try again in a minute, or ask another node; browsing needs no handles."
 
 
 def every_refusal() -> tuple[type[Refused], ...]:

@@ -1,4 +1,4 @@
-"""Ed25519 signatures, X25519 sealing, and certificates made from a node's registry key.
+"""Ed25519 signatures, X25519 sealing, AES-SIV, and certificates made from a node's registry key.
 
 Rules kept here:
 
@@ -9,6 +9,8 @@ Rules kept here:
 * A seal is anonymous and one-way: a fresh X25519 key, HKDF-SHA256 over the shared secret and both
   public keys, AES-256-GCM. The purpose is part of the key and the context is authenticated, so
   that nothing sealed for one use opens in another.
+* What is sealed under a shared key again and again (``siv``) needs no nonce: AES-256-SIV (RFC 5297)
+  gives equal outputs for equal inputs, and tells nothing else.
 * A certificate vouches for a TLS key in the name of a registry key. What trusts it needs nothing
   but that registry key: ``anchor_certificate`` makes the anchor from the public half alone.
 
@@ -21,12 +23,16 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Callable
+from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESSIV
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import ECB
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import (
@@ -49,6 +55,11 @@ SEAL_OVERHEAD_BYTES = 32 + 16
 # stands for a key that does not expire either.
 _VALID_FROM = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _VALID_UNTIL = datetime.datetime(9999, 12, 31, tzinfo=datetime.UTC)
+
+SIV_KEY_BYTES: Final = 64
+SIV_OVERHEAD_BYTES: Final = 16
+"""What AES-SIV adds: its tag, which comes first."""
+BLOCK_BYTES: Final = 16
 
 
 def generate_signing_key() -> bytes:
@@ -150,6 +161,64 @@ def _shared_key(own: X25519PrivateKey, other: bytes, both: bytes, purpose: bytes
         raise InvalidValueError("not an X25519 public key") from None
     info = b"edgistry sealed 1\0" + purpose + b"\0" + both
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(shared)
+
+
+# --- under a key that several hold --------------------------------------------------------------
+
+
+class Siv:
+    """AES-256-SIV under one 64-byte key, which is made ready once.
+
+    Raises (when made):
+        InvalidValueError: ``key`` is not 64 bytes.
+    """
+
+    __slots__ = ("_cipher",)
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != SIV_KEY_BYTES:
+            raise InvalidValueError(f"an AES-256-SIV key has {SIV_KEY_BYTES} bytes")
+        self._cipher = AESSIV(key)
+
+    def seal(self, secret: bytes, context: bytes) -> bytes:
+        """``secret`` (not empty) sealed: the same for the same context, 16 bytes longer."""
+        return self._cipher.encrypt(secret, [context])
+
+    def open(self, sealed: bytes, context: bytes) -> bytes:
+        """What was sealed under this key for ``context``.
+
+        Raises:
+            SealError: sealed under another key or context, or changed on the way.
+        """
+        try:
+            return self._cipher.decrypt(sealed, [context])
+        except (InvalidTag, ValueError):  # ValueError: too short to hold anything
+            raise SealError("sealed under another key or for something else, or damaged") from None
+
+
+def permute(key: bytes, blocks: bytes) -> bytes:
+    """Each 16-byte block of ``blocks`` through AES-256 under ``key`` (32 bytes), in place.
+
+    A permutation of all blocks that looks random without the key. Equal blocks stay equal, so that
+    this is no encryption of anything that repeats.
+
+    Raises:
+        InvalidValueError: a key of another size, or a part of a block.
+    """
+    return _through_aes(key, blocks, inverse=False)
+
+
+def permute_back(key: bytes, blocks: bytes) -> bytes:
+    """The inverse of ``permute``; raises as it does."""
+    return _through_aes(key, blocks, inverse=True)
+
+
+def _through_aes(key: bytes, blocks: bytes, *, inverse: bool) -> bytes:
+    if len(key) != SEED_BYTES or len(blocks) % BLOCK_BYTES:
+        raise InvalidValueError("a permutation takes a 32-byte key and blocks of 16 bytes")
+    cipher = Cipher(AES(key), ECB())  # noqa: S305 -- a permutation is what is wanted
+    turn = cipher.decryptor() if inverse else cipher.encryptor()
+    return turn.update(blocks) + turn.finalize()
 
 
 # --- certificates -------------------------------------------------------------------------------
