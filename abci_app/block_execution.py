@@ -23,12 +23,12 @@ from edgistry.errors import ChainMismatchError, MalformedError, Refused, TooLarg
 from edgistry.transactions import RecordKey
 
 from . import registry
-from .block_state import BlockChanges, BlockState
+from .block_state import Block, BlockChanges, BlockState
 from .ledger import Ledger, StagedBlock
 from .merkle import Update
 from .nesting import check_nesting
 from .reader import RecordChange
-from .registry import REFUSALS, Block
+from .registry import REFUSALS
 from .schema import SERVICES, Head, StoredService, unpack
 from .signatures import SignatureMemo
 from .slices import Slices

@@ -18,8 +18,9 @@ from typing import Protocol, TypeVar
 
 from edgistry.codec import Wire
 from edgistry.kv import Change, prefix_end
+from edgistry.transactions import NodeId
 
-from .schema import HOMES, home_key, pack, unpack
+from .schema import HOMES, ChainParameters, home_key, pack, unpack
 
 W = TypeVar("W", bound=Wire)
 
@@ -37,6 +38,19 @@ class Committed(Protocol):
         self, start: bytes, stop: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         """Entries with ``start`` <= key < ``stop``, in key order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """What the rules know about the block they apply."""
+
+    parameters: ChainParameters
+    members: frozenset[NodeId]
+    """Who may write, as of the block before."""
+    now_us: int
+    """Block time, microseconds."""
+    lease_now_us: int
+    """Block time minus the shift, microseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

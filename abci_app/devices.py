@@ -73,8 +73,11 @@ def identity_of(device: Device | DeviceRow) -> Identity:
     return hashlib.sha256(_IDENTITY_TAG + encode(what)).digest()
 
 
-def record_of(device: Device, identity: Identity | None = None) -> ServiceRecord:
-    """What the chain is told of ``device``; ``identity`` is its identity where it is at hand."""
+def record_of(device: Device, identity: Identity | None = None, *, owner: bytes) -> ServiceRecord:
+    """What the chain is told of ``device``, which belongs to ``owner`` (a tag of 8 bytes).
+
+    ``identity`` is its identity where it is at hand.
+    """
     return ServiceRecord(
         key=device.key,
         type=device.type,
@@ -82,6 +85,8 @@ def record_of(device: Device, identity: Identity | None = None) -> ServiceRecord
         actions=device.actions,
         wake=device.wake,
         commitment=hashlib.sha256(device.salt + (identity or identity_of(device))).digest(),
+        owner=owner,
+        crowd=1,
     )
 
 

@@ -207,7 +207,11 @@ def _stored_head(store: KeyValue) -> Head:
     found = store.get(FORMAT_KEY)
     if found != pack_format():
         number = int.from_bytes(found or b"", "big")
-        raise CorruptDatabaseError(f"layout {number} of registry.ldb; this program reads {FORMAT}")
+        raise CorruptDatabaseError(
+            f"registry.ldb has layout {number}, and this program reads {FORMAT}; layouts are not"
+            " converted: run the version of edgistry that wrote it, or make the nodes anew"
+            " (`edgistry-node init` or `cluster init`) and import the devices again"
+        )
     return unpack(data, Head)
 
 

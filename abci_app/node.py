@@ -25,7 +25,7 @@ from edgistry.adapters.crypto import public_key_of, signer
 from edgistry.adapters.leveldb import LevelKeyValue
 from edgistry.adapters.log import get_logger
 from edgistry.errors import ChainMismatchError, ConfigError, UnavailableError
-from edgistry.transactions import node_id_of
+from edgistry.transactions import node_id_of, owner_tag
 
 from .abci_server import ABCIServer
 from .admin_forwards import forward_routes
@@ -77,7 +77,8 @@ async def run_node(
     stop = stop_signal()
     async with AsyncExitStack() as parts:
         seed = read_registry_seed(directory)
-        node_id = node_id_of(public_key_of(seed))
+        public_key = public_key_of(seed)
+        node_id = node_id_of(public_key)
         genesis = read_genesis(directory.genesis_file)
         if node_id not in genesis_members(genesis.state):
             raise ConfigError(
@@ -97,6 +98,7 @@ async def run_node(
             engine=config.engine,
             chain_id=genesis.chain_id,
             node_id=node_id,
+            owner=owner_tag(public_key),
             sign=signer(seed),
             store=local.queues,
             reader=app.reader,

@@ -21,18 +21,23 @@ from edgistry.transactions import NodeId, RecordKey
 
 from .ledger import Ledger
 from .schema import (
+    CURRENT_EPOCH_KEY,
     LEASE_CLOCK_KEY,
     LEASES,
     REGIONS,
     SERVICES,
     ChainParameters,
+    CurrentEpoch,
+    EpochStates,
     Head,
     Lease,
     LeaseClock,
     Member,
     SequenceState,
+    StoredEpoch,
     StoredRegion,
     StoredService,
+    epoch_key,
     home_key,
     region_key,
     sequence_key,
@@ -130,6 +135,24 @@ class RegistryReader:
         """The last consumed sequence of ``node_id`` (0: none) and its latest refused ones."""
         data = self._ledger.records.get(sequence_key(node_id))
         return SequenceState(last=0) if data is None else unpack(data, SequenceState)
+
+    @property
+    def epoch(self) -> int:
+        """The number of the current privacy epoch; 0 before the first."""
+        data = self._ledger.records.get(CURRENT_EPOCH_KEY)
+        return 0 if data is None else unpack(data, CurrentEpoch).number
+
+    def epochs(self) -> EpochStates:
+        """The privacy epochs that the chain keeps."""
+        number = self.epoch
+        previous, current, coming = (
+            None if number + step < 1 else self._epoch(number + step) for step in (-1, 0, 1)
+        )
+        return EpochStates(number, previous, current, coming)
+
+    def _epoch(self, number: int) -> StoredEpoch | None:
+        data = self._ledger.records.get(epoch_key(number))
+        return None if data is None else unpack(data, StoredEpoch)
 
     @property
     def lease_now_us(self) -> int:

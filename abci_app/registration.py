@@ -53,8 +53,9 @@ from .outbox_queue import Pending
 from .renumbering import Renumbering
 from .schema import StoredService, stored_service
 
-_RECORD_BYTES = 80
-"""A record without its names: 66 bytes of key, cell and commitment, and MessagePack headers."""
+_RECORD_BYTES = 93
+"""A record without its names: 74 bytes of key, cell, commitment and owner, and MessagePack headers
+and small numbers."""
 MAX_BATCH_BYTES = 240_000
 """Records in one transaction; the rest of its 256 000 bytes is for what is around them."""
 
@@ -91,7 +92,8 @@ class _Planned:
 class Registrar:
     """Registers devices of node ``node_id``, which sends through ``outbox``.
 
-    ``draw`` gives that many random bytes.
+    The chain is told that they all belong to ``owner``, a tag of 8 bytes. ``draw`` gives that many
+    random bytes.
     """
 
     def __init__(
@@ -99,12 +101,14 @@ class Registrar:
         store: KeyValue,
         *,
         node_id: NodeId,
+        owner: bytes,
         reader: ServiceReader,
         outbox: Outbox,
         draw: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._table = DeviceTable(store)
         self._node_id = node_id
+        self._owner = owner
         self._reader = reader
         self._outbox = outbox
         self._draw = draw
@@ -144,6 +148,9 @@ class Registrar:
                 await self._outbox.append(bodies, also=rows_with_sequences)
             return [self._outcome(plan, each) for each in planned]
 
+    def _record(self, device: Device, identity: Identity | None = None) -> ServiceRecord:
+        return record_of(device, identity, owner=self._owner)
+
     def _with_stored_sequence(self, device: Device, identity: Identity) -> Device:
         # The outbox may have renumbered what waits since the plan was made.
         stored = self._table.get(identity)
@@ -164,10 +171,10 @@ class Registrar:
         elif identity in plan.publish:
             outcome, publish = "unchanged" if known == wanted else "updated", True
         else:
-            publish = self._must_publish(known, wanted, record_of(wanted, identity))
+            publish = self._must_publish(known, wanted, self._record(wanted, identity))
             outcome = self._outcome_of_known(known, wanted, publish=publish)
         if publish:
-            plan.publish[identity] = record_of(wanted, identity)
+            plan.publish[identity] = self._record(wanted, identity)
         if publish or known != wanted:
             plan.devices[identity] = wanted
         return _Planned(
@@ -198,7 +205,7 @@ class Registrar:
     def _must_publish(self, known: Device, wanted: Device, record: ServiceRecord) -> bool:
         """Whether the chain neither has ``wanted``, as ``record``, nor is about to have it."""
         if self._outbox.is_pending(known.sequence):
-            return record_of(known) != record
+            return self._record(known) != record
         return self._reader.service(known.key) != stored_service(self._node_id, record)
 
     def _outcome_of_known(self, known: Device, wanted: Device, *, publish: bool) -> Outcome:
@@ -358,7 +365,7 @@ class Registrar:
             return "withdrawing"
         if self._outbox.is_pending(device.sequence):
             return "pending"
-        stored = stored_service(self._node_id, record_of(device))
+        stored = stored_service(self._node_id, self._record(device))
         return "published" if self._reader.service(device.key) == stored else "unpublished"
 
 

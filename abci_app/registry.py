@@ -14,13 +14,13 @@ Rules kept here (consensus.md, *Transactions* and *Time*):
   one. Records are deleted when the lease has been dead for the deletion period, at most 512 a
   block, lowest node id and key first.
 
-Pure. Not handled here: who signed (``signatures``), the hash (``merkle``), durability (``ledger``).
+Pure. Not handled here: the keys of privacy epochs (``epoch_rules``), who signed (``signatures``),
+the hash (``merkle``), durability (``ledger``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -28,10 +28,12 @@ from edgistry.cell import check_cell, is_cell, resolution_of
 from edgistry.errors import (
     BadSignatureError,
     DuplicateError,
+    EpochNotDueError,
     InvalidValueError,
     MalformedError,
     NotAMemberError,
     NotOwnerError,
+    PrivacyEpochError,
     Refused,
     TooLargeError,
     WrongChainError,
@@ -39,6 +41,9 @@ from edgistry.errors import (
     WrongVersionError,
 )
 from edgistry.transactions import (
+    EpochKey,
+    EpochShare,
+    MemberKey,
     NodeId,
     NodeLease,
     RegionPut,
@@ -49,7 +54,8 @@ from edgistry.transactions import (
     unpack_cells,
 )
 
-from .block_state import BlockState
+from .block_state import Block, BlockState
+from .epoch_rules import add_shares, begin_epoch, publish_key
 from .nesting import check_nesting, is_surely_shallow
 from .schema import (
     BEAT_S,
@@ -78,10 +84,12 @@ MAX_DELETED = 512
 REFUSALS = (
     BadSignatureError,
     DuplicateError,
+    EpochNotDueError,
     InvalidValueError,
     MalformedError,
     NotAMemberError,
     NotOwnerError,
+    PrivacyEpochError,
     TooLargeError,
     WrongChainError,
     WrongSequenceError,
@@ -89,15 +97,6 @@ REFUSALS = (
 )
 """All that a transaction may be refused for. Anything else that is raised while a block is applied
 (a damaged database, say) stops the node, although it may be a ``Refused`` elsewhere."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """What the rules know about the block they apply."""
-
-    parameters: ChainParameters
-    lease_now_us: int
-    """Block time minus the shift, microseconds."""
 
 
 def genesis(
@@ -128,8 +127,13 @@ def begin_block(
     this one, both in microseconds.
     """
     shift_us = _advance_clock(state, parameters, previous_us=previous_us, block_us=block_us)
-    block = Block(parameters=parameters, lease_now_us=block_us - shift_us)
-    _delete_expired(state, block, members)
+    block = Block(
+        parameters=parameters,
+        members=frozenset(members),
+        now_us=block_us,
+        lease_now_us=block_us - shift_us,
+    )
+    _delete_expired(state, block)
     return block
 
 
@@ -265,6 +269,9 @@ _RULES: dict[type, Callable[[BlockState, Block, NodeId, Any], None]] = {
     ServicesPut: _put_services,
     ServicesWithdraw: _withdraw_services,
     RegionPut: _put_region,
+    MemberKey: publish_key,
+    EpochKey: begin_epoch,
+    EpochShare: add_shares,
 }
 
 
@@ -285,9 +292,9 @@ def _advance_clock(
     return shift_us
 
 
-def _delete_expired(state: BlockState, block: Block, members: Iterable[NodeId]) -> None:
+def _delete_expired(state: BlockState, block: Block) -> None:
     left = MAX_DELETED
-    for node_id in sorted(members):
+    for node_id in sorted(block.members):
         lease = state.get(lease_key(node_id), Lease)
         dead_since_us = 0 if lease is None else lease.expires_us
         if block.lease_now_us - dead_since_us <= block.parameters.delete_after_us:

@@ -4,8 +4,9 @@ Rules kept here:
 
 * Keys that begin with a lower-case letter are *records*: they are the leaves of the app hash, so
   every node of a chain has exactly the same ones. All other keys are this node's bookkeeping
-  (head, format number, index of records by home node); they follow from the blocks as well, but
-  they change on empty blocks or can be derived, so they stay outside the hash.
+  (head, format number, index of records by home node, where records with a crowd are shown); they
+  follow from the blocks as well, but they change on empty blocks or can be derived, so they stay
+  outside the hash.
 * Values are canonical MessagePack arrays; what does not decode is ``CorruptDatabaseError``.
 * Times are microseconds since 1970 in block time; leases are in *lease time*, which is block time
   minus the replicated shift (consensus.md, *Time*).
@@ -16,17 +17,22 @@ Not handled here: which change is allowed (``registry``), and the hash (``merkle
 from __future__ import annotations
 
 import re
-from typing import Annotated, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 from edgistry.codec import Document, Meta, Wire, decode, decode_json, encode, encode_json
 from edgistry.errors import ConfigError, CorruptDatabaseError, InvalidValueError, Refused
 from edgistry.transactions import (
     MAX_ACTIONS,
+    MAX_MEMBERS,
     MAX_REGION_CELLS,
+    Bytes8,
     Bytes20,
     Bytes32,
     Cell,
+    Crowd,
+    Epoch,
     NodeId,
+    SealedKey,
     ServiceRecord,
     check_chain_id,
     node_id_of,
@@ -34,11 +40,10 @@ from edgistry.transactions import (
 
 T = TypeVar("T")
 
-FORMAT = 1
-"""Number of this layout; a database with another one is refused."""
+FORMAT = 2
+"""Number of this layout; a database with another one is refused. 2: epochs, owners and crowds."""
 BEAT_S = 10
 """Seconds between two blocks of an idle chain: the engine's empty-block interval."""
-MAX_MEMBERS = 128
 MAX_REFUSED = 16
 """Refused sequences remembered for each node (consensus.md, *Transactions*)."""
 MAX_GENESIS_BYTES = 1_000_000
@@ -51,16 +56,21 @@ FORMAT_KEY = b"!format"
 HEAD_KEY = b"!head"
 PARAMETERS_KEY = b"c"
 LEASE_CLOCK_KEY = b"k"
+CURRENT_EPOCH_KEY = b"e"
 RECORDS_START, RECORDS_STOP = b"a", b"{"
 """The half-open range of all keys that the app hash covers."""
 
 LEASES = b"l"
 MEMBERS = b"m"
+EPOCHS = b"p"
+"""Privacy epochs by number: the one before, the current and the next one."""
 SEQUENCES = b"q"
 REGIONS = b"r"
 SERVICES = b"s"
 HOMES = b"H"
 """Index of services by home node: ``H`` | node id | record key, empty value."""
+PLACEMENTS = b"P"
+"""Where services with a crowd are shown: ``P`` | first byte of the record key (``crowd``)."""
 
 
 class ChainParameters(Wire):
@@ -73,6 +83,37 @@ class ChainParameters(Wire):
     """How long after its lease lapsed a node's records are deleted."""
     outage_gap_us: Microseconds
     """A longer silence between two blocks is an outage, and does not age leases."""
+    epoch_us: Microseconds
+    """How long a privacy epoch lasts at least, in block time."""
+
+
+class CurrentEpoch(Wire):
+    """Which privacy epoch has begun last; before the first one there is no such record."""
+
+    number: Epoch
+
+
+class StoredEpoch(Wire):
+    """A privacy epoch, or the next one while members ask for its key. Node ids ascend."""
+
+    since_us: Microseconds
+    """Block time at which it began; 0 while it is to come."""
+    check: Annotated[bytes, Meta(max_length=16)]
+    """``epoch_check`` of its key; empty while it is to come."""
+    keys: tuple[tuple[Bytes20, Bytes32], ...]
+    """X25519 public keys that members want its key sealed to."""
+    sealed: tuple[tuple[Bytes20, SealedKey], ...]
+    """Its key, sealed to members."""
+
+
+class EpochStates(NamedTuple):
+    """What the chain knows of privacy epochs; ``number`` 0: none has begun."""
+
+    number: int
+    previous: StoredEpoch | None
+    current: StoredEpoch | None
+    coming: StoredEpoch | None
+    """What is asked for the next one."""
 
 
 class LeaseClock(Wire):
@@ -110,6 +151,8 @@ class StoredService(Wire):
     actions: Annotated[tuple[str, ...], Meta(max_length=MAX_ACTIONS)]
     wake: Annotated[int, Meta(ge=0, le=255)]
     commitment: Bytes32
+    owner: Bytes8
+    crowd: Crowd
 
 
 class StoredRegion(Wire):
@@ -149,6 +192,8 @@ class GenesisState(Document):
     outage_gap_s: int = 0
     """A longer silence between blocks is an outage. 0: a third of the lease, 15 to 60 seconds, so
     that a lease renewed every third of itself outlasts any silence that is none."""
+    epoch_s: int = 86_400
+    """How long a privacy epoch lasts at least; a client's handles are the same for so long."""
 
 
 def service_key(key: bytes) -> bytes:
@@ -176,6 +221,11 @@ def sequence_key(node_id: bytes) -> bytes:
     return SEQUENCES + node_id
 
 
+def epoch_key(number: int) -> bytes:
+    """Database key of the privacy epoch ``number``."""
+    return EPOCHS + number.to_bytes(4, "big")
+
+
 def home_key(node_id: bytes, key: bytes) -> bytes:
     """Database key of the index entry of record ``key``, whose home is ``node_id``."""
     return HOMES + node_id + key
@@ -190,6 +240,8 @@ def stored_service(home: bytes, record: ServiceRecord) -> StoredService:
         actions=record.actions,
         wake=record.wake,
         commitment=record.commitment,
+        owner=record.owner,
+        crowd=record.crowd,
     )
 
 
@@ -249,6 +301,7 @@ def _check_genesis(state: GenesisState) -> None:
         ("delete_after_s", state.delete_after_s, 1),
         # Else every beat of an idle chain would be an outage, and move the replicated shift.
         ("outage_gap_s", outage_gap_s(state), BEAT_S + 1),
+        ("epoch_s", state.epoch_s, 1),
     ):
         if not least <= seconds <= _MAX_PERIOD_S:
             raise InvalidValueError(f"{field} is {seconds}; allowed: {least} to {_MAX_PERIOD_S}")
@@ -276,6 +329,7 @@ def genesis_parameters(chain_id: str, state: GenesisState) -> ChainParameters:
         lease_us=state.lease_s * 1_000_000,
         delete_after_us=state.delete_after_s * 1_000_000,
         outage_gap_us=outage_gap_s(state) * 1_000_000,
+        epoch_us=state.epoch_s * 1_000_000,
     )
 
 

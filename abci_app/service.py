@@ -71,6 +71,7 @@ class EngineView(Protocol):
 class NodeService:
     """The use cases of the node ``node_id`` over its two databases.
 
+    ``owner`` is the tag (8 bytes) of whom its devices belong to.
     ``store`` is ``queues.ldb``; ``sink`` and ``view`` are the engine's. Times: ``clock_us`` is
     the wall clock in microseconds since 1970, ``steady_s`` seconds that never jump. ``warnings``
     gives what the operator has to know of other parts; everybody may read it.
@@ -86,6 +87,7 @@ class NodeService:
         engine: EngineKind,
         chain_id: str,
         node_id: NodeId,
+        owner: bytes,
         sign: Sign,
         store: KeyValue,
         reader: RegistryReader,
@@ -115,7 +117,9 @@ class NodeService:
             caught_up=lambda: not view().catching_up,
             clock_s=steady_s,
         )
-        self.registrar = Registrar(store, node_id=node_id, reader=reader, outbox=self.outbox)
+        self.registrar = Registrar(
+            store, node_id=node_id, owner=owner, reader=reader, outbox=self.outbox
+        )
         self.named_regions = Regions(store, node_id=node_id, reader=reader, outbox=self.outbox)
         self.leases = LeaseKeeper(reader=reader, outbox=self.outbox)
         self.outbox.on_settled = self._settled

@@ -9,7 +9,8 @@ Rules kept here:
 * Bytes in, values out. ``parse_transaction`` accepts only the canonical encoding, so that a
   transaction has one hash.
 * ``node_id`` = SHA-256(public key)[0:20]; the registry key is neither validator nor p2p key.
-* Limits are checked while parsing: 512 records a batch, 8 192 cells a region, 256 KB a transaction.
+* Limits are checked while parsing: 512 records a batch, 8 192 cells a region, 128 seals of an epoch
+  key, 256 KB a transaction.
 
 Not handled here: whether a transaction may be applied (``abci_app.registry``), and the Ed25519
 arithmetic itself, which callers pass in (``Sign``, ``Verify``) so that this module stays pure.
@@ -47,6 +48,10 @@ MAX_TRANSACTION_BYTES = 256_000
 MAX_BATCH_RECORDS = 512
 MAX_REGION_CELLS = 8192
 MAX_ACTIONS = 16
+MAX_MEMBERS = 128
+SEALED_KEY_BYTES = 80
+"""A 32-byte epoch key sealed to one member (``adapters.crypto.seal``)."""
+LAST_EPOCH = (1 << 32) - 1
 WAKE_BUCKETS = ("1m", "15m", "1h", "later")
 """Wake bucket names by number: answers within a minute, 15 minutes, an hour, later."""
 
@@ -62,6 +67,12 @@ Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Bytes64 = Annotated[bytes, Meta(min_length=64, max_length=64)]
 Sequence = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
 Cell = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Epoch = Annotated[int, Meta(ge=1, le=LAST_EPOCH)]
+Crowd = Annotated[int, Meta(ge=1, le=(1 << 16) - 1)]
+SealedKey = Annotated[bytes, Meta(min_length=SEALED_KEY_BYTES, max_length=SEALED_KEY_BYTES)]
+
+_OWNER_TAG = b"\x31"
+_EPOCH_CHECK_TAG = b"\x32"
 
 
 class Kind(IntEnum):
@@ -71,6 +82,9 @@ class Kind(IntEnum):
     SERVICES_PUT = 2
     SERVICES_WITHDRAW = 3
     REGION_PUT = 4
+    MEMBER_KEY = 5
+    EPOCH_KEY = 6
+    EPOCH_SHARE = 7
 
 
 class ServiceRecord(Wire):
@@ -78,6 +92,8 @@ class ServiceRecord(Wire):
 
     ``cell`` is the published H3 cell (resolution 5, 6 or 7), the finest position anyone sees.
     ``commitment`` is SHA-256(salt | device id): it binds the home node without telling anyone.
+    ``owner`` is the tag of whom the device belongs to (``owner_tag``). With ``crowd`` k above 1 it
+    is shown only where services of its type have at least k owners.
     """
 
     key: Bytes16
@@ -88,6 +104,8 @@ class ServiceRecord(Wire):
     ]
     wake: Annotated[int, Meta(ge=0, le=len(WAKE_BUCKETS) - 1)]
     commitment: Bytes32
+    owner: Bytes8
+    crowd: Crowd
 
 
 class NodeLease(Wire):
@@ -117,13 +135,48 @@ class RegionPut(Wire):
     cells: Annotated[bytes, Meta(min_length=8, max_length=8 * MAX_REGION_CELLS)]
 
 
-Body = NodeLease | ServicesPut | ServicesWithdraw | RegionPut
+class MemberKey(Wire):
+    """Ask for the key of ``epoch``, the current or the next one, sealed to the X25519 ``public``.
+
+    Asking again for the current epoch says that what was sealed so far is of no use.
+    """
+
+    epoch: Epoch
+    public: Bytes32
+
+
+Seals = Annotated[tuple[tuple[Bytes20, SealedKey], ...], Meta(min_length=1, max_length=MAX_MEMBERS)]
+"""(node id, the epoch key sealed to its published key), node ids strictly ascending."""
+
+
+class EpochKey(Wire):
+    """Begin ``epoch``, the next one, with a key that ``sealed`` gives to members.
+
+    ``check`` is ``epoch_check`` of the key.
+    """
+
+    epoch: Epoch
+    check: Bytes16
+    sealed: Seals
+
+
+class EpochShare(Wire):
+    """Give the key of ``epoch``, the current one, to members that asked for it and have none."""
+
+    epoch: Epoch
+    sealed: Seals
+
+
+Body = NodeLease | ServicesPut | ServicesWithdraw | RegionPut | MemberKey | EpochKey | EpochShare
 
 _BODIES: dict[Kind, type[Body]] = {
     Kind.NODE_LEASE: NodeLease,
     Kind.SERVICES_PUT: ServicesPut,
     Kind.SERVICES_WITHDRAW: ServicesWithdraw,
     Kind.REGION_PUT: RegionPut,
+    Kind.MEMBER_KEY: MemberKey,
+    Kind.EPOCH_KEY: EpochKey,
+    Kind.EPOCH_SHARE: EpochShare,
 }
 _KINDS: dict[type[Body], Kind] = {body: kind for kind, body in _BODIES.items()}
 
@@ -143,6 +196,16 @@ class Transaction(Wire):
 def node_id_of(public_key: bytes) -> NodeId:
     """The node id that belongs to a 32-byte Ed25519 registry public key."""
     return NodeId(hashlib.sha256(public_key).digest()[:20])
+
+
+def owner_tag(public_key: bytes) -> bytes:
+    """What records say of an owner, by its 32-byte Ed25519 public key: 8 bytes."""
+    return hashlib.sha256(_OWNER_TAG + public_key).digest()[:8]
+
+
+def epoch_check(key: bytes) -> bytes:
+    """What the chain says of a 32-byte epoch key, so that members know theirs: 16 bytes."""
+    return hashlib.sha256(_EPOCH_CHECK_TAG + key).digest()[:16]
 
 
 def signing_bytes(transaction: Transaction) -> bytes:
@@ -213,6 +276,8 @@ def parse_body(transaction: Transaction) -> Body:
     elif isinstance(body, RegionPut):
         check_region_name(body.name)
         unpack_cells(body.cells)
+    elif isinstance(body, (EpochKey, EpochShare)):
+        _check_ascending(body.sealed)
     return body
 
 
@@ -244,6 +309,11 @@ def check_region_name(name: str) -> None:
     """Raises ``MalformedError`` for a region name outside ``[a-z0-9][a-z0-9._-]{0,63}``."""
     if not _REGION.fullmatch(name):
         raise MalformedError(f"region name {name!r}: use 1-64 of {_NAME_RULE}")
+
+
+def _check_ascending(sealed: tuple[tuple[bytes, bytes], ...]) -> None:
+    if any(left[0] >= right[0] for left, right in itertools.pairwise(sealed)):
+        raise MalformedError("node ids are not strictly ascending")
 
 
 def pack_cells(cells: list[int]) -> bytes:

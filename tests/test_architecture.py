@@ -64,6 +64,7 @@ PURE = (
     "abci_app.sorted_entries",
     "abci_app.block_state",
     "abci_app.registry",
+    "abci_app.epoch_rules",
     "abci_app.signatures",
     "abci_app.discovery",
     "abci_app.change_log",
@@ -102,6 +103,7 @@ CONSENSUS = (
     "abci_app.nesting",
     "abci_app.block_state",
     "abci_app.registry",
+    "abci_app.epoch_rules",
 )
 
 IMPURE_IMPORTS = {

@@ -65,6 +65,8 @@ def record(actions: tuple[str, ...] = ("read",)) -> ServiceRecord:
         actions=actions,
         wake=1,
         commitment=hashlib.sha256(random_bytes(16)).digest(),
+        owner=random_bytes(8),
+        crowd=1,
     )
 
 

@@ -26,6 +26,7 @@ from edgistry.transactions import (
     ServicesPut,
     ServicesWithdraw,
     node_id_of,
+    owner_tag,
     pack_cells,
     sign_transaction,
 )
@@ -77,6 +78,7 @@ def genesis(
     lease_s: int = LEASE_US // SECOND,
     delete_after_s: int = 7 * 86_400,
     outage_gap_s: int = 60,
+    epoch_s: int = 86_400,
 ) -> GenesisState:
     return GenesisState(
         members=tuple(
@@ -86,6 +88,7 @@ def genesis(
         lease_s=lease_s,
         delete_after_s=delete_after_s,
         outage_gap_s=outage_gap_s,
+        epoch_s=epoch_s,
     )
 
 
@@ -93,7 +96,14 @@ def key(name: str | int) -> RecordKey:
     return RecordKey(hashlib.sha256(f"key {name}".encode()).digest()[:16])
 
 
-def record(name: str | int, *, cell: int = CELL, type_name: str = "thermometer") -> ServiceRecord:
+def record(
+    name: str | int,
+    *,
+    cell: int = CELL,
+    type_name: str = "thermometer",
+    owner: str = "owner",
+    crowd: int = 1,
+) -> ServiceRecord:
     return ServiceRecord(
         key=key(name),
         type=type_name,
@@ -101,6 +111,8 @@ def record(name: str | int, *, cell: int = CELL, type_name: str = "thermometer")
         actions=("read",),
         wake=1,
         commitment=hashlib.sha256(f"commitment {name}".encode()).digest(),
+        owner=owner_tag(owner.encode()),
+        crowd=crowd,
     )
 
 

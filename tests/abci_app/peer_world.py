@@ -31,7 +31,14 @@ from .desk_world import FETCH_KEY, SERVICE_KEY, Desks, FakePairings, desks, text
 HOME = NodeId(b"h" * 20)
 ENTRY = NodeId(b"e" * 20)
 STORED = StoredService(
-    home=HOME, type="thermometer", cell=0, actions=("read",), wake=1, commitment=bytes(32)
+    home=HOME,
+    type="thermometer",
+    cell=0,
+    actions=("read",),
+    wake=1,
+    commitment=bytes(32),
+    owner=bytes(8),
+    crowd=1,
 )
 
 Tamper = Callable[[str, bytes], bytes]

@@ -15,7 +15,7 @@ from pathlib import Path
 from edgistry.adapters.leveldb import LevelKeyValue
 from edgistry.cell import base_cell, children_of
 from edgistry.kv import KeyValue, MemoryKeyValue
-from edgistry.transactions import Body, ServicesPut
+from edgistry.transactions import Body, EpochKey, EpochShare, MemberKey, ServicesPut
 
 from .chain_world import (
     ANN,
@@ -36,6 +36,7 @@ from .chain_world import (
 
 BLOCKS = 60
 CAROL = Node("carol")
+MEMBERS = (ANN, BOB, CAROL)
 _CELLS = [cell for parent in children_of(base_cell(20)) for cell in children_of(parent)]
 
 
@@ -44,7 +45,9 @@ def _body(source: random.Random, node: Node) -> Body:
     owner = node.name if source.randrange(6) else "anyone"
     numbers = source.sample(range(200), source.randint(1, 40))
     names = [f"{owner} {number}" for number in numbers]
-    choice = source.randrange(10)
+    choice = source.randrange(13)
+    epoch = source.randint(1, 4)
+    sealed = tuple(sorted((each.id, source.randbytes(80)) for each in source.sample(MEMBERS, 2)))
     if choice < 5:
         return put(*names)
     if choice < 7:
@@ -54,13 +57,19 @@ def _body(source: random.Random, node: Node) -> Body:
         return region(f"{owner}-{source.randrange(2)}", source.randint(1, 2), cells)
     if choice == 8:
         return ServicesPut(records=(record("good"), record("bad", cell=source.getrandbits(62))))
+    if choice == 9:
+        return MemberKey(epoch=epoch, public=source.randbytes(32))
+    if choice == 10:
+        return EpochKey(epoch=epoch, check=source.randbytes(16), sealed=sealed)
+    if choice == 11:
+        return EpochShare(epoch=epoch, sealed=sealed)
     return LEASE
 
 
 def _transactions(source: random.Random, world: World) -> list[bytes]:
     found = []
     for _ in range(source.randrange(8)):
-        node = source.choice((ANN, BOB, CAROL))
+        node = source.choice(MEMBERS)
         odd = source.randrange(12)
         if odd == 0:
             found.append(source.randbytes(source.randrange(200)))
@@ -76,7 +85,7 @@ def _transactions(source: random.Random, world: World) -> list[bytes]:
 async def replay(store: KeyValue) -> list[str]:
     """What each block came to."""
     source = random.Random(20)
-    world = started(store, genesis(ANN, BOB, CAROL, lease_s=60, delete_after_s=600))
+    world = started(store, genesis(*MEMBERS, lease_s=60, delete_after_s=600, epoch_s=300))
     lines = [world.app_hash.hex()]
     for _ in range(BLOCKS):
         pause = source.choice((SECOND, 10 * SECOND, 59 * SECOND, DAY))

@@ -48,6 +48,7 @@ class SimulatedRegistry(SimulatedChain):
             lease_us=600_000_000,
             delete_after_us=7 * 86_400_000_000,
             outage_gap_us=60_000_000,
+            epoch_us=86_400_000_000,
         )
 
     def members(self) -> dict[NodeId, Member]:

@@ -18,7 +18,7 @@ from edgistry.adapters.crypto import public_key_of, signer
 from edgistry.api import DiscoverAnswer, DiscoverQuery, NearArea
 from edgistry.codec import replace
 from edgistry.kv import KeyValue
-from edgistry.transactions import node_id_of
+from edgistry.transactions import node_id_of, owner_tag
 
 SEED = b"s" * 32
 NODE_ID = node_id_of(public_key_of(SEED))
@@ -99,6 +99,7 @@ async def open_solo(
         engine="solo",
         chain_id=CHAIN_ID,
         node_id=NODE_ID,
+        owner=owner_tag(public_key_of(SEED)),
         sign=signer(SEED),
         store=queues,
         reader=app.reader,

@@ -13,7 +13,14 @@ from edgistry.transactions import RecordKey
 
 HOME, OTHER = b"h" * 20, b"o" * 20
 SERVICE = StoredService(
-    home=HOME, type="thermometer", cell=1, actions=("read",), wake=1, commitment=bytes(32)
+    home=HOME,
+    type="thermometer",
+    cell=1,
+    actions=("read",),
+    wake=1,
+    commitment=bytes(32),
+    owner=bytes(8),
+    crowd=1,
 )
 
 

@@ -18,6 +18,8 @@ from edgistry.codec import encode, replace
 from edgistry.errors import CorruptDatabaseError, MalformedError
 from edgistry.kv import MemoryKeyValue
 
+OWNER = b"o" * 8
+
 
 def device(number: int = 0, **changes: object) -> Device:
     plain = Device(
@@ -56,7 +58,7 @@ def test_id_is_never_mistaken_for_a_name() -> None:
 
 def test_chain_is_told_neither_name_nor_position() -> None:
     private = device(1, id="SERIAL-77", name="Upper hut", lat=46.512345, lon=8.254321)
-    record = encode(record_of(private))
+    record = encode(record_of(private, owner=OWNER))
     for secret in (b"SERIAL", b"Upper", encode(46.512345), encode(8.254321), private.salt):
         assert secret not in record
 
@@ -64,8 +66,11 @@ def test_chain_is_told_neither_name_nor_position() -> None:
 def test_commitment_changes_with_the_salt_and_with_nothing_else() -> None:
     one = device(1, id="x")
     moved = replace(one, lat=1.0, name="elsewhere", sequence=3)
-    assert record_of(one).commitment == record_of(moved).commitment
-    assert record_of(one).commitment != record_of(replace(one, salt=b"s" * 32)).commitment
+    assert record_of(one, owner=OWNER).commitment == record_of(moved, owner=OWNER).commitment
+    assert (
+        record_of(one, owner=OWNER).commitment
+        != record_of(replace(one, salt=b"s" * 32), owner=OWNER).commitment
+    )
 
 
 def test_table_finds_by_identity_and_by_key_and_forgets() -> None:

@@ -49,6 +49,8 @@ def service(
         actions=("read",),
         wake=wake,
         commitment=b"c" * 32,
+        owner=b"o" * 8,
+        crowd=1,
     )
 
 

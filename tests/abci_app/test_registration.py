@@ -62,6 +62,7 @@ class Bench:
         self.registrar = Registrar(
             self.store,
             node_id=NODE,
+            owner=b"o" * 8,
             reader=self.chain,
             outbox=self.outbox,
             draw=lambda size: next(self.counter).to_bytes(size, "big"),
@@ -361,6 +362,8 @@ async def test_record_of_another_node_is_never_taken_for_ours(bench: Bench) -> N
             actions=stored.actions,
             wake=stored.wake,
             commitment=stored.commitment,
+            owner=stored.owner,
+            crowd=stored.crowd,
         ),
     )
     assert bench.states() == ["unpublished"]

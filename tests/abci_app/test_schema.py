@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from abci_app import schema
 from abci_app.schema import (
     ChainParameters,
+    CurrentEpoch,
     GenesisMember,
     GenesisState,
     Head,
     Lease,
     Member,
     SequenceState,
+    StoredEpoch,
     StoredRegion,
     StoredService,
     genesis_bytes,
@@ -32,7 +34,15 @@ from edgistry.errors import ConfigError, CorruptDatabaseError
 from .chain_world import ANN, BOB, genesis, record
 
 VALUES: list[Wire] = [
-    ChainParameters(chain_id="c", lease_us=1, delete_after_us=2, outage_gap_us=3),
+    ChainParameters(chain_id="c", lease_us=1, delete_after_us=2, outage_gap_us=3, epoch_us=4),
+    CurrentEpoch(number=1),
+    StoredEpoch(
+        since_us=1,
+        check=bytes(16),
+        keys=((ANN.id, bytes(32)),),
+        sealed=((ANN.id, bytes(80)),),
+    ),
+    StoredEpoch(since_us=0, check=b"", keys=(), sealed=()),
     Member(public_key=ANN.public_key, name="ann"),
     Lease(expires_us=1 << 60),
     SequenceState(last=3, refused=((1, 14), (2, 2))),

@@ -14,12 +14,17 @@ from edgistry.adapters import crypto, sodium
 from edgistry.codec import replace
 from edgistry.errors import InvalidValueError, MalformedError, Refused, TooLargeError
 from edgistry.transactions import (
+    LAST_EPOCH,
     MAX_ACTIONS,
     MAX_BATCH_RECORDS,
     MAX_REGION_CELLS,
     MAX_TRANSACTION_BYTES,
+    SEALED_KEY_BYTES,
     Body,
+    EpochKey,
+    EpochShare,
     Kind,
+    MemberKey,
     NodeLease,
     RegionPut,
     ServiceRecord,
@@ -52,7 +57,16 @@ RECORDS = st.builds(
     actions=st.sets(NAMES, max_size=4).map(lambda names: tuple(sorted(names))),
     wake=st.integers(0, 3),
     commitment=st.binary(min_size=32, max_size=32),
+    owner=st.binary(min_size=8, max_size=8),
+    crowd=st.integers(1, (1 << 16) - 1),
 )
+EPOCHS = st.integers(1, LAST_EPOCH)
+SEALS = st.dictionaries(
+    st.binary(min_size=20, max_size=20),
+    st.binary(min_size=SEALED_KEY_BYTES, max_size=SEALED_KEY_BYTES),
+    min_size=1,
+    max_size=4,
+).map(lambda seals: tuple(sorted(seals.items())))
 CELLS = st.sets(st.integers(0, (1 << 63) - 1), min_size=1, max_size=20)
 BODIES: st.SearchStrategy[Body] = st.one_of(
     st.just(NodeLease()),
@@ -64,9 +78,19 @@ BODIES: st.SearchStrategy[Body] = st.one_of(
         version=st.integers(1, (1 << 31) - 1),
         cells=CELLS.map(lambda cells: pack_cells(list(cells))),
     ),
+    st.builds(MemberKey, epoch=EPOCHS, public=st.binary(min_size=32, max_size=32)),
+    st.builds(EpochKey, epoch=EPOCHS, check=st.binary(min_size=16, max_size=16), sealed=SEALS),
+    st.builds(EpochShare, epoch=EPOCHS, sealed=SEALS),
 )
 RECORD = ServiceRecord(
-    key=b"k" * 16, type="valve", cell=1, actions=("open",), wake=0, commitment=b"c" * 32
+    key=b"k" * 16,
+    type="valve",
+    cell=1,
+    actions=("open",),
+    wake=0,
+    commitment=b"c" * 32,
+    owner=b"o" * 8,
+    crowd=1,
 )
 
 
@@ -230,7 +254,7 @@ def test_elements_outside_the_layout_are_malformed(change: dict[str, Any]) -> No
         parse_transaction(packed(**change))
 
 
-@pytest.mark.parametrize("kind", [5, 99, 255])
+@pytest.mark.parametrize("kind", [8, 99, 255])
 def test_an_unknown_kind_is_malformed(kind: int) -> None:
     with pytest.raises(MalformedError, match=f"kind {kind}"):
         parse_body(parse_transaction(packed(kind=kind)))

@@ -157,6 +157,8 @@ def test_a_batch_with_a_record_of_another_node_is_a_dead_letter(
                     actions=("read",),
                     wake=WAKE_UNKNOWN,
                     commitment=bytes(32),
+                    owner=bytes(8),
+                    crowd=1,
                 )
                 for key in keys
             )
