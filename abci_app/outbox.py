@@ -9,7 +9,8 @@ Rules kept here:
   committed sequence on is sent again (an engine may answer OK and drop what its full mempool
   cannot hold). A sink that is away is tried again with back-off; nothing is lost meanwhile.
 * Confirmed by state alone: a transaction is done when the registry's sequence of this node has
-  reached it. Refused ones become dead letters, and the next one goes through.
+  reached it. Refused ones become dead letters, and the next one goes through. Those that share
+  the keys of epochs do not: whoever sent them looks at the state, and two may have done the same.
 
 When the chain knows a higher sequence than the database gave, the database is older than the chain
 (restored from a copy, say) and the log says so. Until the node has caught up once, nobody can tell:
@@ -32,7 +33,7 @@ from typing import Protocol
 from edgistry.adapters.log import get_logger
 from edgistry.errors import UnavailableError
 from edgistry.kv import Change, KeyValue
-from edgistry.transactions import Body, Kind, NodeId, Sign
+from edgistry.transactions import EPOCH_KINDS, Body, Kind, NodeId, Sign
 
 from .dead_letters import DeadLetter, DeadLetters
 from .outbox_queue import Accepted, OutboxQueue, Pending
@@ -293,7 +294,7 @@ class Outbox:
         changes = self._queue.forget(done)
         for entry in done:
             transaction = self._queue.transaction(entry)
-            if entry.sequence in refused:
+            if entry.sequence in refused and entry.kind not in EPOCH_KINDS:
                 letters.append(_letter(entry, refused[entry.sequence], transaction))
             if self.on_settled is not None:
                 changes += self.on_settled(entry, transaction)

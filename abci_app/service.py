@@ -8,7 +8,8 @@ Rules kept here:
   this order.
 
 Not handled here: the use cases themselves (``registration``, ``regions``, ``discover_service``,
-``leases``), transport (``http_server``, ``admin_server``), starting and stopping (``node``).
+``leases``, ``epoch_keeper``), transport (``http_server``, ``admin_server``), starting and stopping
+(``node``).
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from .admin_api import (
 )
 from .devices import parse_handle
 from .discover_service import Discoverer
+from .epoch_keeper import EpochKeeper
 from .health import BlockWatch, EngineKind, Vitals, reasons_writes_wait
 from .leases import LeaseKeeper
 from .metrics import NodeMetrics
@@ -131,13 +133,22 @@ class NodeService:
                 self._unpublished = self.registrar.unpublished()
             for warning in self._warnings():
                 logger.warning(warning)
+        self.epochs = EpochKeeper(
+            store,
+            node_id=node_id,
+            reader=reader,
+            outbox=self.outbox,
+            caught_up=lambda: not view().catching_up,
+            clock_us=clock_us,
+        )
         self.discoverer = Discoverer(reader)
         self.watcher = Watcher(reader, self.discoverer)
         reader.subscribe(self._committed)
 
     async def run(self) -> None:
         """Send, confirm and renew until cancelled; raises what must stop the node."""
-        tasks = [asyncio.create_task(self.outbox.run()), asyncio.create_task(self.leases.run())]
+        parts = (self.outbox.run(), self.leases.run(), self.epochs.run())
+        tasks = [asyncio.create_task(part) for part in parts]
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -177,6 +188,7 @@ class NodeService:
             services=len(self.discoverer.index),
             regions=len(self.named_regions.list().regions),
             outbox=self.outbox.pending,
+            epoch=self._reader.epoch,
         )
 
     def ready(self) -> tuple[bool, ReadyAnswer]:

@@ -49,4 +49,5 @@ def _facts(answer: StatusAnswer, ready: ReadyAnswer) -> list[tuple[str, str]]:
         ("services", str(answer.services)),
         ("regions", str(answer.regions)),
         ("outbox", f"{answer.outbox} transactions wait for a block"),
+        ("epoch", f"{answer.epoch or 'none yet'} (handles are renewed with each)"),
     ]

@@ -111,6 +111,9 @@ class StatusAnswer(Answer):
     services: Annotated[int, Meta(ge=0, description="Service records in the registry.")]
     regions: Annotated[int, Meta(ge=0, description="Named regions in the registry.")]
     outbox: Annotated[int, Meta(ge=0, description="Own transactions that wait for a block.")]
+    epoch: Annotated[
+        int, Meta(ge=0, description="Number of the current privacy epoch; 0 before the first.")
+    ] = 0
 
 
 class ReadyAnswer(Answer):

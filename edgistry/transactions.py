@@ -87,6 +87,10 @@ class Kind(IntEnum):
     EPOCH_SHARE = 7
 
 
+EPOCH_KINDS = frozenset((Kind.MEMBER_KEY, Kind.EPOCH_KEY, Kind.EPOCH_SHARE))
+"""What nodes send by themselves to share a key; refused now and then, when two do the same."""
+
+
 class ServiceRecord(Wire):
     """One anonymised service as it stands on the chain.
 

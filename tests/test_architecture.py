@@ -65,6 +65,8 @@ PURE = (
     "abci_app.block_state",
     "abci_app.registry",
     "abci_app.epoch_rules",
+    "abci_app.epochs",
+    "abci_app.epoch_store",
     "abci_app.signatures",
     "abci_app.discovery",
     "abci_app.change_log",
