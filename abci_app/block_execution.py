@@ -20,16 +20,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgistry.errors import ChainMismatchError, MalformedError, Refused, TooLargeError
-from edgistry.transactions import RecordKey
 
 from . import registry
 from .block_state import Block, BlockChanges, BlockState
 from .ledger import Ledger, StagedBlock
 from .merkle import Update
 from .nesting import check_nesting
+from .placing import Placing
 from .reader import RecordChange
 from .registry import REFUSALS
-from .schema import SERVICES, Head, StoredService, unpack
+from .schema import Head
 from .signatures import SignatureMemo
 from .slices import Slices
 
@@ -44,7 +44,7 @@ class ExecutedBlock:
     staged: StagedBlock
     results: tuple[Refused | None, ...]
     """For each transaction: ``None`` applied, else why not."""
-    record_changes: tuple[RecordChange, ...]
+    record_changes: Sequence[RecordChange]
 
 
 class BlockExecutor:
@@ -78,7 +78,9 @@ class BlockExecutor:
             await slices.rest()
         for _ in state.settle():
             await slices.rest()
-        changes = state.changes
+        placing = Placing(ledger.records, state.changes, slices)
+        await placing.run()
+        changes = state.changes.beside(placing.bookkeeping)
         update = await self._hash(changes, slices)
         head = Head(
             height=height,
@@ -89,7 +91,7 @@ class BlockExecutor:
         return ExecutedBlock(
             staged=StagedBlock(head=head, changes=changes, update=update),
             results=tuple(results),
-            record_changes=await _record_changes(changes, slices),
+            record_changes=placing.record_changes,
         )
 
     def _check_height(self, height: int) -> None:
@@ -137,21 +139,3 @@ def _envelope_refusal(refusal: Refused, data: bytes) -> Refused:
     except MalformedError as malformed:
         return malformed
     return refusal
-
-
-async def _record_changes(changes: BlockChanges, slices: Slices) -> tuple[RecordChange, ...]:
-    found: list[RecordChange] = []
-    for done, (key, old) in enumerate(changes.before.items(), start=1):
-        if not key.startswith(SERVICES):
-            continue
-        new = changes.values[key]
-        found.append(
-            RecordChange(
-                key=RecordKey(key[len(SERVICES) :]),
-                old=None if old is None else unpack(old, StoredService),
-                new=new if isinstance(new, StoredService) else None,
-            )
-        )
-        if not done % _STEP:
-            await slices.rest()
-    return tuple(found)

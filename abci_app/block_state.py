@@ -13,7 +13,7 @@ Pure. Not handled here: which change is allowed (``registry``), and making it du
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from edgistry.codec import Wire
@@ -65,6 +65,10 @@ class BlockChanges:
     """Typed values by database key, of ``records`` among others."""
     bookkeeping: tuple[Change, ...]
     """Changes outside the app hash."""
+
+    def beside(self, more: tuple[Change, ...]) -> BlockChanges:
+        """These changes with ``more`` outside the app hash."""
+        return replace(self, bookkeeping=(*self.bookkeeping, *more))
 
 
 class BlockState:

@@ -18,14 +18,13 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
 
 from edgistry.transactions import RecordKey
 
 from .discovery import Found
-from .profiles import Profile
-from .schema import Head, StoredService
+from .profiles import Listed
+from .schema import Head
 
 MAX_CHANGES: Final = 20_000
 """About 5 MB; an hour of a registry in which six services change every second."""
@@ -37,9 +36,9 @@ class Change(Protocol):
     @property
     def key(self) -> RecordKey: ...
     @property
-    def old(self) -> StoredService | None: ...
+    def was(self) -> Listed | None: ...
     @property
-    def new(self) -> StoredService | None: ...
+    def now(self) -> Listed | None: ...
 
 
 class SeenChange(NamedTuple):
@@ -80,6 +79,10 @@ class ChangeLog:
             self._visible = frozenset(visible)
             self._drop(len(self._blocks), head.height)
             return
+        if len(changes) > self._most:
+            # An epoch began and shows many services elsewhere. Not even looked at one by one.
+            self._drop(len(self._blocks), head.height)
+            return
         seen = [found for each in changes if (found := self._seen(each)) is not None]
         if not seen:
             return
@@ -107,16 +110,10 @@ class ChangeLog:
         self.floor = floor
 
     def _seen(self, change: Change) -> SeenChange | None:
-        old, new = self._found(change.key, change.old), self._found(change.key, change.new)
+        old, new = self._found(change.key, change.was), self._found(change.key, change.now)
         return None if old == new else SeenChange(change.key, old, new)
 
-    def _found(self, key: RecordKey, service: StoredService | None) -> Found | None:
-        if service is None or service.home not in self._visible:
+    def _found(self, key: RecordKey, listed: Listed | None) -> Found | None:
+        if listed is None or listed.profile.home not in self._visible:
             return None
-        return Found(service.cell, key, _shared(Profile.of(service)))
-
-
-@lru_cache(maxsize=1024)
-def _shared(profile: Profile) -> Profile:
-    """One object for equal profiles: thousands of records say the same."""
-    return profile
+        return Found(listed.cell, key, listed.profile)

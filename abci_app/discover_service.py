@@ -3,7 +3,9 @@
 Rules kept here:
 
 * Answers come from memory and the registry, never through the engine, and carry the height they
-  belong to. The index follows each Commit before anybody can ask about it.
+  belong to. The index follows each Commit before anybody can ask about it; only one
+  that changes thousands of services (an import, an epoch that shows them elsewhere) it follows in
+  slices, and answers carry the height before until it has.
 * Records of a node whose lease has lapsed are hidden.
 * An entry tells type, published cell, actions and wake bucket, under an opaque handle; nothing
   else of the record leaves this module.
@@ -16,6 +18,7 @@ Not handled here: the index (``discovery``), covers (``covers``), HTTP.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Protocol, cast
@@ -41,13 +44,20 @@ from .covers import Covers, CoverWork, cover_geojson
 from .devices import handle_of
 from .discovery import Found, ServiceIndex, decode_cursor, encode_cursor
 from .lane import Lane
+from .profiles import Listed
 from .reader import RecordChange
-from .schema import Head, StoredRegion, StoredService
+from .schema import Head, StoredRegion
+from .slices import Slices
 
 MAX_WAITING_POLYGONS = 8
 """Polygon queries at once, one being covered and the others waiting; each takes up to a second."""
 MAX_WAITING_LARGE_AREAS = 64
 """The same for wide circles and for regions asked for the first time, of about 10 ms each."""
+
+MAX_AT_ONCE = 4_000
+"""Changes of a block that the index follows at once, in about 30 ms."""
+_STEP = 128
+"""Changes between two looks at the slice: less than a millisecond."""
 
 
 class DiscoverReader(Protocol):
@@ -55,7 +65,7 @@ class DiscoverReader(Protocol):
 
     @property
     def head(self) -> Head: ...
-    def services(self) -> Iterator[tuple[RecordKey, StoredService]]: ...
+    def listed(self) -> Iterator[tuple[RecordKey, Listed]]: ...
     def region(self, name: str) -> StoredRegion | None: ...
     def region_version(self, name: str) -> int | None: ...
     def is_visible(self, node_id: bytes) -> bool: ...
@@ -73,8 +83,41 @@ class Discoverer:
         self._polygons = Lane("polygon queries", most=MAX_WAITING_POLYGONS)
         self._large_areas = Lane("queries for large areas", most=MAX_WAITING_LARGE_AREAS)
         self.index = ServiceIndex()
-        self.index.rebuild(reader.services())
-        reader.subscribe(lambda head, changes: self.index.apply(changes))
+        self.index.rebuild(reader.listed())
+        self._behind: deque[tuple[Head, Sequence[RecordChange]]] = deque()
+        self._indexed = reader.head
+        self._is_behind = asyncio.Event()
+        self._is_level = asyncio.Event()
+        reader.subscribe(self._committed)
+
+    @property
+    def head(self) -> Head:
+        """The block that the index has."""
+        return self._indexed if self._behind else self._reader.head
+
+    async def run(self) -> None:
+        """Bring the index up to what was too much at once, until cancelled."""
+        while True:
+            await self._is_behind.wait()
+            slices = Slices()
+            while self._behind:
+                head, changes = self._behind[0]
+                for at in range(0, len(changes), _STEP):
+                    self.index.apply(changes[at : at + _STEP])
+                    await slices.rest()
+                self._indexed = head
+                self._behind.popleft()
+            self._is_behind.clear()
+            waiting, self._is_level = self._is_level, asyncio.Event()
+            waiting.set()
+
+    def _committed(self, head: Head, changes: Sequence[RecordChange]) -> None:
+        if not self._behind and len(changes) <= MAX_AT_ONCE:
+            self.index.apply(changes)
+            self._indexed = head
+            return
+        self._behind.append((head, changes))
+        self._is_behind.set()
 
     async def discover(self, query: DiscoverQuery) -> DiscoverAnswer:
         """The services that match ``query``, in order of (cell, key).
@@ -97,7 +140,7 @@ class Discoverer:
         page = self.index.search(
             cover, query.type, limit=query.limit, after=after, is_visible=reader.is_visible
         )
-        head = reader.head
+        head = self.head
         return DiscoverAnswer(
             height=head.height,
             block_time=_block_time(head.block_time_us),
@@ -106,18 +149,21 @@ class Discoverer:
         )
 
     async def reach(self, height: int) -> None:
-        """Return when the registry is at ``height``.
+        """Return when the registry, and the index with it, is at ``height``.
 
         Raises:
             NotYetError: it did not get there in time.
         """
         try:
             async with asyncio.timeout(self._min_height_wait_s):
-                while self._reader.head.height < height:
-                    await self._reader.next_commit()
+                while self.head.height < height:
+                    if self._behind:
+                        await self._is_level.wait()
+                    else:
+                        await self._reader.next_commit()
         except TimeoutError:
             raise NotYetError(
-                f"this node is at height {self._reader.head.height}, not yet at {height}"
+                f"this node is at height {self.head.height}, not yet at {height}"
             ) from None
 
     async def cover(self, area: Area) -> Cover:

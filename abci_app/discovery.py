@@ -29,8 +29,7 @@ from edgistry.cover import Cover
 from edgistry.errors import InvalidValueError, LimitExceededError, MalformedError, Refused
 from edgistry.transactions import RecordKey
 
-from .profiles import NUMBER_BYTES, Profile, Profiles
-from .schema import StoredService
+from .profiles import NUMBER_BYTES, Listed, Profile, Profiles
 from .sorted_entries import SortedEntries
 
 MAX_RESULTS = 1000
@@ -68,14 +67,14 @@ class Page:
 
 
 class Change(Protocol):
-    """What a block did to one record: ``old`` is ``None`` when it is new, ``new`` when it went."""
+    """What a block did to one service: ``was`` is ``None`` when it is new, ``now`` when it went."""
 
     @property
     def key(self) -> bytes: ...
     @property
-    def old(self) -> StoredService | None: ...
+    def was(self) -> Listed | None: ...
     @property
-    def new(self) -> StoredService | None: ...
+    def now(self) -> Listed | None: ...
 
 
 class ServiceIndex:
@@ -98,22 +97,20 @@ class ServiceIndex:
         """The number of services of each type, types ascending."""
         return {name: len(entries) for name, entries in sorted(self._by_type.items())}
 
-    def rebuild(self, services: Iterable[tuple[bytes, StoredService]]) -> None:
-        """Forget everything and hold ``services``, which may come in any order."""
+    def rebuild(self, services: Iterable[tuple[bytes, Listed]]) -> None:
+        """Forget everything and hold ``services`` (by key), which may come in any order."""
         self._profiles = Profiles()
         by_type: dict[str, list[bytes]] = {}
-        for key, service in services:
-            number = self._profiles.take(Profile.of(service))
-            by_type.setdefault(service.type, []).append(_place(service.cell, key) + number)
+        for key, (cell, profile) in services:
+            number = self._profiles.take(profile)
+            by_type.setdefault(profile.type, []).append(_place(cell, key) + number)
         self._by_type = {name: SortedEntries(entries) for name, entries in by_type.items()}
         self._all = SortedEntries([entry for entries in by_type.values() for entry in entries])
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Follow the changes of a block. Changes that no client could see cost next to nothing."""
         for change in changes:
-            old, new = change.old, change.new
-            was = None if old is None else (old.cell, Profile.of(old))
-            now = None if new is None else (new.cell, Profile.of(new))
+            was, now = change.was, change.now
             if was == now:
                 continue
             if was is not None:

@@ -48,7 +48,7 @@ class NodeMetrics:
             registry=self._registry,
         )
         self._height = self._gauge("height", "Height of the last committed block.")
-        self._services = self._gauge("services", "Service records in the registry.")
+        self._services = self._gauge("services", "Services that are listed.")
         self._regions = self._gauge("regions", "Named regions in the registry.")
         self._outbox = self._gauge("outbox_depth", "Own transactions that wait for a block.")
         self._epoch = self._gauge("epoch", "Number of the current privacy epoch.")

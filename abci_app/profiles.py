@@ -7,6 +7,7 @@ in four bytes more. Not handled here: the index (``discovery``).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from .schema import StoredService
@@ -26,6 +27,27 @@ class Profile(NamedTuple):
     def of(cls, service: StoredService) -> Profile:
         """The profile of ``service``."""
         return cls(service.home, service.type, service.actions, service.wake)
+
+
+class Listed(NamedTuple):
+    """A service as it is shown: under which cell, and what it says."""
+
+    cell: int
+    profile: Profile
+
+
+def listed(service: StoredService, cell: int | None) -> Listed | None:
+    """``service`` as it is shown under ``cell``; ``None``: not at all."""
+    return None if cell is None else Listed(cell, profile_of(service))
+
+
+def profile_of(service: StoredService) -> Profile:
+    """The profile of ``service``: mostly one object for equal ones."""
+    return _shared(service.home, service.type, service.actions, service.wake)
+
+
+# One object for equal profiles: thousands of records say the same.
+_shared = lru_cache(maxsize=1024)(Profile)
 
 
 class Profiles:

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from edgistry.kv import prefix_end
 from edgistry.transactions import NodeId, RecordKey
 
+from .crowd import place_in, places_key
 from .ledger import Ledger
+from .profiles import Listed, listed
 from .schema import (
     CURRENT_EPOCH_KEY,
     LEASE_CLOCK_KEY,
@@ -48,15 +50,18 @@ from .schema import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordChange:
-    """A service record that a block created, replaced or removed."""
+    """A service that a block created, replaced or removed, or that is shown elsewhere since."""
 
     key: RecordKey
-    old: StoredService | None
-    new: StoredService | None
+    was: Listed | None
+    """How it was shown; ``None``: it was not."""
+    now: Listed | None
+    is_stored: bool
+    """Whether the registry has its record, shown or not."""
 
 
 Subscriber = Callable[[Head, Sequence[RecordChange]], None]
-"""Called with the new head and the service records that changed, in key order."""
+"""Called with the new head and the services that changed: records in key order, then moves."""
 
 
 class RegistryReader:
@@ -100,6 +105,19 @@ class RegistryReader:
         """All service records in key order, whether visible or not."""
         for key, value in self._ledger.records.scan(SERVICES, prefix_end(SERVICES)):
             yield RecordKey(key[len(SERVICES) :]), unpack(value, StoredService)
+
+    def listed(self) -> Iterator[tuple[RecordKey, Listed]]:
+        """All services as they are shown, in key order, whether their nodes are there or not."""
+        at, places = b"", b""
+        for key, service in self.services():
+            cell: int | None = service.cell
+            if service.crowd > 1:
+                if at != (at := places_key(key)):
+                    places = self._ledger.records.get(at) or b""
+                cell = place_in(places, key)
+            found = listed(service, cell)
+            if found is not None:
+                yield key, found
 
     def keys_of(self, node_id: bytes) -> Iterator[RecordKey]:
         """The keys of all service records whose home is ``node_id``, ascending."""

@@ -147,7 +147,12 @@ class NodeService:
 
     async def run(self) -> None:
         """Send, confirm and renew until cancelled; raises what must stop the node."""
-        parts = (self.outbox.run(), self.leases.run(), self.epochs.run())
+        parts = (
+            self.outbox.run(),
+            self.leases.run(),
+            self.epochs.run(),
+            self.discoverer.run(),
+        )
         tasks = [asyncio.create_task(part) for part in parts]
         try:
             await asyncio.gather(*tasks)
@@ -248,7 +253,7 @@ class NodeService:
         self.outbox.notify()
         self._blocks.committed(self._steady_s())
         if self._unpublished:
-            self._unpublished.difference_update(each.key for each in changes if each.new)
+            self._unpublished.difference_update(each.key for each in changes if each.is_stored)
 
     def _settled(self, entry: Pending, transaction: bytes) -> Iterable[Change]:
         return [*self.registrar.settled(entry, transaction), *self.named_regions.settled(entry)]

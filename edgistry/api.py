@@ -108,7 +108,7 @@ class StatusAnswer(Answer):
     members: Annotated[int, Meta(ge=0, description="Nodes that may write to the registry.")]
     peers: Annotated[int, Meta(ge=0, description="Nodes it is connected to now.")]
     catching_up: Annotated[bool, Meta(description="True while it replays blocks it missed.")]
-    services: Annotated[int, Meta(ge=0, description="Service records in the registry.")]
+    services: Annotated[int, Meta(ge=0, description="Services that are listed.")]
     regions: Annotated[int, Meta(ge=0, description="Named regions in the registry.")]
     outbox: Annotated[int, Meta(ge=0, description="Own transactions that wait for a block.")]
     epoch: Annotated[

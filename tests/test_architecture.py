@@ -64,6 +64,7 @@ PURE = (
     "abci_app.sorted_entries",
     "abci_app.block_state",
     "abci_app.registry",
+    "abci_app.crowd",
     "abci_app.epoch_rules",
     "abci_app.epochs",
     "abci_app.epoch_store",
@@ -105,6 +106,7 @@ CONSENSUS = (
     "abci_app.nesting",
     "abci_app.block_state",
     "abci_app.registry",
+    "abci_app.crowd",
     "abci_app.epoch_rules",
 )
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abci_app.change_log import ChangeLog
+from abci_app.profiles import listed
 from abci_app.reader import RecordChange
 from abci_app.schema import Head, StoredService
 from edgistry.codec import replace
@@ -33,7 +34,12 @@ def head(height: int) -> Head:
 def change(
     number: int, old: StoredService | None = None, new: StoredService | None = SERVICE
 ) -> RecordChange:
-    return RecordChange(key=RecordKey(number.to_bytes(16, "big")), old=old, new=new)
+    return RecordChange(
+        key=RecordKey(number.to_bytes(16, "big")),
+        was=None if old is None else listed(old, old.cell),
+        now=None if new is None else listed(new, new.cell),
+        is_stored=new is not None,
+    )
 
 
 def told(log: ChangeLog, height: int) -> list[int]:

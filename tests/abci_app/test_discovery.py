@@ -18,7 +18,7 @@ from abci_app.discovery import (
     decode_cursor,
     encode_cursor,
 )
-from abci_app.profiles import Profile
+from abci_app.profiles import Listed, Profile, listed
 from abci_app.schema import StoredService
 from edgistry.cover import Cover, cover_of
 from edgistry.errors import InvalidValueError, LimitExceededError, MalformedError
@@ -33,6 +33,14 @@ class Change:
     key: RecordKey
     old: StoredService | None
     new: StoredService | None
+
+    @property
+    def was(self) -> Listed | None:
+        return None if self.old is None else listed(self.old, self.old.cell)
+
+    @property
+    def now(self) -> Listed | None:
+        return None if self.new is None else listed(self.new, self.new.cell)
 
 
 SHOWN, HIDDEN = b"h" * 20, b"x" * 20
@@ -60,7 +68,8 @@ def key(number: int) -> RecordKey:
 
 def indexed(records: Records) -> ServiceIndex:
     index = ServiceIndex()
-    index.rebuild(records.items())
+    shown = ((name, listed(service, service.cell)) for name, service in records.items())
+    index.rebuild((name, each) for name, each in shown if each is not None)
     return index
 
 
