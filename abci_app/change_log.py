@@ -36,9 +36,9 @@ class Change(Protocol):
     @property
     def key(self) -> RecordKey: ...
     @property
-    def was(self) -> Listed | None: ...
+    def before(self) -> Listed | None: ...
     @property
-    def now(self) -> Listed | None: ...
+    def after(self) -> Listed | None: ...
 
 
 class SeenChange(NamedTuple):
@@ -110,7 +110,7 @@ class ChangeLog:
         self.floor = floor
 
     def _seen(self, change: Change) -> SeenChange | None:
-        old, new = self._found(change.key, change.was), self._found(change.key, change.now)
+        old, new = self._found(change.key, change.before), self._found(change.key, change.after)
         return None if old == new else SeenChange(change.key, old, new)
 
     def _found(self, key: RecordKey, listed: Listed | None) -> Found | None:

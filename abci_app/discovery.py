@@ -67,14 +67,14 @@ class Page:
 
 
 class Change(Protocol):
-    """What a block did to one service: ``was`` is ``None`` when it is new, ``now`` when it went."""
+    """A block did this to a service: ``before`` is ``None`` when new, ``after`` when it went."""
 
     @property
     def key(self) -> bytes: ...
     @property
-    def was(self) -> Listed | None: ...
+    def before(self) -> Listed | None: ...
     @property
-    def now(self) -> Listed | None: ...
+    def after(self) -> Listed | None: ...
 
 
 class ServiceIndex:
@@ -110,7 +110,7 @@ class ServiceIndex:
     def apply(self, changes: Iterable[Change]) -> None:
         """Follow the changes of a block. Changes that no client could see cost next to nothing."""
         for change in changes:
-            was, now = change.was, change.now
+            was, now = change.before, change.after
             if was == now:
                 continue
             if was is not None:

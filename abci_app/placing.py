@@ -69,8 +69,8 @@ class MovedServices(Sequence[RecordChange]):
         was, now, profile = self._was[index], self._now[index], self._profiles[index]
         return RecordChange(
             key=self._keys[index],
-            was=None if was is None else Listed(was, profile),
-            now=None if now is None else Listed(now, profile),
+            before=None if was is None else Listed(was, profile),
+            after=None if now is None else Listed(now, profile),
             is_stored=True,
         )
 
@@ -127,7 +127,7 @@ class Placing:
         for done, (key, old, new) in enumerate(self._service_changes(), start=1):
             was, now = self._listed(key, old, self._before), self._listed(key, new, self._after)
             found.append(
-                RecordChange(key=RecordKey(key), was=was, now=now, is_stored=new is not None)
+                RecordChange(key=RecordKey(key), before=was, after=now, is_stored=new is not None)
             )
             if not done % _STEP:
                 await self._slices.rest()

@@ -53,9 +53,9 @@ class RecordChange:
     """A service that a block created, replaced or removed, or that is shown elsewhere since."""
 
     key: RecordKey
-    was: Listed | None
+    before: Listed | None
     """How it was shown; ``None``: it was not."""
-    now: Listed | None
+    after: Listed | None
     is_stored: bool
     """Whether the registry has its record, shown or not."""
 

@@ -209,9 +209,11 @@ class NodeService:
         return can_read, answer
 
     def watch_metrics(self, metrics: NodeMetrics) -> None:
-        """Show in ``metrics`` who watches the registry."""
+        """Show in ``metrics`` who watches the registry, and the epoch that handles are made in."""
         text = "Streams of registry changes that are being read."
         metrics.watch("watch_streams", text, lambda: self.watcher.open)
+        text = "Number of the privacy epoch whose key this node makes handles with; 0 without one."
+        metrics.watch("epoch_key", text, lambda: self.epochs.keys.number)
 
     # --- the operator's part --------------------------------------------------------------------
 

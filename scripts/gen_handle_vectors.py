@@ -28,6 +28,7 @@ from edgistry.handles import (
     parse_handle_text,
 )
 from edgistry.transactions import NodeId, RecordKey
+from scripts.gen_vectors import write_or_check
 
 TARGET = Path(__file__).resolve().parent.parent / "tests" / "vectors" / "handles.json"
 ARITHMETIC = Arithmetic(crypto.Siv, crypto.permute, crypto.permute_back)
@@ -135,16 +136,5 @@ def document() -> bytes:
     return json.dumps(build(), indent=1).encode() + b"\n"
 
 
-def main(arguments: list[str]) -> int:
-    data = document()
-    if arguments == ["--check"]:
-        if not TARGET.exists() or TARGET.read_bytes() != data:
-            print(f"{TARGET} is not what scripts/gen_handle_vectors.py writes", file=sys.stderr)
-            return 1
-        return 0
-    TARGET.write_bytes(data)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write_or_check(sys.argv[1:], TARGET, document(), script="gen_handle_vectors.py"))

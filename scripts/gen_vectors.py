@@ -856,17 +856,17 @@ def document() -> bytes:
     return json.dumps(build(), indent=1).encode() + b"\n"
 
 
-def main(arguments: list[str]) -> int:
-    data = document()
+def write_or_check(arguments: list[str], target: Path, data: bytes, *, script: str) -> int:
+    """Write ``data`` to ``target``, or with ``--check`` compare; the exit code."""
     if arguments == ["--check"]:
-        if not TARGET.exists() or TARGET.read_bytes() != data:
-            print(f"{TARGET} is not what scripts/gen_vectors.py writes", file=sys.stderr)
+        if not target.exists() or target.read_bytes() != data:
+            print(f"{target} is not what scripts/{script} writes", file=sys.stderr)
             return 1
         return 0
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    TARGET.write_bytes(data)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(data)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write_or_check(sys.argv[1:], TARGET, document(), script="gen_vectors.py"))

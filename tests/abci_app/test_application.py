@@ -565,7 +565,7 @@ async def test_subscribers_hear_of_each_changed_record_after_commit(world: World
     heard: list[tuple[int, list[tuple[bytes, bool, bool]]]] = []
     world.app.reader.subscribe(
         lambda head, changes: heard.append(
-            (head.height, [(c.key, c.was is not None, c.now is not None) for c in changes])
+            (head.height, [(c.key, c.before is not None, c.after is not None) for c in changes])
         )
     )
     await world.do(ANN, put("a"))
@@ -586,7 +586,7 @@ async def test_a_subscriber_sees_the_state_it_is_told_of(world: World) -> None:
     world.app.reader.subscribe(
         lambda head, changes: seen.append(
             world.app.reader.head == head
-            and dict(world.app.reader.listed()) == {change.key: change.now for change in changes}
+            and dict(world.app.reader.listed()) == {change.key: change.after for change in changes}
         )
     )
     await world.do(ANN, put("a", "b"))

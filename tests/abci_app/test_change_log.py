@@ -36,8 +36,8 @@ def change(
 ) -> RecordChange:
     return RecordChange(
         key=RecordKey(number.to_bytes(16, "big")),
-        was=None if old is None else listed(old, old.cell),
-        now=None if new is None else listed(new, new.cell),
+        before=None if old is None else listed(old, old.cell),
+        after=None if new is None else listed(new, new.cell),
         is_stored=new is not None,
     )
 

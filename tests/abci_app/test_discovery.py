@@ -35,11 +35,11 @@ class Change:
     new: StoredService | None
 
     @property
-    def was(self) -> Listed | None:
+    def before(self) -> Listed | None:
         return None if self.old is None else listed(self.old, self.old.cell)
 
     @property
-    def now(self) -> Listed | None:
+    def after(self) -> Listed | None:
         return None if self.new is None else listed(self.new, self.new.cell)
 
 
