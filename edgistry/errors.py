@@ -924,6 +924,43 @@ class CallPendingError(TimedOutError):
     help = "`edgistry request status ID --wait 60s` waits, `edgistry request cancel ID` stops it."
 
 
+# --- privacy -------------------------------------------------------------------------------------
+
+
+class PolicyRefusedError(Refused):
+    """The device's privacy policy shows more than its node allows."""
+
+    code = "policy-refused"
+    number = 240
+    http_status = 403
+    help = (
+        "Change [privacy] in the device's manifest, or ask the node's operator for another limit."
+    )
+
+
+class BudgetError(Refused):
+    """This client has asked for more than its share for now."""
+
+    code = "budget"
+    number = 241
+    http_status = 429
+    help = "Ask again after the time in Retry-After, or for a smaller area."
+
+    def __init__(self, detail: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class NoMemberError(NotFoundError):
+    """No service of the asked type in that area can take a request now."""
+
+    code = "no-member"
+    number = 242
+    help = (
+        "Ask for a larger area or another type, or later: `edgistry discover` shows what is there."
+    )
+
+
 # --- hosts ---------------------------------------------------------------------------------------
 
 

@@ -5,8 +5,9 @@ Rules kept here:
 * Every use of a key has its own first byte (``USE_…``), so that no output can be taken for the
   output of another step (capability.md, *Chain*: the paper's prototype lacked this, and accepted
   a chain's fragment as a request).
-* Only the modules of the capability format and of handles (``handles``, whose keys are others) call
-  ``mac``; nothing else in the project computes a MAC over authority.
+* Only the modules of the capability format, of handles (``handles``, whose keys are others), and
+  the one that draws a device's noise (``placing``) call ``mac``; nothing else in the project
+  computes a MAC over authority.
 
 Not handled here: what is hashed, and comparing (callers use ``hmac.compare_digest``).
 """
@@ -25,6 +26,7 @@ USE_REPLY = b"\x04"
 USE_FLAT = b"\x05"
 USE_SEVERAL_KEYS = b"\x07"
 USE_EPOCH_KEY = b"\x10"
+USE_NOISE = b"\x30"
 USE_HANDLE_SEAL = b"\x33"
 USE_HANDLE_ORDER = b"\x34"
 USE_HANDLE_CURSOR = b"\x35"

@@ -50,6 +50,7 @@ PURE = (
     "edgistry.*",
     "!edgistry.adapters*",
     "abci_app.admin_api",
+    "abci_app.anycast",
     "abci_app.devices",
     "abci_app.pairing",
     "abci_app.pairing_api",
