@@ -21,6 +21,7 @@ from .cmd_cap import cap
 from .cmd_discover import discover
 from .cmd_grant import grant
 from .cmd_namespace import namespace
+from .cmd_privacy import privacy
 from .cmd_region import region
 from .cmd_request import request
 from .cmd_status import status
@@ -61,7 +62,9 @@ def program() -> None:
     """
 
 
-for _command in (call, cap, discover, grant, namespace, region, request, status, watch, woof):
+for _command in (
+    call, cap, discover, grant, namespace, privacy, region, request, status, watch, woof,
+):  # fmt: skip
     program.add_command(_command)
 
 

@@ -961,6 +961,15 @@ class NoMemberError(NotFoundError):
     )
 
 
+class MissingLibraryError(Refused):
+    """This needs a library that is not installed here."""
+
+    code = "missing-library"
+    number = 243
+    http_status = 500
+    help = "`pip install 'edgistry[explain]'` installs what this command needs."
+
+
 # --- hosts ---------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 """Where cells lie on the earth: from positions and areas to published cells and covers.
 
-This is the only module that imports h3, and it uses four of its functions: point to cell, cell to
-centre, cell to boundary, and the cells around a cell.
+This is the only module that imports h3, and it uses five of its functions: point to cell, cell to
+centre, cell to boundary, cell to area, and the cells around a cell.
 
 Rules kept here (privacy.md, *Geography*):
 
@@ -45,8 +45,11 @@ __all__ = [
     "CellIndex",
     "Cover",
     "accuracy_m",
+    "cell_area_km2",
+    "cell_boundary",
     "cell_center",
     "cell_text",
+    "cells_around",
     "check_cell",
     "check_position",
     "check_region_cells",
@@ -110,6 +113,22 @@ def accuracy_m(cell: int) -> int:
     """The greatest distance from the centre of a valid cell to its vertices, metres, rounded up."""
     center = h3.cell_to_latlng(cell)
     return math.ceil(max(distance_km(center, vertex) for vertex in h3.cell_to_boundary(cell)) * 1e3)
+
+
+def cell_boundary(cell: int) -> list[tuple[float, float]]:
+    """The vertices of a valid cell in order, latitude and longitude in degrees."""
+    return list(h3.cell_to_boundary(cell))
+
+
+def cell_area_km2(cell: int) -> float:
+    """The area of a valid cell, square kilometres."""
+    area: float = h3.cell_area(cell, unit="km^2")
+    return area
+
+
+def cells_around(cell: int) -> list[int]:
+    """A valid cell and its neighbours, seven (six at a pentagon), ascending."""
+    return sorted(h3.grid_disk(cell, 1))
 
 
 def distance_km(one: tuple[float, float], two: tuple[float, float]) -> float:

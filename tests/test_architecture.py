@@ -161,7 +161,7 @@ MICRO_IMPORTS = {"hashlib", "struct"}
 
 MAY_REACH = {
     # shell: the extras of setup.cfg whose libraries it may load, directly or through others
-    "client": (),
+    "client": ("explain",),
     "device_agent": ("agent",),
     "abci_app": ("node",),
 }

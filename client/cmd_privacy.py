@@ -1,0 +1,138 @@
+"""``edgistry privacy``: what others will see of a place, before anything is published.
+
+Rules kept here: the position never leaves this machine, and neither does the noise, which only a
+device's own seed makes: what is shown is every cell that it may lead to.
+
+Not handled here: applying a policy (a device's home node does).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import click
+
+from edgistry.codec import Answer
+from edgistry.errors import FileError, MissingLibraryError
+from edgistry.policy import MAX_NOISE_M
+
+from .cell_map import CellMap
+from .output import print_facts, print_json, remark
+from .params import json_option, option
+
+_TERMINAL_PIXELS = 64
+_PNG_PIXELS = 600
+
+
+class Explanation(Answer):
+    """What is published of a place, as JSON has it."""
+
+    cell: str
+    """The published cell; with noise, the one that is as likely as any."""
+    resolution: int
+    center: tuple[float, float]
+    area_km2: float
+    accuracy_m: int
+    """Nobody is told more than that the device is within so many metres of the centre."""
+    noise_m: int
+    possible_cells: int
+    """About how many cells the noise may lead to; 1 without noise."""
+
+
+@click.group("privacy")
+def privacy() -> None:
+    """See what is published of where a device is."""
+
+
+@privacy.command("explain")
+@option("--lat", type=float, required=True, metavar="DEG", help="Latitude, north is positive.")
+@option("--lon", type=float, required=True, metavar="DEG", help="Longitude, east is positive.")
+@option(
+    "--resolution",
+    type=click.IntRange(5, 7),
+    default=7,
+    show_default=True,
+    help="Of the published cell: 7 is about 5 km², 6 about 36 km², 5 about 250 km².",
+)
+@option(
+    "--noise",
+    "noise_m",
+    type=click.IntRange(0, MAX_NOISE_M),
+    default=0,
+    show_default=True,
+    metavar="METRES",
+    help="Radius of the noise that moves the position, once, before it becomes a cell.",
+)
+@option(
+    "--png",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the map as a PNG file too; an existing file is replaced.",
+)
+@json_option
+def explain(
+    lat: float, lon: float, resolution: int, noise_m: int, png: Path | None, as_json: bool
+) -> None:
+    """Show what will be published of a place.
+
+    Computed here: the position is sent to nobody. The map has the cell in full lines, its
+    neighbours in dots, and a cross where the place is.
+
+    \b
+    Examples:
+      edgistry privacy explain --lat 47.6062 --lon=-122.3321
+      edgistry privacy explain --lat 47.6062 --lon=-122.3321 --resolution 6 --png map.png
+    """
+    try:
+        from edgistry import region
+    except ImportError:
+        raise MissingLibraryError("cells need the library h3, which is not installed") from None
+    cell = region.published_cell(lat, lon, resolution)
+    area_km2 = region.cell_area_km2(cell)
+    explanation = Explanation(
+        cell=region.cell_text(cell),
+        resolution=resolution,
+        center=region.cell_center(cell),
+        area_km2=round(area_km2, 2),
+        accuracy_m=region.accuracy_m(cell),
+        noise_m=noise_m,
+        possible_cells=1 + round(math.pi * (noise_m / 1000) ** 2 / area_km2),
+    )
+    around = [region.cell_boundary(each) for each in region.cells_around(cell)]
+    outline = region.cell_boundary(cell)
+
+    def drawn(width: int) -> CellMap:
+        return CellMap(around, strong=outline, point=(lat, lon), width=width)
+
+    if png is not None:
+        try:
+            png.write_bytes(drawn(_PNG_PIXELS).png())
+        except OSError as error:
+            raise FileError(f"cannot write {png}: {error.strerror}") from None
+    if as_json:
+        print_json(explanation)
+        return
+    print_facts(_facts(explanation))
+    for line in drawn(_TERMINAL_PIXELS).braille():
+        click.echo(line)
+    if png is not None:
+        remark(f"Wrote {png}.")
+
+
+def _facts(found: Explanation) -> list[tuple[str, str]]:
+    latitude, longitude = found.center
+    facts = [
+        ("published", f"cell {found.cell}, resolution {found.resolution}"),
+        ("area", f"{found.area_km2:g} km² around {latitude:.5f},{longitude:.5f}"),
+        ("accuracy", f"{found.accuracy_m} m; nobody is told more, and never a distance"),
+    ]
+    if found.noise_m:
+        facts.append(
+            (
+                "noise",
+                f"drawn once, up to {found.noise_m} m: any of about {found.possible_cells} cells,"
+                " this one if it stays",
+            )
+        )
+    return facts
