@@ -78,9 +78,15 @@ class CellMap:
         )
 
     def _flat(self, point: Point) -> Point:
-        """East and north of the middle, in degrees of latitude."""
-        east = (point[1] - self._middle[1] + 180.0) % 360.0 - 180.0
-        return east * math.cos(math.radians(self._middle[0])), point[0]
+        """East and north of the middle, in radii of the earth: seen from straight above it.
+
+        So the poles and the antimeridian are places like others.
+        """
+        north, south = math.radians(point[0]), math.radians(self._middle[0])
+        east = math.radians(point[1] - self._middle[1])
+        across = math.cos(north) * math.sin(east)
+        up = math.cos(south) * math.sin(north) - math.sin(south) * math.cos(north) * math.cos(east)
+        return across, up
 
     def _at(self, point: Point) -> tuple[int, int]:
         x, y = self._flat(point)
