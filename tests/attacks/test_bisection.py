@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from abci_app.discovery import ServiceIndex
-from abci_app.schema import StoredService, stored_service
+from abci_app.profiles import Listed, listed
+from abci_app.schema import stored_service
 from edgistry.cover import Cover
 from edgistry.placing import place
 from edgistry.policy import PrivacyPolicy
@@ -56,7 +57,7 @@ class Query:
 
 
 def grid(point: Point) -> list[Point]:
-    """6 400 points over some 120 km² around ``point``: about 50 m² of doubt are left by one."""
+    """6 400 points over some 120 km² around ``point``: each stands for 0.02 km²."""
     step = 0.1 / 80
     return [
         (point[0] + (row - 40) * step, point[1] + 1.48 * (column - 40) * step)
@@ -65,11 +66,14 @@ def grid(point: Point) -> list[Point]:
     ]
 
 
-def service_at(cell: int) -> StoredService:
+def service_at(cell: int) -> Listed:
     record = ServiceRecord(
-        key=KEY, type="thermometer", cell=cell, actions=("read",), wake=0, commitment=bytes(32)
-    )
-    return stored_service(HOME, record)
+        key=KEY, type="thermometer", cell=cell, actions=("read",), wake=0, commitment=bytes(32),
+        owner=bytes(8), crowd=1,
+    )  # fmt: skip
+    found = listed(stored_service(HOME, record), cell)
+    assert found is not None
+    return found
 
 
 def posterior(
