@@ -110,6 +110,7 @@ class Placing:
         for places in self._committed.scan(PLACEMENTS, prefix_end(PLACEMENTS)):
             self._read(places[0])
             self._after[places[0]] = {}
+            await self._slices.rest()
         for done, (key, cell) in enumerate(count.places.items(), start=1):
             self._places(places_key(key), empty=True)[key] = cell
             if not done % _STEP:
@@ -141,6 +142,7 @@ class Placing:
         known = {change.key for change in told}
         for at, after in sorted(self._after.items()):
             before = self._before[at]
+            await self._slices.rest()
             for key in sorted(before.keys() | after.keys()):
                 if before.get(key) == after.get(key) or RecordKey(key) in known:
                     continue
