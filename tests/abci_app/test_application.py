@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from abci_app import abci_pb2 as pb
 from abci_app.abci_framing import proposal_size
 from abci_app.application import RegistryApplication
+from abci_app.schema import FORMAT_KEY
 from abci_app.slices import Slices
 from edgistry.adapters import sodium
 from edgistry.errors import (
@@ -635,3 +636,11 @@ async def test_refused_bodies_are_reported_with_code_and_reason(world: World) ->
     assert result.code == NotOwnerError.number
     assert result.codespace == "edgistry"
     assert "not-owner" in result.log
+
+
+async def test_a_database_of_an_earlier_layout_is_refused_with_what_to_do(world: World) -> None:
+    await world.do(ANN, put("a"))
+    store = world.app._ledger._store
+    store.write([(FORMAT_KEY, b"\0\1")], sync=True)
+    with pytest.raises(CorruptDatabaseError, match=r"has layout 1, .* reads 2; .* import the dev"):
+        World(store)
