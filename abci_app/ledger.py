@@ -17,7 +17,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgistry.errors import ChainMismatchError, CorruptDatabaseError, UnavailableError
+from edgistry.errors import (
+    ChainMismatchError,
+    CorruptDatabaseError,
+    DatabaseLayoutError,
+    UnavailableError,
+)
 from edgistry.kv import Change, KeyValue, MemoryKeyValue, prefix_end
 from edgistry.transactions import NodeId
 
@@ -62,6 +67,7 @@ class Ledger:
 
     Raises (on opening):
         CorruptDatabaseError: records and head contradict each other, or do not decode.
+        DatabaseLayoutError: another version of this program wrote it.
     """
 
     def __init__(self, store: KeyValue) -> None:
@@ -207,10 +213,8 @@ def _stored_head(store: KeyValue) -> Head:
     found = store.get(FORMAT_KEY)
     if found != pack_format():
         number = int.from_bytes(found or b"", "big")
-        raise CorruptDatabaseError(
-            f"registry.ldb has layout {number}, and this program reads {FORMAT}; layouts are not"
-            " converted: run the version of edgistry that wrote it, or make the nodes anew"
-            " (`edgistry-node init` or `cluster init`) and import the devices again"
+        raise DatabaseLayoutError(
+            f"registry.ldb has layout {number}, and this program reads {FORMAT}"
         )
     return unpack(data, Head)
 

@@ -254,6 +254,17 @@ class CorruptDatabaseError(Refused):
     help = "Nothing was changed. Stop the node and run `edgistry-node repair DIR`: it keeps a copy."
 
 
+class DatabaseLayoutError(CorruptDatabaseError):
+    """The database is whole, and was written by another version of this program."""
+
+    code = "database-layout"
+    number = 68
+    help = (
+        "Run the version that wrote it, or make the nodes anew (`edgistry-node init` or `cluster"
+        " init`) and import the devices again: layouts are not converted."
+    )
+
+
 class StorageError(Refused):
     """The disk did not do as asked.
 
