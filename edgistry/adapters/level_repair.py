@@ -24,6 +24,7 @@ from pathlib import Path
 
 from ..errors import (
     CorruptDatabaseError,
+    DatabaseLayoutError,
     DatabaseLockedError,
     DirectoryError,
     DiskFullError,
@@ -71,6 +72,7 @@ def find_damage(path: Path, look: Look | None = None) -> str | None:
     Raises:
         DatabaseLockedError: somebody has it open.
         DirectoryError: there is no database, or no room beside it.
+        DatabaseLayoutError: ``look`` found that another version of this program wrote it.
     """
     if not path.is_dir():
         if repairing_path(path).exists():
@@ -82,6 +84,8 @@ def find_damage(path: Path, look: Look | None = None) -> str | None:
         try:
             _copy(path, copy)
             _examine(copy, look)
+        except DatabaseLayoutError:
+            raise  # it is whole
         except CorruptDatabaseError as error:
             return error.detail.replace(str(copy), str(path))
         finally:

@@ -12,7 +12,12 @@ import pytest
 
 from edgistry.adapters.level_repair import Repaired, find_damage, repair
 from edgistry.adapters.leveldb import LevelKeyValue, repairing_path
-from edgistry.errors import CorruptDatabaseError, DatabaseLockedError, DirectoryError
+from edgistry.errors import (
+    CorruptDatabaseError,
+    DatabaseLayoutError,
+    DatabaseLockedError,
+    DirectoryError,
+)
 from edgistry.kv import KeyValue
 from edgistry.woof_audit import LostElements, lost_elements
 from edgistry.woof_keys import elements_of, number_bytes
@@ -48,6 +53,16 @@ def test_whole_database_has_no_damage_and_is_not_changed(tmp_path: Path) -> None
     before = files(tmp_path / "db")
     assert find_damage(tmp_path / "db") is None
     assert files(tmp_path / "db") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["db"]
+
+
+def test_a_database_of_another_version_is_not_taken_for_damaged(tmp_path: Path) -> None:
+    def look(_: KeyValue) -> None:
+        raise DatabaseLayoutError("layout 1")
+
+    filled(tmp_path / "db", tables=True)
+    with pytest.raises(DatabaseLayoutError):
+        find_damage(tmp_path / "db", look)
     assert [path.name for path in tmp_path.iterdir()] == ["db"]
 
 
