@@ -942,7 +942,7 @@ class PolicyRefusedError(Refused):
     """The device's privacy policy shows more than its node allows."""
 
     code = "policy-refused"
-    number = 240
+    number = 250
     http_status = 403
     help = (
         "Change [privacy] in the device's manifest, or ask the node's operator for another limit."
@@ -953,7 +953,7 @@ class BudgetError(Refused):
     """This client has asked for more than its share for now."""
 
     code = "budget"
-    number = 241
+    number = 251
     http_status = 429
     help = "Ask again after the time in Retry-After, or for a smaller area."
 
@@ -966,7 +966,7 @@ class NoMemberError(NotFoundError):
     """No service of the asked type in that area can take a request now."""
 
     code = "no-member"
-    number = 242
+    number = 252
     help = (
         "Ask for a larger area or another type, or later: `edgistry discover` shows what is there."
     )
@@ -976,7 +976,7 @@ class MissingLibraryError(Refused):
     """This needs a library that is not installed here."""
 
     code = "missing-library"
-    number = 243
+    number = 253
     http_status = 500
     help = "`pip install 'edgistry[explain]'` installs what this command needs."
 
