@@ -8,6 +8,10 @@ Rules kept here:
   that change nothing only, and only where they may be called.
 * Each capability is a root of its own under the device's key, with the least that serves: one
   object, its rights, one handler, the client, an end. Two clients' capabilities share nothing.
+* Nothing in one tells which device it is for: the header says "the current epoch", objects and
+  handlers depend on type and action alone, the end is a whole second, and it is veiled. So numbers
+  of elements, which all callers share, are granted to nobody (capability.md).
+* It ends a day after the privacy epoch at the latest: so long a request made in it may wait.
 * What is not granted is refused with the reason; what is not there looks as it does to anybody.
 
 Not handled here: transport (``http_grants``), other nodes' devices.
@@ -35,6 +39,7 @@ from edgistry.grants_api import (
     Granted,
     Use,
     encode_grant,
+    grant_service,
     seal_context,
 )
 from edgistry.issuer import Issuer
@@ -50,22 +55,32 @@ from .pairing import Pairings
 
 _CALL: Final = USES["call"]
 _KEY_BYTES: Final = 32
+_SECOND_US: Final = 1_000_000
+
+OUTLIVES_EPOCH_US: Final = 24 * 3600 * _SECOND_US
+"""So long after its privacy epoch a grant is good at most."""
 
 
 class GrantDesk:
-    """Grants on services of the paired devices, as ``policy`` says."""
+    """Grants on services of the paired devices, as ``policy`` says.
+
+    ``epoch_ends_us`` is when the privacy epoch ends (µs since 1970), ``None`` if there is none yet;
+    ``draw`` gives that many random bytes.
+    """
 
     def __init__(
         self,
         pairings: Pairings,
         policy: GrantsConfig,
         *,
+        epoch_ends_us: Callable[[], int | None] = lambda: None,
         verify: Verify = sodium.verify,
         clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         draw: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._pairings = pairings
         self._policy = policy
+        self._epoch_ends_us = epoch_ends_us
         self._verify = verify
         self._clock_us = clock_us
         self._draw = draw
@@ -94,11 +109,12 @@ class GrantDesk:
         if found is None:
             raise NotFoundError("there is no service with this handle here")
         paired, service = found
-        not_after_us = now_us + body.ttl_s * 1_000_000
+        not_after_us = end_of_grant(now_us, body.ttl_s, self._epoch_ends_us())
         wanted = decide(self._policy, service, body, client.id)
+        named = grant_service(body.handle)
         grant = Grant(
             version=1,
-            service=record,
+            service=named,
             type=service.type,
             not_after_us=not_after_us,
             granted=tuple(
@@ -110,7 +126,7 @@ class GrantDesk:
             sealing_key,
             encode_grant(grant),
             purpose=GRANT_PURPOSE,
-            context=seal_context(client.tag, record),
+            context=seal_context(client.tag, named),
         )
         return GrantAnswer(sealed=to_text(sealed))
 
@@ -124,15 +140,28 @@ class GrantDesk:
         not_after_us: int,
     ) -> Granted:
         is_call = bool(rights & _CALL)
-        caveats = [make.client(client.id), make.not_after(not_after_us)]
+        caveats = [make.client(client.id), make.not_after(not_after_us), make.VEIL]
         if is_call:
-            caveats.append(make.handler(action.handler))
+            caveats.append(make.handler(action.name))
         capability = issuer.mint(
             serial=int.from_bytes(self._draw(4), "big"),
             entries=(Entry(rights, f"{service_type}/{action.name}"),),
             caveats=caveats,
+            hide_epoch=True,
         )
         return Granted(action=action.name, is_call=is_call, capability=capability.danger_bytes())
+
+
+def end_of_grant(now_us: int, ttl_s: int, epoch_ends_us: int | None) -> int:
+    """Until when a grant for ``ttl_s`` seconds is good: µs since 1970, a whole second.
+
+    Not in the past, however far the clocks of block time and of this node are apart.
+    """
+    wanted_us = now_us + ttl_s * _SECOND_US
+    if epoch_ends_us is not None:
+        # An epoch that is over by its time lasts on until there is the next one.
+        wanted_us = min(wanted_us, max(epoch_ends_us, now_us) + OUTLIVES_EPOCH_US)
+    return max(wanted_us - wanted_us % _SECOND_US, now_us + 1)
 
 
 def decide(
@@ -174,8 +203,5 @@ def _is_open(policy: GrantsConfig, action: ActionOffer) -> bool:
 
 def _rights(uses: Sequence[Use], *, may_look: bool) -> list[Right]:
     """The rights of each capability: one for calls, one for looking."""
-    looking = Right(0)
-    for use in ("get", "latest"):
-        if may_look and use in uses:
-            looking |= USES[use]
+    looking = USES["get"] if may_look and "get" in uses else Right(0)
     return [rights for rights in (_CALL if "call" in uses else Right(0), looking) if rights]

@@ -36,7 +36,7 @@ class MirrorReader:
     def read(self, paired: Paired, checked: Checked) -> Content | None:
         """What the mirror says to ``checked``, and as of when; ``None`` if it cannot."""
         envelope = checked.envelope
-        if envelope.op not in (Operation.GET, Operation.LATEST) or is_for_the_device_alone(checked):
+        if envelope.op not in (Operation.GET, Operation.LATEST) or _is_for_others(checked):
             return None
         woof = next((each for each in mirrored(paired) if each.name == envelope.target), None)
         data = None if woof is None else self._store.get(record_key(paired.device, woof.name))
@@ -67,3 +67,8 @@ class MirrorReader:
         # By the number in the record: the copy may be further already, or not as far for readers.
         name = mirror_name(device, woof.name)
         return self._woofs.get(name, record.copied - (newest - number))
+
+
+def _is_for_others(checked: Checked) -> bool:
+    """Whether the mirror says nothing to ``checked``."""
+    return checked.is_veiled or is_for_the_device_alone(checked)

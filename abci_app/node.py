@@ -129,7 +129,9 @@ async def run_node(
             committer=local.woofs.committer,
             find=app.reader.service,
             requests=mail.requests,
-            grants=GrantDesk(pairings, config.grants),
+            grants=GrantDesk(
+                pairings, config.grants, epoch_ends_us=lambda: service.epochs.keys.ends_us
+            ),
         )
         parts.push_async_callback(peers.courier.close)
         tasks = Running(

@@ -7,7 +7,8 @@ Rules kept here (woofs_and_queues.md, *Off-loading*):
 * The age of content counts from the moment when the device could first have had the request: it is
   never younger than the node says.
 * Same means the same pairing and epoch of a device, operation, target, handler and payload. Who
-  asked makes no difference; callers under a veil are left out: a shared answer would link them.
+  asked makes no difference, also under a veil: that two callers may tell from a shared answer that
+  they ask the same device is what the owner takes on who declares answers reusable.
 * What is kept is bounded; what was not asked for longest goes first.
 
 Not handled here: replies and their tags (``request_desk``), requests that wait for one another's
@@ -51,7 +52,7 @@ class Content:
 
 def is_for_the_device_alone(checked: Checked) -> bool:
     """Whether nobody may answer ``checked`` in the device's place."""
-    return checked.is_veiled or bool(checked.envelope.flags & _OWN_ANSWER)
+    return bool(checked.envelope.flags & _OWN_ANSWER)
 
 
 def reusable_action(checked: Checked, service: ServiceOffer) -> ActionOffer | None:
@@ -62,7 +63,7 @@ def reusable_action(checked: Checked, service: ServiceOffer) -> ActionOffer | No
     for action in service.actions:
         if envelope.target == f"{service.type}/{action.name}":
             asks = (envelope.op, envelope.handler)
-            is_read = asks in ((Operation.PUT, action.handler), (Operation.GET, ""))
+            is_read = asks in ((Operation.PUT, action.name), (Operation.GET, ""))
             return action if is_read and action.read and action.fresh_s else None
     return None
 

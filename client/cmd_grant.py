@@ -64,7 +64,7 @@ def grant() -> None:
     default="call",
     show_default=True,
     metavar="USES",
-    help="call, get, latest, separated by commas: have actions carried out; read what was asked.",
+    help="call, get, separated by commas: have actions carried out; read what was asked last.",
 )
 @option(
     "--action",

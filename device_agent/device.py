@@ -121,7 +121,12 @@ async def _device(
         woofs = DurableWoofs(store)
         parts.push_async_callback(woofs.close)
         authority = Authority(store, issuer)
-        service = DeviceService(woofs.woofs, authority, require_handler=table.require)
+        service = DeviceService(
+            woofs.woofs,
+            authority,
+            require_handler=table.require,
+            functions=read_manifest(directory).functions,
+        )
         executor = Executor(woofs, service, DeviceQueues(store))
         executor.set_aside(table)
         runtime = HandlerRuntime(store, woofs, table, on_end=executor.handler_ended)
@@ -191,7 +196,9 @@ def check_handlers(directory: AgentDirectory, table: HandlerTable) -> None:
     Raises:
         ConfigError: one is not, or the manifest is wrong.
     """
-    missing = sorted(name for name in read_manifest(directory).handlers if name not in table)
+    missing = sorted(
+        name for name in set(read_manifest(directory).functions.values()) if name not in table
+    )
     if missing:
         raise ConfigError(
             f"{directory.manifest_file}: there is no handler {missing[0]!r} in the handlers module"

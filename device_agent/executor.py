@@ -20,15 +20,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from itertools import chain
+from types import MappingProxyType
 from typing import Final, Protocol, TypeVar
 
 from edgistry.adapters.group_commit import Work
 from edgistry.adapters.log import get_logger
 from edgistry.adapters.loops import call_in
+from edgistry.authority import Authority
 from edgistry.envelope import Operation, Status, decode_reply
 from edgistry.errors import CorruptDatabaseError, Refused, StorageError
 from edgistry.faas_outcome import Failure
@@ -54,7 +56,26 @@ _EXECUTED: Final = (Status.OK, Status.ACCEPTED, Status.HANDLER_FAILED)
 
 
 class DeviceService(WoofService):
-    """The operations as a device does them: a put that names a handler is answered later."""
+    """The operations as a device does them: a put that names a handler is answered later.
+
+    ``functions`` says which handler runs for a WooF and the handler that a request names; where it
+    says nothing, the one that is named.
+    """
+
+    def __init__(
+        self,
+        woofs: WoofStore,
+        authority: Authority,
+        *,
+        require_handler: Callable[[str], object],
+        functions: Mapping[tuple[str, str], str] = MappingProxyType({}),
+    ) -> None:
+        super().__init__(woofs, authority, require_handler=require_handler)
+        self._functions = functions
+
+    def function_for(self, woof: str, handler: str) -> str:
+        """As ``WoofService.function_for``; by the device's own names."""
+        return super().function_for(woof, self._functions.get((woof, handler), handler))
 
     def change(self, checked: Checked, staging: Staging) -> Outcome:
         """As ``WoofService.change``; ACCEPTED where a handler is going to answer."""

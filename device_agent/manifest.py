@@ -62,7 +62,7 @@ class Action:
 
     @property
     def handler_name(self) -> str:
-        """The handler that requests name."""
+        """The function that answers; requests name the action."""
         return self.handler or self.name
 
 
@@ -170,6 +170,12 @@ class Manifest:
         return [(service, action) for service in self.service for action in service.action]
 
     @property
-    def handlers(self) -> set[str]:
-        """Names of the handlers that run on the device."""
-        return {each.handler_name for _, each in self.actions}
+    def functions(self) -> dict[tuple[str, str], str]:
+        """Which handler runs on the device, by the WooF and the handler that a request names.
+
+        Requests name the action: what the functions are called would tell devices apart.
+        """
+        return {
+            (f"{service.type}/{action.name}", action.name): action.handler_name
+            for service, action in self.actions
+        }

@@ -65,7 +65,6 @@ def offer_of(
 def _action(action: Action) -> ActionOffer:
     return ActionOffer(
         name=action.name,
-        handler=action.handler_name,
         history=action.history,
         element_size=action.element_size,
         read=action.read,

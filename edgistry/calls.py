@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final
 
 from .capability import BoundRequest, Capability, request_key_of
+from .capability_chain import Chain
 from .codec import Meta, Wire, decode, encode
 from .envelope import BY_NODE, Flag, Operation, Reply, Status, decode_envelope
 from .errors import BadReplyError, CallEndedError, InvalidValueError, NoRightError
@@ -53,7 +54,7 @@ class CallResult:
     by_node: bool
     """Whether the home node answered for the device."""
     age_s: float
-    """How old the answer was when the node gave it; 0 from the device."""
+    """How old the answer was when the node gave it, at most; 0 from the device."""
 
 
 class Ticket(Wire):
@@ -201,13 +202,24 @@ def proven_result(
         payload=reply.payload,
         number=0 if by_node else reply.result,
         by_node=by_node,
-        age_s=reply.result / 1000 if by_node else 0.0,
+        age_s=_age_s(request, reply, max_age_s) if by_node else 0.0,
     )
+
+
+def _age_s(request: BoundRequest, reply: Reply, max_age_s: int) -> float:
+    """How old an answer is at most that a node gave. Under a veil replies do not say."""
+    return float(max_age_s) if _is_veiled(request) else reply.result / 1000
+
+
+def _is_veiled(request: BoundRequest) -> bool:
+    return any(Chain.parse(each).rare.veil for each in request.envelope.capabilities)
 
 
 def _check_stand_in(request: BoundRequest, reply: Reply, max_age_s: int) -> None:
     if request.envelope.flags & Flag.DEVICE_ONLY:
         raise BadReplyError("a node has answered what only the device itself may answer")
+    if not max_age_s and _is_veiled(request):
+        raise BadReplyError("a node has answered, and no answer from before will do")
     if reply.result > max_age_s * 1000:
         raise BadReplyError(
             f"the answer is {reply.result / 1000:g} s old, and at most {max_age_s} s will do"

@@ -3,15 +3,18 @@
 Rules kept here:
 
 * Pure. One capability for each thing granted: a call of an action (PUT and INVOKE, with the one
-  handler it may name), or a look at an action's WooF (GET, LATEST). So a capability says all that
-  is needed to use it, and no two of them can be combined into more.
+  handler it may name), or a look at what was asked of an action last (GET). So a capability says
+  all that is needed to use it, and no two of them can be combined into more.
 * A client accepts only what is for itself: each capability names its id (privacy.md).
+* A grant names its service by the handle that it was asked for with, so that two clients who
+  compare theirs do not learn that they have the same service.
 
 Not handled here: who is granted what (the home node's policy), sealing itself.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Final, Literal
 
 from .capability import Capability
@@ -26,12 +29,8 @@ DEFAULT_TTL_S: Final = 24 * 3600
 MAX_TTL_S: Final = 10 * 365 * 24 * 3600
 MAX_GRANT_BYTES: Final = 64 * 1024
 
-Use = Literal["call", "get", "latest"]
-USES: Final[dict[Use, Right]] = {
-    "call": Right.PUT | Right.INVOKE,
-    "get": Right.GET,
-    "latest": Right.LATEST,
-}
+Use = Literal["call", "get"]
+USES: Final[dict[Use, Right]] = {"call": Right.PUT | Right.INVOKE, "get": Right.GET}
 """What may be asked for, and the rights it takes."""
 
 
@@ -46,8 +45,8 @@ class GrantBody(Document):
         tuple[Use, ...],
         Meta(
             min_length=1,
-            max_length=3,
-            description="call: have actions carried out. get, latest: read what was asked of them.",
+            max_length=len(USES),
+            description="call: have actions carried out. get: read what was asked of them last.",
         ),
     ] = ("call",)
     actions: Annotated[
@@ -83,10 +82,15 @@ class Grant(Wire):
 
     version: Annotated[int, Meta(ge=1, le=1)]
     service: Bytes16
-    """The record key in the handle that was asked for."""
+    """``grant_service`` of the handle that was asked for."""
     type: Annotated[str, Meta(min_length=1, max_length=32)]
     not_after_us: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     granted: Annotated[tuple[Granted, ...], Meta(min_length=1, max_length=2 * MAX_ACTIONS)]
+
+
+def grant_service(handle: str) -> bytes:
+    """16 bytes that stand for the service which ``handle`` names, in grants made through it."""
+    return hashlib.sha256(handle.encode("utf-8", "replace")).digest()[:16]
 
 
 def seal_context(client_tag: bytes, service: bytes) -> bytes:

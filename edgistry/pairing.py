@@ -57,11 +57,10 @@ Uri = Annotated[str, Meta(max_length=512)]
 
 
 class ActionOffer(Wire):
-    """One action of a service: the WooF ``TYPE/NAME`` and the handler a put into it fires."""
+    """One action of a service: the WooF ``TYPE/NAME``, where a put fires the handler ``NAME``."""
 
     name: Name
-    handler: Name
-    """What envelopes name; its function is the device's own affair."""
+    """Envelopes name it as the handler, too; which function answers is the device's own affair."""
     history: History = 64
     element_size: ElementSize = 0
     read: bool = False
@@ -289,7 +288,6 @@ def check_offer(offer: PairingOffer) -> PairingOffer:
     for service in offer.services:
         actions = tuple(sorted(action.name for action in service.actions))
         check_service_names(service.type, actions)
-        check_service_names(service.type, tuple(sorted({a.handler for a in service.actions})))
         if any(action.place == "node" for action in service.actions):
             raise MalformedError(f"service {service.type!r}: nodes carry out no actions of devices")
     results = [each.name for each in offer.results]

@@ -199,6 +199,15 @@ class WoofService:
             except ElementEvictedError:
                 return  # by puts that came meanwhile
 
+    def function_for(self, woof: str, handler: str) -> str:
+        """The handler to run here for a request that names ``handler`` in a put into ``woof``.
+
+        Raises:
+            UnknownHandlerError: there is none.
+        """
+        self._require_handler(handler)
+        return handler
+
     def change(self, checked: Checked, staging: Staging) -> Outcome:
         """Stage what a changing operation does.
 
@@ -211,11 +220,9 @@ class WoofService:
             raise NoRightError(f"{target!r} is the runtime's own, and can only be read")
         self._check_change(Operation(envelope.op), target)
         if envelope.op == Operation.PUT:
-            if envelope.handler:
-                self._require_handler(envelope.handler)
-            number = staging.put(
-                _woof_in(target), envelope.payload, handler=envelope.handler or None
-            )
+            woof, wanted = _woof_in(target), envelope.handler
+            function = self.function_for(woof, wanted) if wanted else None
+            number = staging.put(woof, envelope.payload, handler=function)
             return Outcome(result=number)
         if envelope.op == Operation.NAMESPACE_CREATE:
             if not target or "/" in target:

@@ -27,6 +27,7 @@ from ..grants_api import (
     GrantAnswer,
     GrantBody,
     Use,
+    grant_service,
     open_grant,
     seal_context,
 )
@@ -91,7 +92,7 @@ async def request_grant(
         Refused: why nothing is granted.
         BadReplyError, SealError: what came back is not for this client and service.
     """
-    service = to_bytes(handle, "handle")
+    service = grant_service(handle)
     body = encode_json(
         GrantBody(
             handle=handle,

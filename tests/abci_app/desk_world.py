@@ -41,7 +41,7 @@ DEVICE = "a" * 26
 SERVICE_KEY = b"record key......"
 SERVICE = ServiceOffer(
     type="thermometer",
-    actions=(ActionOffer(name="read", handler="read", read=True, fresh_s=600),),
+    actions=(ActionOffer(name="read", read=True, fresh_s=600),),
 )
 NODE = Issuer.from_secret(b"n" * 32, epoch=0)
 DEVICE_ISSUER = Issuer.from_secret(b"d" * 32, epoch=1)

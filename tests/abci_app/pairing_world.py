@@ -34,8 +34,8 @@ from edgistry.verifier import Checked
 from .solo_node import NODE_ID, SEED, SoloNode, open_solo
 
 NODE_SECRET = b"n" * 32
-READ = ActionOffer(name="read", handler="read", history=10, read=True)
-OPEN = ActionOffer(name="open", handler="turn", history=5, element_size=1)
+READ = ActionOffer(name="read", history=10, read=True)
+OPEN = ActionOffer(name="open", history=5, element_size=1)
 
 
 class Draw:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from abci_app.config import GrantsConfig
 from abci_app.devices import handle_of
-from abci_app.grants import GrantDesk
+from abci_app.grants import GrantDesk, end_of_grant
 from edgistry.adapters.crypto import (
     generate_sealing_key,
     open_sealed,
@@ -40,10 +40,12 @@ from edgistry.grants_api import (
     Grant,
     GrantAnswer,
     Granted,
+    grant_service,
     open_grant,
     seal_context,
 )
 from edgistry.issuer import Issuer
+from edgistry.operations import NEWEST, encode_get
 from edgistry.requests_api import to_bytes, to_text
 from edgistry.signed_request import SignedRequest, client_tag, sign_request
 
@@ -65,6 +67,10 @@ class Asker:
         return public_key_of(self.seed)
 
     @property
+    def service(self) -> bytes:
+        return grant_service(HANDLE)
+
+    @property
     def id(self) -> bytes:
         return client_tag(self.public)[:8]
 
@@ -74,9 +80,16 @@ class Asker:
         *,
         time_us: int = NOW,
         raw: bytes | None = None,
+        epoch_ends_us: int | None = None,
         **fields: object,
     ) -> Grant:
-        desk = GrantDesk(OneService(), policy, clock_us=lambda: NOW, draw=Draw())
+        desk = GrantDesk(
+            OneService(),
+            policy,
+            epoch_ends_us=lambda: epoch_ends_us,
+            clock_us=lambda: NOW,
+            draw=Draw(),
+        )
         return self.open(await desk.grant(self.signed(time_us=time_us, raw=raw, **fields)))
 
     def signed(
@@ -98,7 +111,7 @@ class Asker:
         return open_grant(self.unseal(to_bytes(answer.sealed, "sealed")), client_id=self.id)
 
     def unseal(self, sealed: bytes) -> bytes:
-        context = seal_context(client_tag(self.public), RECORD)
+        context = seal_context(client_tag(self.public), self.service)
         return open_sealed(self.sealing, sealed, purpose=GRANT_PURPOSE, context=context)
 
 
@@ -115,7 +128,11 @@ def names(grant: Grant) -> list[tuple[str, bool]]:
 
 async def test_anyone_is_granted_what_only_reads() -> None:
     grant = await ME.ask(READ_ONLY)
-    assert (grant.service, grant.type, names(grant)) == (RECORD, "valve", [("read", True)])
+    assert (grant.service, grant.type, names(grant)) == (
+        grant_service(HANDLE),
+        "valve",
+        [("read", True)],
+    )
 
 
 async def test_what_changes_something_is_granted_to_named_clients_only() -> None:
@@ -142,7 +159,7 @@ async def test_a_call_is_good_for_one_action_one_handler_one_client_and_a_time()
     def check(
         operation: int = Operation.PUT, target: str = "valve/open", **changes: object
     ) -> None:
-        given = {"client": ME.id, "handler": "turn", "now_us": NOW, **changes}
+        given = {"client": ME.id, "handler": "open", "now_us": NOW, **changes}
         capability.check(operation, target, b"x", **given)  # type: ignore[arg-type]
 
     check()
@@ -151,6 +168,7 @@ async def test_a_call_is_good_for_one_action_one_handler_one_client_and_a_time()
         {"now_us": NOW + 60_000_001},
         {"client": bytes(8)},
         {"handler": "read"},
+        {"handler": "turn"},
         {"handler": ""},
     ):
         with pytest.raises(CaveatError):
@@ -168,13 +186,54 @@ async def test_a_call_does_not_let_the_client_look_at_what_others_asked() -> Non
 
 
 async def test_looking_is_a_capability_of_its_own() -> None:
-    grant = await ME.ask(READ_ONLY, uses=["call", "get", "latest"])
+    grant = await ME.ask(READ_ONLY, uses=["call", "get"])
     assert names(grant) == [("read", True), ("read", False)]
     look = Capability.from_bytes(grant.granted[1].capability)
-    look.check(Operation.GET, "valve/read", bytes(8), client=ME.id, now_us=NOW)
-    look.check(Operation.LATEST, "valve/read", client=ME.id, now_us=NOW)
-    with pytest.raises(NoRightError):
+    look.check(Operation.GET, "valve/read", encode_get(NEWEST), client=ME.id, now_us=NOW)
+    with pytest.raises((NoRightError, CaveatError)):
         look.check(Operation.PUT, "valve/read", client=ME.id, now_us=NOW)
+
+
+async def test_nobody_is_granted_the_numbers_that_all_callers_share() -> None:
+    with pytest.raises(MalformedError):
+        await ME.ask(LISTED, uses=["latest"])
+    look = Capability.from_bytes((await ME.ask(LISTED, uses=["get"])).granted[0].capability)
+    with pytest.raises(CaveatError):
+        look.check(Operation.LATEST, "valve/open", client=ME.id, now_us=NOW)
+    with pytest.raises(CaveatError):
+        look.check(Operation.GET, "valve/open", encode_get(7), client=ME.id, now_us=NOW)
+
+
+@pytest.mark.parametrize(
+    ("ttl_s", "epoch_ends_us", "good_for_s"),
+    [
+        (3600, None, 3600),
+        (3600, NOW + 1_000_000, 3600),
+        (30 * 86_400, NOW + 3600_000_000, 3600 + 86_400),
+        (30 * 86_400, NOW - 9 * 86_400_000_000, 86_400),
+    ],
+)
+async def test_a_grant_ends_a_day_after_its_privacy_epoch_at_the_latest(
+    ttl_s: int, epoch_ends_us: int | None, good_for_s: int
+) -> None:
+    grant = await ME.ask(OPEN, ttl_s=ttl_s, epoch_ends_us=epoch_ends_us)
+    assert grant.not_after_us == NOW + good_for_s * 1_000_000
+    for each in grant.granted:
+        assert Capability.from_bytes(each.capability).chain.not_after_us == grant.not_after_us
+
+
+@given(
+    now_us=st.integers(0, 1 << 62),
+    ttl_s=st.integers(1, 10 * 365 * 86_400),
+    ends_us=st.none() | st.integers(0, 1 << 62),
+)
+def test_the_end_of_a_grant_is_ahead_and_never_later_than_asked_for(
+    now_us: int, ttl_s: int, ends_us: int | None
+) -> None:
+    end_us = end_of_grant(now_us, ttl_s, ends_us)
+    assert now_us < end_us <= now_us + ttl_s * 1_000_000
+    if ends_us is not None and ends_us > now_us:
+        assert end_us <= max(ends_us + 86_400_000_000, now_us + 1)
 
 
 async def test_nobody_but_named_clients_looks_at_actions_that_change_something() -> None:

@@ -129,11 +129,14 @@ async def test_action_that_is_not_declared_so_is_never_answered_here(
         assert await ask(world, world.bind()) is None
 
 
-async def test_callers_under_a_veil_share_nothing() -> None:
+async def test_callers_under_a_veil_share_what_the_owner_lets_be_shared() -> None:
     async with desks() as world:
         await fill(world)
         veiled = GRANT.derive(caveats=[VEIL])
-        assert await ask(world, world.bind(veiled)) is None
+        world.now_us += MINUTE
+        reply = await ask(world, world.bind(veiled))
+        assert reply is not None
+        assert (reply.status, reply.result) == (Status.OK | BY_NODE, 0)
 
 
 async def test_new_key_of_the_device_makes_old_answers_void() -> None:

@@ -21,7 +21,7 @@ from edgistry.rights import Right
 
 DEVICE = encode_device_id(b"d" * 16)
 OTHER = encode_device_id(b"e" * 16)
-SERVICE = ServiceOffer(type="valve", actions=(ActionOffer(name="open", handler="open"),))
+SERVICE = ServiceOffer(type="valve", actions=(ActionOffer(name="open"),))
 OFFER = PairingOffer(
     version=1,
     device=DEVICE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 
 from device_agent.executor import DeviceService, Executor
@@ -13,7 +13,7 @@ from device_agent.queues import DeviceQueues
 from edgistry.adapters.durable_woofs import DurableWoofs
 from edgistry.adapters.faas_runtime import HandlerRuntime
 from edgistry.authority import Authority
-from edgistry.capability import BoundRequest
+from edgistry.capability import BoundRequest, Capability
 from edgistry.envelope import Operation, Reply
 from edgistry.handlers import HandlerTable
 from edgistry.issuer import Issuer
@@ -51,9 +51,10 @@ class Requests:
         handler: str = "",
         deadline: int = NOW_US + 60 * MINUTE_US,
         flags: int = 0,
+        capability: Capability = ROOT,
     ) -> BoundRequest:
         self.sequence += 1
-        request = ROOT.bind(
+        request = capability.bind(
             op,
             target,
             payload,
@@ -107,14 +108,19 @@ class Inside:
 
 @contextlib.asynccontextmanager
 async def inside(
-    *handlers: Callable[..., object], store: KeyValue | None = None, issuer: Issuer = ISSUER
+    *handlers: Callable[..., object],
+    store: KeyValue | None = None,
+    issuer: Issuer = ISSUER,
+    functions: Mapping[tuple[str, str], str] | None = None,
 ) -> AsyncIterator[Inside]:
     """A device with these handlers and the WooF ``meter/read``."""
     kept = MemoryKeyValue() if store is None else store
     table = HandlerTable.from_names({str(number): each for number, each in enumerate(handlers)})
     woofs = DurableWoofs(kept)
     authority = Authority(kept, issuer)
-    service = DeviceService(woofs.woofs, authority, require_handler=table.require)
+    service = DeviceService(
+        woofs.woofs, authority, require_handler=table.require, functions=functions or {}
+    )
     executor = Executor(woofs, service, DeviceQueues(kept))
     executor.set_aside(table)
     runtime = HandlerRuntime(kept, woofs, table, on_end=executor.handler_ended)

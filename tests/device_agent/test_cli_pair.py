@@ -38,7 +38,7 @@ from edgistry.adapters.tls import server_context
 from edgistry.handlers import BlockingContext, HandlerTable, handler
 from edgistry.issuer import Issuer
 from edgistry.kv import KeyValue
-from edgistry.pairing import PairingCode
+from edgistry.pairing import PairingCode, encode_offer
 
 from ..abci_app.node_thread import NodeThread
 from ..abci_app.pairing_world import FakeQueue
@@ -152,10 +152,11 @@ def test_a_device_is_paired_with_what_its_manifest_offers(
     assert paired.issuer == Issuer.from_secret(secret, epoch=1)
     assert paired.period_s == AgentConfig().cycle.period_s
     (service,) = paired.services
-    assert [(each.name, each.handler, each.read, each.fresh_s) for each in service.actions] == [
-        ("read", "read", True, 60),
-        ("set", "adjust", False, 0),
+    assert [(each.name, each.read, each.fresh_s) for each in service.actions] == [
+        ("read", True, 60),
+        ("set", False, 0),
     ]
+    assert b"adjust" not in encode_offer(paired.offer), "what functions are called stays there"
     assert (service.actions[1].history, service.actions[1].element_size) == (7, 2)
     (woof,) = paired.offer.woofs
     assert (woof.name, woof.history, woof.mirror) == ("sensors/air", 100, True)

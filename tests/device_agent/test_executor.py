@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from device_agent.queues import MAX_ASKERS, Asker, DeviceQueues, TakenOn
+from edgistry.caveats import VEIL
 from edgistry.envelope import GENERIC_REFUSAL, Flag, Operation, Status
 from edgistry.errors import CorruptDatabaseError, StorageError
 from edgistry.handlers import GiveUpError, handler
 from edgistry.issuer import Issuer
 from edgistry.kv import Change, MemoryKeyValue
 from edgistry.messages import ResultKind
-from edgistry.operations import encode_get
+from edgistry.operations import NEWEST, encode_get
 from edgistry.replay import Outcome
 from edgistry.rights import Right
 from edgistry.verifier import Checked
@@ -155,6 +156,45 @@ async def test_answer_of_a_handler_is_the_one_final_reply() -> None:
         assert device.report()[1].kind == ResultKind.RESPONDED
         reply = device.reply(request, 1)
         assert (reply.status, reply.result, reply.payload) == (Status.OK, 1, b"heard 17")
+
+
+async def test_a_request_names_the_action_and_the_device_knows_the_function() -> None:
+    functions = {("meter/read", "read"): "echo"}
+    requests = Requests()
+    async with inside(echo, functions=functions) as device:
+        await device.woofs.create("meter/other", 10)
+        here = requests.bind(payload=b"one", handler="read")
+        elsewhere = requests.bind(target="meter/other", payload=b"two", handler="read")
+        await device.execute(down(here, 1), down(elsewhere, 2))
+        await device.settled()
+        assert device.reply(here, 1).payload == b"heard one"
+        assert device.reply(elsewhere, 2).status == Status.NO_HANDLER
+    assert calls == [b"one"]
+
+
+async def test_under_a_veil_no_reply_tells_how_many_elements_there_are() -> None:
+    veiled = ROOT.derive(caveats=[VEIL])
+    requests = Requests()
+    async with inside(echo) as device:
+        for number in range(1, 4):
+            request = requests.bind(handler="echo", capability=veiled)
+            await device.execute(down(request, number))
+            await device.settled()
+            reply = device.reply(request, number)
+            assert (reply.status, reply.result) == (Status.OK, 0)
+        newest = requests.bind(Operation.GET, payload=encode_get(NEWEST), capability=veiled)
+        third = requests.bind(Operation.GET, payload=encode_get(3), capability=veiled)
+        latest = requests.bind(Operation.LATEST, capability=veiled)
+        bare = requests.bind(capability=veiled)
+        await device.execute(*(down(each, at) for at, each in enumerate((newest, third), 4)))
+        await device.execute(down(latest, 6), down(bare, 7))
+        assert device.reply(newest, 4).result == 0
+        for at, each in ((5, third), (6, latest), (7, bare)):
+            assert (device.reply(each, at).status, device.reply(each, at).result) == (
+                Status.CAVEAT,
+                0,
+            )
+        assert len(device.elements()) == 3
 
 
 async def test_handler_without_answer_answers_with_nothing() -> None:

@@ -21,6 +21,7 @@ from edgistry.calls import (
 )
 from edgistry.capability import BoundRequest, Capability
 from edgistry.capability_chain import Entry
+from edgistry.caveats import VEIL
 from edgistry.codec import replace
 from edgistry.envelope import BY_NODE, GENERIC_REFUSAL, Status, encode_reply
 from edgistry.errors import (
@@ -179,6 +180,16 @@ def test_answer_older_than_the_caller_wanted_is_not_believed() -> None:
         call_result(bound(), ended(proof), max_age_s=2)
     with pytest.raises(BadReplyError, match="old"):
         call_result(bound(), ended(reply(bound(), BY_NODE | Status.OK, result=1)))
+
+
+def test_answer_of_the_node_under_a_veil_has_no_age_but_what_the_caller_wanted() -> None:
+    veiled = GRANT.derive(caveats=[VEIL])
+    request = bound(veiled)
+    key = ISSUER.state_of(veiled.chain)
+    proof = encode_reply(key, request.envelope.tag, status=BY_NODE | Status.OK, payload=b"x")
+    assert call_result(request, ended(proof), max_age_s=60).age_s == 60.0
+    with pytest.raises(BadReplyError, match="no answer from before"):
+        call_result(request, ended(proof))
 
 
 def test_answer_of_the_node_is_not_believed_where_only_the_device_may_answer() -> None:

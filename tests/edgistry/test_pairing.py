@@ -33,7 +33,7 @@ from edgistry.pairing import (
 
 DEVICE = encode_device_id(bytes(range(16)))
 KEY = b"K" * 32
-READ = ActionOffer(name="read", handler="read", read=True)
+READ = ActionOffer(name="read", read=True)
 OFFER = PairingOffer(
     version=1,
     device=DEVICE,
@@ -118,7 +118,6 @@ def test_a_changed_byte_gives_another_offer_or_none(place: int, value: int) -> N
         {"device": "A" * 26},
         {"services": (ServiceOffer(type="Thermo", actions=(READ,)),)},
         {"services": (ServiceOffer(type="a", actions=(replace(READ, name="r/w"),)),)},
-        {"services": (ServiceOffer(type="a", actions=(replace(READ, handler="..."),)),)},
         {"services": (ServiceOffer(type="a", actions=(READ, READ)),)},
         {"services": OFFER.services * 2},
         {"services": (ServiceOffer(type="a", actions=(replace(READ, place="node"),)),)},
