@@ -43,6 +43,12 @@ class DeviceRow(Document):
     actions: tuple[str, ...]
     resolution: int = 7
     """Resolution of the published cell."""
+    noise_m: int = 0
+    """The position is moved once by up to so many metres, at random."""
+    crowd: int = 1
+    """Shown only among those of so many owners."""
+    owner: str = ""
+    """Ed25519 public key of whom it belongs to, 64 hexadecimal digits; empty: the operator."""
     wake: Annotated[int, Meta(ge=0, le=WAKE_UNKNOWN)] = WAKE_UNKNOWN
     """Its wake bucket."""
 
@@ -74,6 +80,8 @@ class WithdrawRequest(Document):
     """Withdraw the devices with these handles, all or none."""
 
     handles: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAX_BATCH_RECORDS)]
+    forget: bool = False
+    """Nothing is to stay of them, not even what would publish them at the same place again."""
 
 
 class WithdrawAnswer(Document):
@@ -95,6 +103,10 @@ class DeviceEntry(Document):
     actions: tuple[str, ...]
     cell: str
     resolution: int
+    noise_m: int
+    crowd: int
+    moved: bool
+    """It is going to be published elsewhere when a privacy epoch begins."""
     state: DeviceState
 
 

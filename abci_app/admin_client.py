@@ -63,6 +63,7 @@ from .mailbox_api import (
 from .pairing_api import (
     CodeAnswer,
     CodeRequest,
+    DeviceOfAnswer,
     ForgetRequest,
     ImportAnswer,
     ImportRequest,
@@ -140,9 +141,9 @@ class AdminClient:
         if failure is not None:
             raise failure
 
-    def withdraw(self, handles: Sequence[str]) -> WithdrawAnswer:
-        """Begin to withdraw up to 512 devices, all or none."""
-        body = WithdrawRequest(handles=tuple(handles))
+    def withdraw(self, handles: Sequence[str], *, forget: bool = False) -> WithdrawAnswer:
+        """Begin to withdraw up to 512 devices, all or none; with ``forget`` nothing stays."""
+        body = WithdrawRequest(handles=tuple(handles), forget=forget)
         return self._post("/admin/devices/withdraw", body, WithdrawAnswer)
 
     def devices(self) -> Iterator[DeviceEntry]:
@@ -203,9 +204,16 @@ class AdminClient:
         """Up to ``limit`` WooFs of devices that the node mirrors."""
         return self._get("/admin/mirrors", MirrorList, {"limit": str(limit)})
 
-    def revoke_device(self, device: str) -> ForgetRequest:
-        """Forget a paired device."""
-        return self._post("/admin/pairing/revoke", ForgetRequest(device=device), ForgetRequest)
+    def revoke_device(self, device: str, *, forget: bool = False) -> ForgetRequest:
+        """Part a paired device from the node; with ``forget`` nothing of it stays."""
+        body = ForgetRequest(device=device, forget=forget)
+        return self._post("/admin/pairing/revoke", body, ForgetRequest)
+
+    def device_of(self, handle: str) -> str:
+        """The id of the paired device whose service that is; empty if it is none's."""
+        return self._get(
+            "/admin/pairing/device-of", DeviceOfAnswer, query={"handle": handle}
+        ).device
 
     def handlers(self) -> HandlerList:
         """The handlers of the node."""

@@ -17,12 +17,14 @@ from edgistry.pairing import WoofOffer, decode_offer
 from .admin_api import MAX_LIST
 from .admin_requests import body_of, integer, parameters_of
 from .admin_server import AdminRoute
+from .devices import parse_handle
 from .mirror import MirrorRecord, mirror_name
 from .mirror_keeper import MirrorKeeper
 from .pairing import Paired
 from .pairing_api import (
     CodeAnswer,
     CodeRequest,
+    DeviceOfAnswer,
     ForgetRequest,
     ImportAnswer,
     ImportRequest,
@@ -44,6 +46,7 @@ def pairing_admin_routes(
         ("POST", "/admin/pairing/devices", admin.import_offer),
         ("GET", "/admin/pairing/devices", admin.devices),
         ("POST", "/admin/pairing/revoke", admin.revoke),
+        ("GET", "/admin/pairing/device-of", admin.device_of),
         ("GET", "/admin/mirrors", admin.mirrors),
     ]
 
@@ -82,8 +85,12 @@ class _AdminPairing:
     async def revoke(self, request: Request) -> Document:
         parameters_of(request)
         asked = body_of(request, ForgetRequest)
-        await self._desk.revoke(asked.device)
+        await self._desk.revoke(asked.device, forget=asked.forget)
         return asked
+
+    async def device_of(self, request: Request) -> Document:
+        handle = parameters_of(request, "handle").get("handle", "")
+        return DeviceOfAnswer(device=self._desk.table.device_of(parse_handle(handle)) or "")
 
     async def mirrors(self, request: Request) -> Document:
         given = parameters_of(request, "limit")

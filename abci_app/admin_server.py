@@ -123,7 +123,8 @@ class _Admin:
 
     async def withdraw(self, request: Request) -> Document:
         parameters_of(request)
-        return await self._service.withdraw(body_of(request, WithdrawRequest).handles)
+        asked = body_of(request, WithdrawRequest)
+        return await self._service.withdraw(asked.handles, forget=asked.forget)
 
     async def region_put(self, request: Request) -> Document:
         parameters_of(request)

@@ -14,6 +14,7 @@ from .cli_cap import cap
 from .cli_cluster import cluster
 from .cli_dead_letters import dead_letters
 from .cli_engine import engine
+from .cli_forget import device_forget
 from .cli_forwards import forwards
 from .cli_handlers import handlers
 from .cli_host import host
@@ -46,7 +47,7 @@ for _command in (
 ):  # fmt: skip
     program.add_command(_command)
 
-for _command in (device_import, device_paired, device_mirrors, device_revoke):
+for _command in (device_import, device_paired, device_mirrors, device_revoke, device_forget):
     device.add_command(_command)
 
 

@@ -22,6 +22,7 @@ import click
 
 from edgistry.codec import Document, encode_json
 from edgistry.errors import FileError, Refused
+from edgistry.policy import MAX_CROWD, MAX_NOISE_M
 from edgistry.transactions import MAX_BATCH_RECORDS
 
 from .admin_api import DeviceRow
@@ -37,7 +38,7 @@ from .cli_shared import (
 )
 from .cli_waiting import admin_client, not_yet, progress, wait_option, wait_until_settled
 from .contradictions import without_contradictions
-from .fleet import DEFAULT_ACTIONS, BadRow, FleetFile, LineNumber, check_device
+from .fleet import DEFAULT_ACTIONS, OPTIONAL_COLUMNS, BadRow, FleetFile, LineNumber, check_device
 from .import_run import ImportResult, ImportRun
 
 __all__ = ["device", "fleet", "region"]
@@ -87,6 +88,18 @@ def device() -> None:
     default=7, help="Resolution of the published H3 cell; 7 (about 5 km²) is the finest.",
 )  # fmt: skip
 @option(
+    "--noise", "noise_m", env="EDGISTRY_NOISE", type=click.IntRange(0, MAX_NOISE_M),
+    metavar="METRES", default=0, help="Move the position at random by up to so much, once.",
+)  # fmt: skip
+@option(
+    "--crowd", env="EDGISTRY_CROWD", type=click.IntRange(1, MAX_CROWD), metavar="OWNERS",
+    default=1, help="Show it only in an area where so many owners have such a device.",
+)  # fmt: skip
+@option(
+    "--owner", env="EDGISTRY_OWNER", metavar="KEY", default="",
+    help="Ed25519 public key (hexadecimal) of whom it belongs to; if not given, the operator.",
+)  # fmt: skip
+@option(
     "--action", "actions", env="EDGISTRY_ACTION", metavar="ACTION", multiple=True,
     default=DEFAULT_ACTIONS, help="What may be asked of it; give it again for each.",
 )  # fmt: skip
@@ -102,6 +115,9 @@ def device_register(
     lat: float,
     lon: float,
     resolution: int,
+    noise_m: int,
+    crowd: int,
+    owner: str,
     actions: tuple[str, ...],
     name: str,
     wait_s: float,
@@ -109,7 +125,9 @@ def device_register(
 ) -> None:
     """Register one device with the node in DIR.
 
-    The same type, position and name again is the same device: nothing changes.
+    The same type, position and name again is the same device: nothing changes. Where it is
+    published is decided once, and stays when it is withdrawn and registered again. [privacy] in
+    node.toml may forbid to show so much.
     """
     row = DeviceRow(
         line=1,
@@ -120,6 +138,9 @@ def device_register(
         type=type_name,
         actions=actions,
         resolution=resolution,
+        noise_m=noise_m,
+        crowd=crowd,
+        owner=owner.strip().lower(),
     )
     with admin_client(directory) as client:
         run = ImportRun(client)
@@ -177,7 +198,9 @@ def device_withdraw(
 ) -> None:
     """Withdraw devices of the node in DIR, all or none.
 
-    Their records leave the registry; then the node forgets their names, positions and keys.
+    Their records leave the registry; then the node forgets their names, positions and salts. What
+    noise was drawn from stays, so that they are published where they were if they come back;
+    `device forget` destroys that too.
     """
     if len(set(handles)) > MAX_BATCH_RECORDS:
         raise click.UsageError(
@@ -211,7 +234,8 @@ def fleet() -> None:
 @option(
     "--csv", "file", env="EDGISTRY_CSV", metavar="FILE", required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="UTF-8, with a header that names name,lat,lon and, if wanted, id,type,actions.",
+    help="UTF-8, with a header that names name,lat,lon and, if wanted, "
+    + ",".join(OPTIONAL_COLUMNS) + ".",
 )  # fmt: skip
 @option(
     "--type", "type_name", env="EDGISTRY_TYPE", metavar="TYPE",
@@ -227,7 +251,8 @@ def fleet_import(
     A device is the same one when its id is, or without an id when name, position and type are
     exactly the same. So a second run changes nothing, and a run that was interrupted is finished
     by running it again. Bad rows are listed; good rows are imported all the same. A row that says
-    something else about a device than an earlier one is bad.
+    something else about a device than an earlier one is bad. A device with an id that has moved is
+    published there when the next privacy epoch begins.
     """
     with admin_client(directory) as client, _open(file) as stream:
         run = ImportRun(client)

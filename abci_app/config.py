@@ -16,9 +16,11 @@ from typing import Literal
 
 from edgistry.adapters.config import section, setting, tables
 from edgistry.adapters.log import Level
+from edgistry.cell import FINEST_PUBLISHED, check_published_resolution
 from edgistry.errors import InvalidValueError
 from edgistry.grants_api import MAX_TTL_S
 from edgistry.handlers import check_module
+from edgistry.policy import MAX_CROWD, MAX_NOISE_M, PolicyLimits
 from edgistry.woof import check_handler, split_name
 from edgistry.woof_uri import parse_woof_uri
 
@@ -262,6 +264,42 @@ class GrantsConfig:
     )
 
 
+def check_noise(noise_m: int) -> None:
+    """Raises InvalidValueError unless ``noise_m`` is a radius that may be asked for."""
+    if not 0 <= noise_m <= MAX_NOISE_M:
+        raise InvalidValueError(f"{noise_m} is not from 0 to {MAX_NOISE_M}")
+
+
+def check_crowd(crowd: int) -> None:
+    """Raises InvalidValueError unless ``crowd`` is a number of owners that may be asked for."""
+    if not 1 <= crowd <= MAX_CROWD:
+        raise InvalidValueError(f"{crowd} is not from 1 to {MAX_CROWD}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyConfig:
+    """What the policies of devices may show."""
+
+    finest_resolution: int = setting(
+        FINEST_PUBLISHED,
+        help="The finest cells that devices may be published in: 7 (about 5 km²), 6 or 5.",
+        check=check_published_resolution,
+    )
+    least_noise_m: int = setting(0, help="The least radius of noise, in metres.", check=check_noise)
+    least_crowd: int = setting(
+        1, help="The least number of owners to be shown among.", check=check_crowd
+    )
+
+    @property
+    def limits(self) -> PolicyLimits:
+        """These settings as rules."""
+        return PolicyLimits(
+            finest_resolution=self.finest_resolution,
+            least_noise_m=self.least_noise_m,
+            least_crowd=self.least_crowd,
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """The node's own log."""
@@ -297,6 +335,10 @@ class NodeConfig:
     )
     grants: GrantsConfig = section(
         GrantsConfig, help="Capabilities on the services of devices that are paired with this node."
+    )
+    privacy: PrivacyConfig = section(
+        PrivacyConfig,
+        help="What the policies of devices may show. One that shows more is refused, not changed.",
     )
     log: LogConfig = section(LogConfig, help="Logs are in the directory logs/, by size.")
     forward: tuple[ForwardConfig, ...] = tables(

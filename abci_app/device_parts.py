@@ -97,9 +97,11 @@ def open_device_parts(
         link_port=config.link_port,
         writing=writing,
         require_handler=handlers.require_for_devices,
+        limits=config.privacy.limits,
     )
     mirrors = MirrorKeeper(store, woofs, queue=queue, node_id=node_id_of(node_key))
     setup.on_ready = mirrors.watch
+    setup.on_forget = mirrors.forget
     return DeviceParts(
         desk=desk,
         setup=setup,

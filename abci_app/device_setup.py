@@ -7,6 +7,7 @@ Rules kept here:
 * Its services are listed when all of that has been answered: visible means reachable.
 * Everything goes by what is stored, so it goes on after a restart; what expired is asked again.
   Creating what is there already changes nothing.
+* What was to be forgotten when the node stopped is forgotten at the next start.
 * A row whose device is paired no longer, or offers that service no longer, is withdrawn.
 
 Not handled here: who may pair (``pairing_desk``), the queue (``request_desk``).
@@ -17,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from edgistry.adapters.log import get_logger
@@ -36,7 +37,7 @@ from .device_counts import DeviceCounts
 from .devices import DeviceTable, handle_of, identity_of
 from .mailbox_states import OUTSTANDING, State
 from .pairing import Paired, PairingTable, StoredPairing, device_of_row
-from .pairing_desk import rows_of
+from .pairing_desk import noise_of, rows_of
 from .registration import Registrar
 
 logger = get_logger("edgistry.node.setup")
@@ -95,6 +96,8 @@ class DeviceSetup:
         self._look_every_s = look_every_s
         self.on_ready: Callable[[str], None] | None = None
         """Told of devices that have all that they offer."""
+        self.on_forget: Callable[[str], Awaitable[None]] | None = None
+        """Told of devices of which nothing is to stay."""
         # A device that leaves must not be listed by a step that had begun before.
         self._stepping = asyncio.Lock()
         self._unfinished: set[str] = set()
@@ -118,12 +121,37 @@ class DeviceSetup:
         async with self._stepping:
             await self._withdraw(self._handles_of(dropped))
 
-    async def left(self, paired: Paired) -> None:
-        """End the requests to a device that is gone, and withdraw its services."""
+    async def moved(self, paired: Paired) -> None:
+        """Note where a device is now: it shows when an epoch begins."""
+        async with self._stepping:
+            if paired.stored.stage == "ready":
+                try:
+                    await self._register(paired)
+                except Refused as error:
+                    logger.warning("where a device is has to wait", reason=error.detail)
+                    self._unfinished.add(paired.device)
+                    await self._store_stage(paired, stage="new", requests=())
+
+    async def left(self, paired: Paired, *, forget: bool = False) -> None:
+        """End the requests to a device that is gone, and withdraw its services.
+
+        With ``forget`` nothing of it stays, also not what was mirrored.
+        """
         self.counts.note(paired.device)
         async with self._stepping:
             await self._queue.forget_device(paired.device)
             await self._withdraw(self._handles_of(rows_of(paired)))
+        if forget:
+            await self._forget(paired.device)
+
+    async def _forget(self, device: str) -> None:
+        """Destroy what the pairing and the rows did not take with them."""
+        if self.on_forget is not None:
+            await self.on_forget(device)
+        async with self._writing:
+            changes = [] if self._table.by_device(device) else self._table.forgotten(device)
+            await asyncio.to_thread(self._store.write, changes, sync=True)
+        logger.info("a device is forgotten")
 
     # --- by itself ------------------------------------------------------------------------------
 
@@ -132,6 +160,8 @@ class DeviceSetup:
         await self.counts.load()
         self._unfinished |= await asyncio.to_thread(self._unfinished_in_store)
         await self.withdraw_orphans()
+        for device in await asyncio.to_thread(self._table.to_forget):
+            await self._forget(device)
         while True:
             self._news.clear()
             for device in sorted(self._unfinished):
@@ -226,14 +256,20 @@ class DeviceSetup:
         return state, None if reply is None else decode_reply(reply).status
 
     async def _list(self, paired: Paired) -> None:
-        rows = rows_of(paired)
-        for outcome in await self._registrar.register(rows) if rows else ():
-            if outcome.outcome == "rejected":
-                logger.warning("a service cannot be listed", reason=outcome.reason)
+        rows = await self._register(paired)
         await self._store_stage(paired, stage="ready", requests=())
-        logger.info("a device is ready", services=len(rows))
+        logger.info("a device is ready", services=rows)
         if self.on_ready is not None:
             self.on_ready(paired.device)
+
+    async def _register(self, paired: Paired) -> int:
+        """Register the services of a device; how many it has."""
+        rows = rows_of(paired)
+        if rows:
+            for outcome in await self._registrar.register(rows, noise=noise_of(paired)):
+                if outcome.outcome == "rejected":
+                    logger.warning("a service cannot be listed", reason=outcome.reason)
+        return len(rows)
 
     async def _store_stage(self, paired: Paired, **changes: object) -> None:
         async with self._writing:

@@ -1,7 +1,8 @@
 """Device rows: what one may hold, and how a CSV file becomes rows.
 
-The file has a header with the columns name, lat, lon and optionally id, type, actions, in any
-order; other columns are ignored and reported. Encoding is UTF-8, a byte order mark is fine.
+The file has a header with the columns name, lat, lon and optionally id, type, actions, resolution,
+noise_m, crowd, owner, in any order; other columns are ignored and reported. Encoding is UTF-8, a
+byte order mark is fine.
 
 Rules kept here:
 
@@ -27,10 +28,12 @@ from typing import NewType
 
 from edgistry.cell import check_published_resolution
 from edgistry.errors import InvalidValueError, MalformedError, Refused
+from edgistry.policy import MAX_CROWD, MAX_NOISE_M
 from edgistry.transactions import MAX_ACTIONS, check_service_names
 
 from .admin_api import DeviceRow
-from .pairing import ROW_PREFIX, device_of_row
+from .devices import ROW_PREFIX
+from .pairing import device_of_row
 
 LineNumber = NewType("LineNumber", int)
 """1 is the first line of the file, the header."""
@@ -41,8 +44,10 @@ MAX_ID_CHARACTERS = 128
 DEFAULT_ACTIONS = ("read",)
 
 REQUIRED_COLUMNS = ("name", "lat", "lon")
-OPTIONAL_COLUMNS = ("id", "type", "actions")
+OPTIONAL_COLUMNS = ("id", "type", "actions", "resolution", "noise_m", "crowd", "owner")
 
+_OWNER = re.compile(r"[0-9a-f]{64}")
+_WHOLE = re.compile(r"\d{1,9}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d{1,20}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,3})?", re.ASCII)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -66,6 +71,14 @@ def check_device(row: DeviceRow) -> DeviceRow:
     if not (math.isfinite(row.lon) and -180 <= row.lon <= 180):
         raise InvalidValueError(f"lon {row.lon} is not between -180 and 180")
     check_published_resolution(row.resolution)
+    if not 0 <= row.noise_m <= MAX_NOISE_M:
+        raise InvalidValueError(f"noise_m {row.noise_m} is not from 0 to {MAX_NOISE_M}")
+    if not 1 <= row.crowd <= MAX_CROWD:
+        raise InvalidValueError(f"crowd {row.crowd} is not from 1 to {MAX_CROWD}")
+    if row.owner and not _OWNER.fullmatch(row.owner):
+        raise InvalidValueError(
+            "owner is no Ed25519 public key: 64 hexadecimal digits, in lower case"
+        )
     actions = tuple(sorted(set(row.actions)))
     if not 1 <= len(actions) <= MAX_ACTIONS:
         raise InvalidValueError(f"{len(actions)} actions; allowed are 1 to {MAX_ACTIONS}")
@@ -80,6 +93,9 @@ def check_device(row: DeviceRow) -> DeviceRow:
         type=row.type,
         actions=actions,
         resolution=row.resolution,
+        noise_m=row.noise_m,
+        crowd=row.crowd,
+        owner=row.owner,
         wake=row.wake,
     )
 
@@ -144,7 +160,9 @@ class FleetFile:
         if missing:
             raise MalformedError(
                 f"line {number}, the header: missing column(s) {', '.join(missing)}; it must name "
-                "name,lat,lon and may name id,type,actions, separated by commas"
+                "name,lat,lon and may name "
+                + ",".join(OPTIONAL_COLUMNS)
+                + ", separated by commas"
                 + ("; --type gives one type to all rows" if "type" in missing else "")
             )
         for name in REQUIRED_COLUMNS + OPTIONAL_COLUMNS:
@@ -164,6 +182,11 @@ class FleetFile:
             raise InvalidValueError("type is empty, and no --type was given")
         if device_of_row(values.get("id", "").strip()) is not None:
             raise InvalidValueError(f"id begins with {ROW_PREFIX!r}, which is for paired devices")
+        plain = {
+            name: _whole(name, values[name])
+            for name in ("resolution", "noise_m", "crowd")
+            if values.get(name, "").strip()
+        }
         actions = re.split(r"[\s;,|]+", values.get("actions", "").strip())
         return check_device(
             DeviceRow(
@@ -174,6 +197,8 @@ class FleetFile:
                 lon=_number("lon", values["lon"]),
                 type=type_name,
                 actions=tuple(filter(None, actions)) or DEFAULT_ACTIONS,
+                owner=values.get("owner", "").strip().lower(),
+                **plain,
             )
         )
 
@@ -228,3 +253,10 @@ def _number(field: str, text: str) -> float:
     if not _NUMBER.fullmatch(text):
         raise InvalidValueError(f"{field} {text[:40]!r} is not a number")
     return float(text)
+
+
+def _whole(field: str, text: str) -> int:
+    text = text.strip()
+    if not _WHOLE.fullmatch(text):
+        raise InvalidValueError(f"{field} {text[:40]!r} is not a whole number")
+    return int(text)

@@ -17,7 +17,13 @@ from edgistry.adapters.http import HttpServer, Request, Response, Route
 from edgistry.api import ENVELOPE_CONTENT_TYPE
 from edgistry.codec import encode
 from edgistry.errors import MalformedError
-from edgistry.pairing import MAX_REQUEST_BYTES, PAIR_PATH, UNPAIR_PATH, decode_request
+from edgistry.pairing import (
+    MAX_REQUEST_BYTES,
+    MOVE_PATH,
+    PAIR_PATH,
+    UNPAIR_PATH,
+    decode_request,
+)
 
 from .pairing_desk import PairingDesk
 
@@ -40,7 +46,12 @@ def pairing_routes(desk: PairingDesk) -> list[Route]:
         _check(request)
         return _packed(await desk.unpair(request.body))
 
+    async def move(request: Request) -> Response:
+        _check(request)
+        return _packed(await desk.move(request.body))
+
     return [
+        Route(method="POST", template=MOVE_PATH, handler=move),
         Route(method="POST", template=PAIR_PATH, handler=pair),
         Route(method="POST", template=UNPAIR_PATH, handler=unpair),
     ]

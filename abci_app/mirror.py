@@ -143,6 +143,21 @@ def record_key(device: str, woof: str) -> bytes:
     return _RECORDS + f"{device}/{woof}".encode()
 
 
+def record_prefix(device: str) -> bytes:
+    """How the keys of all records of a device's mirrors begin."""
+    return _RECORDS + f"{device}/".encode()
+
+
+def copy_prefix(device: str) -> bytes:
+    """How the keys of all records of a device's copies begin."""
+    return _COPIES + f"{mirror_namespace(device)}/".encode()
+
+
+def copy_name(key: bytes) -> str:
+    """The name of the WooF whose copy is recorded under ``key``."""
+    return key.removeprefix(_COPIES).decode()
+
+
 def read_mirror(data: bytes) -> MirrorRecord:
     """The record in ``data``.
 

@@ -5,7 +5,8 @@ Rules kept here:
 * One request for each mirror at a time. It waits for the device like any other, so that reading a
   sleeping device costs it one request a wake.
 * Elements and the mirror's record are one write; the outcome of a request is let go after that.
-* A device that is paired no longer is not read any more; what was read stays.
+* A device that is paired no longer is not read any more; what was read stays, unless the device
+  is to be forgotten: then all copies go, with what handlers made of them.
 * A handler that the device names runs on each element: its trigger is in the write that appends
   the element. If there is no such handler any more, triggers wait until there is. Triggers keep
   their elements, so the device is not asked for more while very many wait.
@@ -18,6 +19,7 @@ Not handled here: what is asked and what follows (``mirror``); where elements go
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,8 +31,14 @@ from edgistry.adapters.log import get_logger
 from edgistry.capability_chain import Entry
 from edgistry.codec import replace
 from edgistry.envelope import MAX_DEADLINE_AHEAD_US, Reply, decode_reply
-from edgistry.errors import MissingWoofError, NotFoundError, Refused
-from edgistry.kv import KeyValue
+from edgistry.errors import (
+    MissingNamespaceError,
+    MissingWoofError,
+    NamespaceNotEmptyError,
+    NotFoundError,
+    Refused,
+)
+from edgistry.kv import KeyValue, prefix_end
 from edgistry.pairing import ResultOffer, WoofOffer
 from edgistry.rights import Right
 from edgistry.transactions import NodeId
@@ -46,6 +54,8 @@ from .mirror import (
     begin_mirror,
     copy_key,
     copy_lost,
+    copy_name,
+    copy_prefix,
     mirror_name,
     mirror_namespace,
     paired_again,
@@ -53,6 +63,7 @@ from .mirror import (
     question_of,
     read_mirror,
     record_key,
+    record_prefix,
     write_copy,
     write_mirror,
 )
@@ -119,6 +130,8 @@ class MirrorKeeper:
         self._clock_us = clock_us
         self._draw = draw
         self._devices: set[str] = set()
+        # What is forgotten must not be made again by a step that had begun before.
+        self._stepping = asyncio.Lock()
         self._rests_until: dict[bytes, int] = {}
 
     def watch(self, device: str) -> None:
@@ -143,8 +156,32 @@ class MirrorKeeper:
                 data = self._store.get(record_key(paired.device, woof.name))
                 yield paired, woof, None if data is None else read_mirror(data)
 
+    async def forget(self, device: str) -> None:
+        """Delete all that was kept for ``device``, which is not paired any more."""
+        self._devices.discard(device)
+        records, copies = record_prefix(device), copy_prefix(device)
+        async with self._stepping:
+            names = [copy_name(key) for key, _ in self._store.scan(copies, prefix_end(copies))]
+            there = [name for name in names if self._is_there(name)]
+            kept = [key for key, _ in self._store.scan(records, prefix_end(records))]
+            kept += map(copy_key, names)
+
+            def decide(staging: Staging) -> None:
+                for name in there:
+                    staging.delete(name)
+                with contextlib.suppress(NamespaceNotEmptyError, MissingNamespaceError):
+                    staging.delete_namespace(mirror_namespace(device))
+                staging.add([(key, None) for key in kept])
+
+            await self._woofs.commit(decide)
+            self._woofs.start_sweeping()
+
     async def step(self, device: str) -> None:
         """Go one step on with the mirrors of ``device``."""
+        async with self._stepping:
+            await self._steps(device)
+
+    async def _steps(self, device: str) -> None:
         paired = self._table.by_device(device)
         wanted = [] if paired is None else mirrored(paired)
         if paired is None or not wanted:

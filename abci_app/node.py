@@ -105,6 +105,7 @@ async def run_node(
             sink=consensus.sink,
             view=lambda: consensus.view,
             warnings=local.forwards.warnings,
+            limits=config.privacy.limits,
         )
         pairings = PairingTable(local.queues)
         mail = open_mailbox_parts(local.queues, local.woofs, pairings, local.authority)

@@ -1,7 +1,7 @@
 """The devices that this node is home to: whose keys it holds, and what it was told about them.
 
-Three tables in ``queues.ldb``: pairings by device id, device ids by the serial of the capability
-that the node gave them, and open codes by digest.
+Four tables in ``queues.ldb``: pairings by device id, device ids by the serial of the capability
+that the node gave them, open codes by digest, and devices that are being forgotten.
 
 Rules kept here:
 
@@ -35,19 +35,17 @@ from edgistry.pairing import MAX_OFFER_BYTES, PairingOffer, ServiceOffer, device
 from edgistry.rights import Right
 from edgistry.transactions import Bytes16
 
-from .devices import DeviceTable
+from .devices import ROW_PREFIX, DeviceTable, is_paired_row
 
 DEVICE_RIGHTS: Final = Right.PUT | Right.GET | Right.LATEST | Right.POLL
 """Of a device on its own object at the node."""
-
-ROW_PREFIX: Final = "paired:"
-"""How the ids of rows begin whose services belong to a paired device."""
 
 _Stored = TypeVar("_Stored", bound=Wire)
 
 _PAIRINGS: Final = b"p/d/"
 _SERIALS: Final = b"p/s/"
 _CODES: Final = b"p/c/"
+_FORGETTING: Final = b"p/f/"
 _MAX_STORED_BYTES: Final = MAX_OFFER_BYTES + 4096
 
 Stage = Literal["new", "asked", "ready"]
@@ -149,7 +147,7 @@ def row_id(device: str, service_type: str) -> str:
 
 def device_of_row(id: str | None) -> str | None:
     """The paired device that a row with this id is about, if it is about one."""
-    if id is None or not id.startswith(ROW_PREFIX):
+    if id is None or not is_paired_row(id):
         return None
     return id.removeprefix(ROW_PREFIX).partition("/")[0]
 
@@ -167,6 +165,11 @@ class PairingTable:
         """The pairing of the device with that id."""
         data = self._store.get(_PAIRINGS + device.encode())
         return None if data is None else _paired(data)
+
+    def device_of(self, key: bytes) -> str | None:
+        """The id of the device behind the registry record ``key``, also one on its way out."""
+        row = self._rows.by_key(key)
+        return None if row is None else device_of_row(row.id)
 
     def by_record(self, key: bytes) -> tuple[Paired, ServiceOffer] | None:
         """The device and the service behind the registry record ``key``."""
@@ -203,6 +206,25 @@ class PairingTable:
     def delete(self, paired: Paired) -> list[Change]:
         """The changes that forget the pairing and its key. Its serial stays taken."""
         return [(_PAIRINGS + paired.device.encode(), None)]
+
+    # --- forgetting -----------------------------------------------------------------------------
+
+    def forget(self, device: str) -> list[Change]:
+        """The changes that remember that nothing of ``device`` is to stay, until it is so."""
+        changes: list[Change] = [(_FORGETTING + device.encode(), b"")]
+        for digest, code in self.codes():
+            if code.device == device:
+                changes += self.delete_code(digest)
+        return changes
+
+    def forgotten(self, device: str) -> list[Change]:
+        """The changes after which ``device`` is forgotten."""
+        return [(_FORGETTING + device.encode(), None)]
+
+    def to_forget(self) -> list[str]:
+        """Devices of which nothing is to stay, and something may be there."""
+        found = self._store.scan(_FORGETTING, prefix_end(_FORGETTING))
+        return [key.removeprefix(_FORGETTING).decode() for key, _ in found]
 
     # --- codes ----------------------------------------------------------------------------------
 

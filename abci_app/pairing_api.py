@@ -57,6 +57,13 @@ class ImportAnswer(Document):
 
 class ForgetRequest(Document):
     device: str
+    forget: bool = False
+    """Nothing is to stay of it."""
+
+
+class DeviceOfAnswer(Document):
+    device: str
+    """The paired device whose service was asked for; empty if it is none's."""
 
 
 class PairedEntry(Document):

@@ -10,6 +10,8 @@ Rules kept here:
 * A pairing and the code's use are one durable write, and so are its end and the denial of the
   device's capability.
 * Logs and refusals do not name devices: ids are for the operator's own eyes.
+* A privacy policy that shows more than this node allows is refused, and changes nothing.
+* A device says by its own capability that it is elsewhere; when that shows is decided elsewhere.
 * What a device offers is checked before it is admitted as a row of an import is, so that it can be
   listed afterwards; and the handlers that it wants run here, so that who pairs it learns at once
   which are missing. The code is not used up by a refusal.
@@ -43,6 +45,7 @@ from edgistry.errors import (
 from edgistry.kv import Change, KeyValue
 from edgistry.pairing import (
     CODE_SECRET_BYTES,
+    FORGET,
     UNPAIR,
     PairingAnswer,
     PairingCode,
@@ -50,16 +53,21 @@ from edgistry.pairing import (
     PairingRequest,
     check_offer,
     code_digest,
+    decode_moved,
     device_object,
+    position_of,
     wake_bucket,
 )
-from edgistry.region import published_cell
+from edgistry.policy import PolicyLimits, check_policy
+from edgistry.position import check_told
+from edgistry.region import cell_center
 from edgistry.replay import Outcome
 from edgistry.verifier import Checked
 
 from .admin_api import DeviceRow
 from .fleet import check_device
 from .pairing import Paired, PairingTable, StoredCode, StoredPairing, node_capability, row_id
+from .registration import NO_LIMITS, OwnNoise
 
 logger = get_logger("edgistry.node.pairing")
 
@@ -73,11 +81,14 @@ class Followers(Protocol):
     def admitted(self, device: str) -> None:
         """The device is paired, or has told something new about itself."""
 
+    async def moved(self, paired: Paired) -> None:
+        """The device is elsewhere now."""
+
     async def changed(self, known: Paired, paired: Paired) -> None:
         """The device, which was ``known`` under the same key, offers something else now."""
 
-    async def left(self, paired: Paired) -> None:
-        """The device is paired no longer."""
+    async def left(self, paired: Paired, *, forget: bool = False) -> None:
+        """The device is paired no longer; with ``forget`` nothing of it is to stay."""
 
 
 class PairingDesk:
@@ -85,7 +96,8 @@ class PairingDesk:
 
     ``node_key`` is the node's registry key (public), ``draw`` gives that many random bytes. Whoever
     writes pairings holds ``writing``: what was decided must still hold when it is written.
-    ``require_handler`` raises UnknownHandlerError unless devices may have that handler run here.
+    ``require_handler`` raises UnknownHandlerError unless devices may have that handler run here;
+    ``limits`` bound what policies may show.
     """
 
     def __init__(
@@ -99,6 +111,7 @@ class PairingDesk:
         link_port: int,
         writing: asyncio.Lock,
         require_handler: Callable[[str], object],
+        limits: PolicyLimits = NO_LIMITS,
         clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         draw: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
@@ -113,6 +126,7 @@ class PairingDesk:
         self._draw = draw
         self._writing = writing
         self._require_handler = require_handler
+        self._limits = limits
 
     # --- codes ----------------------------------------------------------------------------------
 
@@ -165,6 +179,7 @@ class PairingDesk:
             AlreadyPairedError: known with another key, and the code does not allow to replace it.
             InvalidValueError, MalformedError: what it offers cannot be listed.
             UnknownHandlerError: it wants a handler run that there is not, or not for devices.
+            PolicyRefusedError: its policy shows more than this node allows.
         """
         digest = code_digest(request.secret)
         offer = request.offer
@@ -197,6 +212,7 @@ class PairingDesk:
     ) -> tuple[Paired | None, Paired]:
         """The pairing as it was and as it is now, durably."""
         check_listable(check_offer(offer))
+        check_policy(offer.policy, self._limits)
         for woof in offer.woofs if offer.role == "primary" else ():
             if woof.handler:
                 self._require_handler(woof.handler)
@@ -228,7 +244,7 @@ class PairingDesk:
         """The pairing to store, and what else changes with it."""
         pairing = StoredPairing(offer=offer, serial=0, paired_us=self._clock_us())
         if known is None:
-            return replace(pairing, serial=self._new_serial()), []
+            return replace(pairing, serial=self._new_serial()), self.table.forgotten(offer.device)
         if (known.epoch, known.offer.key) == (offer.epoch, offer.key):
             before = known.stored
             stands_in = before.stands_in and offer.role == "fallback"
@@ -263,8 +279,10 @@ class PairingDesk:
 
     # --- leaving --------------------------------------------------------------------------------
 
-    async def revoke(self, device: str) -> None:
+    async def revoke(self, device: str, *, forget: bool = False) -> None:
         """Forget the device and its key, and let it poll no more; it may be lost or stolen.
+
+        With ``forget`` nothing of it stays: neither mirrors nor codes that it has used.
 
         Raises:
             NotFoundError: no such device is paired here.
@@ -273,47 +291,84 @@ class PairingDesk:
             paired = self.table.by_device(device)
             if paired is None:
                 raise NotFoundError("no device with that id is paired with this node")
-            await self._write([*self._denial(paired), *self.table.delete(paired)])
+            changes = [*self._denial(paired), *self._deletion(paired, forget=forget)]
+            await self._write(changes)
         logger.info("a device was revoked")
-        await self._followers.left(paired)
+        await self._followers.left(paired, forget=forget)
 
     async def unpair(self, data: bytes) -> bytes:
-        """The reply to a device's envelope that asks to leave (``UNPAIR``), whatever it is.
+        """The reply to a device's envelope that asks to leave (``UNPAIR``) or to be forgotten
+        (``FORGET``), whatever it is.
 
         What it raises is a bug.
         """
-        leaving: list[Paired] = []
+        leaving: list[tuple[Paired, bool]] = []
 
         def execute(checked: Checked) -> Outcome:
-            paired = self._leaving(checked)
-            leaving.append(paired)
+            paired = self._asking(checked, UNPAIR, FORGET)
+            forget = checked.envelope.payload == FORGET
+            leaving.append((paired, forget))
             # Its capability must still open the reply, so it is not denied: it is for an object
             # that has nothing in it, and the exchange knows the device no longer.
-            return Outcome(changes=self.table.delete(paired))
+            return Outcome(changes=self._deletion(paired, forget=forget))
 
-        async with self._writing:
-            answer = asyncio.to_thread(
-                self._authority.answer, data, execute, now_us=self._clock_us()
-            )
-            reply = await answer
-        for paired in leaving:
+        reply = await self._answer_envelope(data, execute)
+        for paired, forget in leaving:
             logger.info("a device has left")
-            await self._followers.left(paired)
+            await self._followers.left(paired, forget=forget)
         return reply
 
-    def _leaving(self, checked: Checked) -> Paired:
+    async def move(self, data: bytes) -> bytes:
+        """The reply to a device's envelope that says where it is now (``Moved``), whatever it is.
+
+        What it raises is a bug.
+        """
+        moving: list[str] = []
+
+        def execute(checked: Checked) -> Outcome:
+            paired = self._asking(checked)
+            moved = decode_moved(checked.envelope.payload)
+            told = {"lat": moved.lat, "lon": moved.lon, "cell": moved.cell, "moves": moved.moves}
+            offer = replace(paired.offer, **told)
+            if offer.moves < paired.offer.moves:
+                raise BadRequestError("this node has heard of a later move of the device")
+            check_listable(offer)
+            moving.append(paired.device)
+            return Outcome(changes=self.table.put(replace(paired.stored, offer=offer)))
+
+        reply = await self._answer_envelope(data, execute)
+        for device in moving:
+            paired = self.table.by_device(device)
+            if paired is not None:
+                await self._followers.moved(paired)
+        return reply
+
+    async def _answer_envelope(self, data: bytes, execute: Callable[[Checked], Outcome]) -> bytes:
+        async with self._writing:
+            return await asyncio.to_thread(
+                self._authority.answer, data, execute, now_us=self._clock_us()
+            )
+
+    def _asking(self, checked: Checked, *payloads: bytes) -> Paired:
+        """The device that puts something, one of ``payloads`` if any are given, into its object."""
         envelope = checked.envelope
         device = envelope.target.removeprefix("devices/")
         if (
             envelope.op != Operation.PUT
-            or envelope.payload != UNPAIR
+            or (payloads and envelope.payload not in payloads)
             or envelope.target != device_object(device)
         ):
-            raise BadRequestError("not a device that asks to leave")
+            raise BadRequestError("not what a device asks of its node here")
         paired = self.table.by_device(device)
         if paired is None or paired.serial != checked.chain.serial:
             raise NotPairedError("the device is not paired with this node, or no longer")
         return paired
+
+    def _deletion(self, paired: Paired, *, forget: bool) -> list[Change]:
+        return [
+            *self.table.delete(paired),
+            *(self.table.forget(paired.device) if forget else ()),
+        ]
 
     def _denial(self, paired: Paired) -> list[Change]:
         capability = node_capability(self._authority.issuer, paired)
@@ -330,9 +385,9 @@ class PairingDesk:
 
 def check_listable(offer: PairingOffer) -> None:
     """Raises what importing the services of ``offer`` would be refused with."""
+    check_told(offer.policy, position_of(offer))
     for row in _rows(offer):
         check_device(row)
-        published_cell(row.lat, row.lon, row.resolution)
 
 
 def rows_of(paired: Paired) -> list[DeviceRow]:
@@ -340,17 +395,29 @@ def rows_of(paired: Paired) -> list[DeviceRow]:
     return _rows(paired.offer) if paired.is_home else []
 
 
+def noise_of(paired: Paired) -> OwnNoise:
+    """What a device brings along for where its rows are published."""
+    offer = paired.offer
+    return OwnNoise(seed=offer.seed, moves=offer.moves, cell=offer.cell)
+
+
 def _rows(offer: PairingOffer) -> list[DeviceRow]:
+    position = position_of(offer)
+    lat, lon = cell_center(position) if isinstance(position, int) else position
+    policy = offer.policy
     return [
         DeviceRow(
             line=number,
             id=row_id(offer.device, service.type),
             name=offer.name,
-            lat=offer.lat,
-            lon=offer.lon,
+            lat=lat,
+            lon=lon,
             type=service.type,
             actions=tuple(sorted(action.name for action in service.actions)),
-            resolution=offer.resolution,
+            resolution=policy.resolution,
+            noise_m=policy.noise_m,
+            crowd=policy.crowd,
+            owner=offer.owner.hex(),
             wake=wake_bucket(offer.period_s),
         )
         for number, service in enumerate(offer.services, 1)

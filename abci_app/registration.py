@@ -7,6 +7,9 @@ Rules kept here:
 * Nothing is sent that the chain has already, or is about to have. What the chain refused or lost
   is not there, so the same row publishes it again.
 * A bad row is reported and costs only itself.
+* A policy that shows more than the node allows is refused. Where a device is published is decided
+  once (``placing``): neither another registration nor a restart changes it, only a move does, and
+  that when an epoch begins.
 * A withdrawn device is forgotten, position and salt, when the chain has let its record go.
 
 Not handled here: parsing files (``fleet``), waiting for blocks (``outbox``).
@@ -19,12 +22,15 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from edgistry.codec import replace
 from edgistry.errors import NotFoundError, Refused
 from edgistry.kv import Change, KeyValue
-from edgistry.region import cell_text, published_cell
+from edgistry.placing import Placement, place
+from edgistry.policy import PolicyLimits, PrivacyPolicy, check_policy
+from edgistry.position import SEED_BYTES
+from edgistry.region import cell_text
 from edgistry.transactions import (
     MAX_BATCH_RECORDS,
     Kind,
@@ -33,6 +39,7 @@ from edgistry.transactions import (
     ServiceRecord,
     ServicesPut,
     ServicesWithdraw,
+    owner_tag,
     parse_body,
     parse_transaction,
 )
@@ -56,8 +63,12 @@ from .schema import StoredService, stored_service
 _RECORD_BYTES = 93
 """A record without its names: 74 bytes of key, cell, commitment and owner, and MessagePack headers
 and small numbers."""
+NO_LIMITS = PolicyLimits()
 MAX_BATCH_BYTES = 240_000
 """Records in one transaction; the rest of its 256 000 bytes is for what is around them."""
+
+
+_Key = TypeVar("_Key", bytes, RecordKey)
 
 
 class ServiceReader(Protocol):
@@ -65,6 +76,18 @@ class ServiceReader(Protocol):
 
     def service(self, key: bytes) -> StoredService | None: ...
     def keys_of(self, node_id: bytes) -> Iterator[RecordKey]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnNoise:
+    """What a device brings along that keeps the seed of its noise itself."""
+
+    seed: bytes = field(repr=False)
+    """32 bytes."""
+    moves: int
+    """How often it has moved."""
+    cell: int = 0
+    """The cell that it tells instead of a position."""
 
 
 @dataclass(slots=True)
@@ -92,8 +115,8 @@ class _Planned:
 class Registrar:
     """Registers devices of node ``node_id``, which sends through ``outbox``.
 
-    The chain is told that they all belong to ``owner``, a tag of 8 bytes. ``draw`` gives that many
-    random bytes.
+    The chain is told that they belong to ``owner``, a tag of 8 bytes, where they name no other.
+    ``limits`` bound what their policies may show; ``draw`` gives that many random bytes.
     """
 
     def __init__(
@@ -104,8 +127,10 @@ class Registrar:
         owner: bytes,
         reader: ServiceReader,
         outbox: Outbox,
+        limits: PolicyLimits = NO_LIMITS,
         draw: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
+        self._limits = limits
         self._table = DeviceTable(store)
         self._node_id = node_id
         self._owner = owner
@@ -117,36 +142,75 @@ class Registrar:
 
     # --- registering ----------------------------------------------------------------------------
 
-    async def register(self, rows: Sequence[DeviceRow]) -> list[RowOutcome]:
+    async def register(
+        self, rows: Sequence[DeviceRow], *, noise: OwnNoise | None = None
+    ) -> list[RowOutcome]:
         """Accept the good ones of ``rows``; one outcome for each row, in order.
 
-        Accepted rows and their transactions are durable when this returns.
+        ``noise`` is of the one device that they are about, if it keeps that itself. Accepted rows
+        and their transactions are durable when this returns.
 
         Raises:
             UnavailableError: the outbox is full; nothing was accepted.
         """
         async with self._writing:
             plan = _Plan()
-            planned = [self._plan_row(plan, row) for row in rows]
-            batches = _batches(plan)
-
-            def rows_with_sequences(first: int) -> Iterable[Change]:
-                for sequence, batch in enumerate(batches, first):
-                    for identity in batch:
-                        device = plan.devices[identity]
-                        plan.devices[identity] = replace(device, sequence=sequence)
-                for identity, device in plan.devices.items():
-                    if identity not in plan.publish:
-                        device = self._with_stored_sequence(device, identity)
-                    yield from self._table.put(device, identity)
-
-            if plan.devices:
-                bodies = [
-                    ServicesPut(records=tuple(plan.publish[identity] for identity in batch))
-                    for batch in batches
-                ]
-                await self._outbox.append(bodies, also=rows_with_sequences)
+            planned = [self._plan_row(plan, row, noise) for row in rows]
+            await self._carry_out(plan)
             return [self._outcome(plan, each) for each in planned]
+
+    async def place_moved(self) -> int:
+        """Publish the devices that have moved where they are now: an epoch has begun.
+
+        The number of those that are published elsewhere. Safe to repeat: what was done is durable.
+
+        Raises:
+            UnavailableError: the outbox is full.
+        """
+        count = 0
+        for identities in _portions(list(self._table.moved())):
+            async with self._writing:
+                plan = _Plan()
+                for identity in identities:
+                    self._plan_move(plan, identity)
+                await self._carry_out(plan, unmark=identities)
+                count += len(plan.publish)
+        return count
+
+    async def _carry_out(self, plan: _Plan, *, unmark: Sequence[Identity] = ()) -> None:
+        """Make ``plan`` durable; the rows in it get the sequences of what publishes them."""
+        batches = _batches(plan)
+
+        def rows_with_sequences(first: int) -> Iterable[Change]:
+            for identity in unmark:
+                yield from self._table.unmark(identity)
+            for sequence, batch in enumerate(batches, first):
+                for identity in batch:
+                    device = plan.devices[identity]
+                    plan.devices[identity] = replace(device, sequence=sequence)
+            for identity, device in plan.devices.items():
+                if identity not in plan.publish:
+                    device = self._with_stored_sequence(device, identity)
+                yield from self._table.put(device, identity)
+
+        if plan.devices or unmark:
+            bodies = [
+                ServicesPut(records=tuple(plan.publish[identity] for identity in batch))
+                for batch in batches
+            ]
+            await self._outbox.append(bodies, also=rows_with_sequences)
+
+    def _plan_move(self, plan: _Plan, identity: Identity) -> None:
+        known = self._table.get(identity)
+        if known is None or known.withdrawing:
+            return
+        moved = replace(known, placement=_placed(known, known.placement, is_edge=True))
+        if moved.placement == known.placement:
+            return
+        plan.devices[identity] = moved
+        record = self._record(moved, identity)
+        if self._must_publish(known, moved, record):
+            plan.publish[identity] = record
 
     def _record(self, device: Device, identity: Identity | None = None) -> ServiceRecord:
         return record_of(device, identity, owner=self._owner)
@@ -156,15 +220,18 @@ class Registrar:
         stored = self._table.get(identity)
         return replace(device, sequence=stored.sequence) if stored else device
 
-    def _plan_row(self, plan: _Plan, row: DeviceRow) -> _Planned | RowOutcome:
+    def _plan_row(
+        self, plan: _Plan, row: DeviceRow, noise: OwnNoise | None
+    ) -> _Planned | RowOutcome:
         try:
-            row = check_device(row)
-            cell = published_cell(row.lat, row.lon, row.resolution)
+            return self._plan_good_row(plan, check_device(row), noise)
         except Refused as error:
             return RowOutcome(line=row.line, outcome="rejected", reason=error.detail)
+
+    def _plan_good_row(self, plan: _Plan, row: DeviceRow, noise: OwnNoise | None) -> _Planned:
         identity = identity_of(row)
         known = plan.devices.get(identity) or self._table.get(identity)
-        wanted = self._device(row, cell, known)
+        wanted = self._device(row, identity, known, noise)
         outcome: Outcome
         if known is None or known.withdrawing:
             outcome, publish = "added", True
@@ -186,21 +253,42 @@ class Registrar:
             waits=self._outbox.is_pending(wanted.sequence),
         )
 
-    def _device(self, row: DeviceRow, cell: int, known: Device | None) -> Device:
-        return Device(
+    def _device(
+        self, row: DeviceRow, identity: Identity, known: Device | None, noise: OwnNoise | None
+    ) -> Device:
+        policy = PrivacyPolicy(resolution=row.resolution, noise_m=row.noise_m, crowd=row.crowd)
+        check_policy(policy, self._limits)
+        if noise is None:
+            noise = self._noise_of(identity, known)
+        wanted = Device(
             key=known.key if known else self._draw(16),
             salt=known.salt if known else self._draw(32),
             id=row.id,
             name=row.name,
             lat=row.lat,
             lon=row.lon,
-            resolution=row.resolution,
+            told_cell=noise.cell,
+            told_moves=noise.moves,
+            policy=policy,
+            seed=noise.seed,
+            placement=known.placement if known else _NOWHERE,
+            owner=owner_tag(bytes.fromhex(row.owner)) if row.owner else b"",
             type=row.type,
             actions=row.actions,
             wake=row.wake,
-            cell=cell,
             sequence=known.sequence if known else 0,
         )
+        placement = _placed(wanted, known.placement if known else None, is_edge=False)
+        return replace(wanted, placement=placement)
+
+    def _noise_of(self, identity: Identity, known: Device | None) -> OwnNoise:
+        """The noise of a device that keeps none itself."""
+        if known is not None:
+            return OwnNoise(seed=known.seed, moves=known.placement.moves)
+        kept = self._table.kept_seed(identity)
+        if kept is not None:
+            return OwnNoise(seed=kept.seed, moves=kept.moves)
+        return OwnNoise(seed=self._draw(SEED_BYTES), moves=0)
 
     def _must_publish(self, known: Device, wanted: Device, record: ServiceRecord) -> bool:
         """Whether the chain neither has ``wanted``, as ``record``, nor is about to have it."""
@@ -229,11 +317,11 @@ class Registrar:
 
     # --- withdrawing ----------------------------------------------------------------------------
 
-    async def withdraw(self, handles: Sequence[str]) -> tuple[int, int]:
+    async def withdraw(self, handles: Sequence[str], *, forget: bool = False) -> tuple[int, int]:
         """Begin to withdraw the devices with these ``handles``, all or none.
 
-        The number of devices that were not already on their way out, and the sequence to wait
-        for (0: none).
+        With ``forget`` nothing stays of them, also of those that were on their way out. The number
+        of devices that were not already on their way out, and the sequence to wait for (0: none).
 
         Raises:
             MalformedError: not a handle.
@@ -244,6 +332,9 @@ class Registrar:
             devices = {handle: self._known(handle) for handle in handles}
             waiting = [device.sequence for device in devices.values() if device.withdrawing]
             leaving = [device for device in devices.values() if not device.withdrawing]
+            if forget:
+                leaving = [replace(device, forget=True) for device in leaving]
+            late = [each for each in devices.values() if each.withdrawing and not each.forget]
             sent = {device.key for device in leaving if self._is_on_chain(device)}
 
             def rows(sequence: int) -> Iterable[Change]:
@@ -253,9 +344,11 @@ class Registrar:
                         yield from self._table.put(gone)
                     else:
                         yield from self._table.delete(device)
+                for device in late if forget else ():
+                    yield from self._table.put(replace(device, forget=True))
 
             last = max(filter(self._outbox.is_pending, waiting), default=0)
-            if leaving:
+            if leaving or (late and forget):
                 keys = tuple(device.key for device in leaving if device.key in sent)
                 bodies = [ServicesWithdraw(keys=keys)] if keys else []
                 appended = await self._outbox.append(bodies, also=rows)
@@ -280,7 +373,7 @@ class Registrar:
             if self._reader.service(key) is None:
                 changes += self._table.delete(device)
             else:
-                changes += self._table.put(replace(device, withdrawing=False))
+                changes += self._table.put(replace(device, withdrawing=False, forget=False))
         return changes
 
     def renumbered(self, renumbering: Renumbering) -> Iterable[Change]:
@@ -356,7 +449,10 @@ class Registrar:
             type=device.type,
             actions=device.actions,
             cell=cell_text(device.cell),
-            resolution=device.resolution,
+            resolution=device.policy.resolution,
+            noise_m=device.policy.noise_m,
+            crowd=device.policy.crowd,
+            moved=device.has_moved and not device.withdrawing,
             state=self._state(device),
         )
 
@@ -369,7 +465,23 @@ class Registrar:
         return "published" if self._reader.service(device.key) == stored else "unpublished"
 
 
-def _portions(keys: list[RecordKey]) -> Iterator[tuple[RecordKey, ...]]:
+_NOWHERE = Placement(anchor=None, noise_m=0, moves=0, finest=0, cell=0)
+"""Before it is decided where a device is published."""
+
+
+def _placed(device: Device, known: Placement | None, *, is_edge: bool) -> Placement:
+    """Where ``device`` is published, which was at ``known`` so far."""
+    return place(
+        device.policy,
+        device.position,
+        seed=device.seed,
+        known=known,
+        is_edge=is_edge,
+        moves=device.told_moves,
+    )
+
+
+def _portions(keys: Sequence[_Key]) -> Iterator[tuple[_Key, ...]]:
     """``keys`` in portions that one transaction takes."""
     for at in range(0, len(keys), MAX_BATCH_RECORDS):
         yield tuple(keys[at : at + MAX_BATCH_RECORDS])

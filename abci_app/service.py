@@ -30,6 +30,7 @@ from edgistry.api import (
     block_time_text,
 )
 from edgistry.kv import Change, KeyValue
+from edgistry.policy import PolicyLimits
 from edgistry.transactions import NodeId, RecordKey, Sign
 from edgistry.watch_api import WatchQuery
 
@@ -46,11 +47,12 @@ from .epoch_keeper import EpochKeeper
 from .health import BlockWatch, EngineKind, Vitals, reasons_writes_wait
 from .leases import LeaseKeeper
 from .metrics import NodeMetrics
+from .move_keeper import MoveKeeper
 from .outbox import Outbox, TransactionSink
 from .outbox_queue import Pending
 from .reader import RecordChange, RegistryReader
 from .regions import Regions
-from .registration import Registrar
+from .registration import NO_LIMITS, Registrar
 from .renumbering import Renumbering
 from .schema import Head
 from .watch_service import Watcher
@@ -76,7 +78,8 @@ class NodeService:
     ``owner`` is the tag (8 bytes) of whom its devices belong to.
     ``store`` is ``queues.ldb``; ``sink`` and ``view`` are the engine's. Times: ``clock_us`` is
     the wall clock in microseconds since 1970, ``steady_s`` seconds that never jump. ``warnings``
-    gives what the operator has to know of other parts; everybody may read it.
+    gives what the operator has to know of other parts; everybody may read it. ``limits`` bound what
+    the policies of devices may show.
 
     Raises (when made):
         ChainMismatchError: ``store`` belongs to another chain or node.
@@ -98,6 +101,7 @@ class NodeService:
         clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         steady_s: Callable[[], float] = time.monotonic,
         warnings: Callable[[], list[str]] = list,
+        limits: PolicyLimits = NO_LIMITS,
     ) -> None:
         self._name = name
         self._further_warnings = warnings
@@ -120,7 +124,13 @@ class NodeService:
             clock_s=steady_s,
         )
         self.registrar = Registrar(
-            store, node_id=node_id, owner=owner, reader=reader, outbox=self.outbox
+            store, node_id=node_id, owner=owner, reader=reader, outbox=self.outbox, limits=limits
+        )
+        self.moves = MoveKeeper(
+            store,
+            registrar=self.registrar,
+            reader=reader,
+            caught_up=lambda: not view().catching_up,
         )
         self.named_regions = Regions(store, node_id=node_id, reader=reader, outbox=self.outbox)
         self.leases = LeaseKeeper(reader=reader, outbox=self.outbox)
@@ -151,6 +161,7 @@ class NodeService:
             self.outbox.run(),
             self.leases.run(),
             self.epochs.run(),
+            self.moves.run(),
             self.discoverer.run(),
         )
         tasks = [asyncio.create_task(part) for part in parts]
@@ -226,9 +237,9 @@ class NodeService:
         outcomes = await self.registrar.register(rows)
         return RegisterAnswer(outcomes=tuple(outcomes), height=self._reader.head.height)
 
-    async def withdraw(self, handles: Sequence[str]) -> WithdrawAnswer:
-        """Begin to withdraw devices, all or none; raises as ``Registrar.withdraw``."""
-        withdrawn, sequence = await self.registrar.withdraw(handles)
+    async def withdraw(self, handles: Sequence[str], *, forget: bool = False) -> WithdrawAnswer:
+        """Begin to withdraw devices, all or none; as ``Registrar.withdraw``, raises as that."""
+        withdrawn, sequence = await self.registrar.withdraw(handles, forget=forget)
         self._unpublished.difference_update(map(parse_handle, handles))
         return WithdrawAnswer(
             withdrawn=withdrawn, sequence=sequence, height=self._reader.head.height

@@ -12,6 +12,8 @@ import click
 
 from .cli_account import energy, status
 from .cli_fleet import fleet
+from .cli_forget import forget
+from .cli_move import move
 from .cli_pair import pair, pairing_file, unpair
 from .cli_run import init, run
 from .cli_shared import CONTEXT_SETTINGS, Program
@@ -32,7 +34,7 @@ def program() -> None:
     """
 
 
-for _command in (init, pair, pairing_file, unpair, run, status, energy, fleet):
+for _command in (init, pair, pairing_file, unpair, move, forget, run, status, energy, fleet):
     program.add_command(_command)
 
 

@@ -13,6 +13,7 @@ Not handled here: the link (``pair_link``), files (``pairing``).
 
 from __future__ import annotations
 
+import secrets
 import sys
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from edgistry.pairing import (
     encode_offer,
     parse_code,
 )
+from edgistry.position import SEED_BYTES
 
 from .cli_shared import directory_argument, json_option, option, print_json, tell
 from .config import AgentConfig
@@ -57,6 +59,7 @@ from .pairing import (
     read_pairings,
     write_pairing,
 )
+from .whereabouts import current_whereabouts
 
 TIMEOUT_S = 30.0
 LEAVE_TIMEOUT_S = 10.0
@@ -222,8 +225,11 @@ def _leave(pairing: Pairing) -> bool:
 
 
 def _offer(layout: AgentDirectory, config: AgentConfig, role: Role) -> PairingOffer:
+    manifest = read_manifest(layout)
+    seed = secrets.token_bytes(SEED_BYTES)
     return offer_of(
-        read_manifest(layout),
+        manifest,
+        current_whereabouts(layout.whereabouts_file, manifest, seed=seed),
         period_s=config.cycle.period_s,
         device=read_device_id(layout),
         secret=read_device_secret(layout),

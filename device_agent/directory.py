@@ -83,6 +83,11 @@ class AgentDirectory:
         return self.keys_dir / "epoch"
 
     @property
+    def whereabouts_file(self) -> Path:
+        """What nodes are told of where the device is, and what its noise is drawn from."""
+        return self.keys_dir / "whereabouts"
+
+    @property
     def handlers_dir(self) -> Path:
         """Where the owner's own module is looked for."""
         return self.root / "handlers"

@@ -33,11 +33,15 @@ _MANIFEST: Final = """\
 # What this device offers. Pair it again after a change.
 
 # Your own name for it, and where it is (degrees). Both stay at its home node; clients see an area
-# of about 5 square kilometres (resolution 7, the finest; 6 and 5 are coarser).
+# of about 5 square kilometres.
 name = {name}
 {lat}
 {lon}
-resolution = 7
+
+# [privacy]             what clients may see of that
+# resolution = 7        5 km², the finest; 6: 36 km², 5: 250 km²
+# noise_m = 0           move it at random first, by up to so many metres, once
+# crowd = 1             show it only where so many owners have such a device
 
 [[service]]
 type = {type}

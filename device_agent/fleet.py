@@ -46,6 +46,7 @@ from .pairing import pairing_of
 from .runtime import Habits
 from .simulated import simulated_executor
 from .tally import Wake
+from .whereabouts import begun
 
 logger = get_logger("edgistry.agent.fleet")
 
@@ -121,6 +122,7 @@ def offer_for(plan: FleetPlan, number: int) -> tuple[PairingOffer, Issuer]:
     )
     offer = offer_of(
         manifest,
+        begun(manifest.position, seed=_drawn(plan, number, b"noise")),
         period_s=round(plan.habits.cycle.period_s),
         device=encode_device_id(_drawn(plan, number, b"id")[:16]),
         secret=secret,

@@ -6,23 +6,31 @@ Rules kept here:
   handler that a put into it runs; further WooFs hold what the device measures.
 * What the node may do for the device stands here, since only its owner knows: whose answers may be
   reused and for how long, what is mirrored, and which handlers run there on what is mirrored.
-* The position is the owner's; it goes to the home node and no further.
+* The position is the owner's; it goes to the home node and no further. What clients may see of it
+  is the owner's choice too, within what the node allows. A cell instead of it keeps even the node
+  from knowing more.
 
 Not handled here: telling the node (``pairing.py``), which handlers there are.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
-from edgistry.adapters.config import setting
+from edgistry.adapters.config import section, setting
+from edgistry.cell import COARSEST_PUBLISHED, FINEST_PUBLISHED, check_cell, parse_cell
 from edgistry.errors import InvalidValueError
 from edgistry.pairing import MAX_PERIOD_S
+from edgistry.policy import MAX_CROWD, MAX_NOISE_M, PrivacyPolicy
+from edgistry.position import Position, check_told
 from edgistry.transactions import MAX_ACTIONS, check_service_names
 from edgistry.woof import MAX_ELEMENT_BYTES, MAX_HISTORY, check_handler, split_name
 
 from .config import between
+
+_OWNER = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,21 +144,66 @@ class Result:
     )
 
 
+def _check_cell_text(text: str) -> None:
+    if text:
+        check_cell(parse_cell(text))
+
+
+def _check_owner(text: str) -> None:
+    if text and not _OWNER.fullmatch(text):
+        raise InvalidValueError("an Ed25519 public key has 64 of 0-9 and a-f")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Privacy:
+    """What may be seen of where the device is."""
+
+    resolution: int = setting(
+        FINEST_PUBLISHED,
+        help="Resolution of the published H3 cell; 7 (about 5 km²) is the finest.",
+        check=between(COARSEST_PUBLISHED, FINEST_PUBLISHED),
+    )
+    noise_m: int = setting(
+        0,
+        help="The position is moved by up to so many metres first, at random, once.",
+        check=between(0, MAX_NOISE_M),
+    )
+    crowd: int = setting(
+        1,
+        help="Shown only in an area where so many owners have such a device, its own counted.",
+        check=between(1, MAX_CROWD),
+    )
+    owner: str = setting(
+        "",
+        help="Ed25519 public key of whom it belongs to (64 hexadecimal digits); if not given, the\n"
+        "node's operator. Devices of one owner are no crowd.",
+        check=_check_owner,
+    )
+
+    @property
+    def policy(self) -> PrivacyPolicy:
+        """These settings as a node takes them."""
+        return PrivacyPolicy(resolution=self.resolution, noise_m=self.noise_m, crowd=self.crowd)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """One device's ``manifest.toml``."""
 
     name: str = setting("", help="Your own name for the device. Stays at its home node.")
-    lat: float = setting(
-        help="Latitude, north is positive. Stays at its home node.", check=between(-90, 90)
+    lat: float | None = setting(
+        None, help="Latitude, north is positive. Stays at its home node.", check=between(-90, 90)
     )
-    lon: float = setting(
-        help="Longitude, east is positive. Stays at its home node.", check=between(-180, 180)
+    lon: float | None = setting(
+        None, help="Longitude, east is positive. Stays at its home node.", check=between(-180, 180)
     )
-    resolution: int = setting(
-        7, help="Resolution of the published H3 cell; 7 (about 5 km²) is the finest.",
-        check=between(5, 7),
-    )  # fmt: skip
+    cell: str = setting(
+        "",
+        help="An H3 cell of resolution 5, 6 or 7 instead of lat and lon: then not even its node\n"
+        "knows more.",
+        check=_check_cell_text,
+    )
+    privacy: Privacy = section(Privacy, help="What may be seen of where it is.")
     service: tuple[Service, ...] = setting((), help="What clients find.")
     woof: tuple[Woof, ...] = setting((), help="Further WooFs.")
     result: tuple[Result, ...] = setting(
@@ -158,11 +211,28 @@ class Manifest:
     )
 
     def __post_init__(self) -> None:
+        self._check_place()
         names = [f"{service.type}/{action.name}" for service, action in self.actions]
         names += [each.name for each in self.woof] + [each.name for each in self.result]
         for name in names:
             if names.count(name) > 1:
                 raise InvalidValueError(f"there are two WooFs {name!r}")
+
+    def _check_place(self) -> None:
+        if self.cell:
+            if self.lat is not None or self.lon is not None:
+                raise InvalidValueError("say where it is by lat and lon, or by a cell, not by both")
+            check_told(self.privacy.policy, self.position)
+        elif self.lat is None or self.lon is None:
+            missing = "lat" if self.lat is None else "lon"
+            raise InvalidValueError(f"{missing}: missing; say where it is, or in which cell")
+
+    @property
+    def position(self) -> Position:
+        """Where the device is: latitude and longitude in degrees, or a cell."""
+        if self.cell or self.lat is None or self.lon is None:
+            return parse_cell(self.cell)
+        return self.lat, self.lon
 
     @property
     def actions(self) -> list[tuple[Service, Action]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from edgistry.issuer import Issuer
 from edgistry.pairing import (
-    PAIRING_VERSION,
+    OFFER_VERSION,
     ActionOffer,
     PairingOffer,
     ResultOffer,
@@ -15,28 +15,44 @@ from edgistry.pairing import (
     WoofOffer,
     check_offer,
 )
+from edgistry.position import Position
 
 from .manifest import Action, Manifest
 from .pairing import Role
+from .whereabouts import Whereabouts
 
 
 def offer_of(
-    manifest: Manifest, *, period_s: int, device: str, secret: bytes, epoch: int, role: Role
+    manifest: Manifest,
+    whereabouts: Whereabouts,
+    *,
+    period_s: int,
+    device: str,
+    secret: bytes,
+    epoch: int,
+    role: Role,
 ) -> PairingOffer:
     """What ``device`` offers, with the key that ``secret`` has in ``epoch``.
+
+    It is at ``whereabouts``, whatever the manifest says.
 
     Raises:
         MalformedError: names that a node would refuse.
     """
+    lat, lon, cell = told_position(whereabouts.position)
     offer = PairingOffer(
-        version=PAIRING_VERSION,
+        version=OFFER_VERSION,
         device=device,
         epoch=epoch,
         key=Issuer.from_secret(secret, epoch=epoch).danger_key(),
         name=manifest.name,
-        lat=manifest.lat,
-        lon=manifest.lon,
-        resolution=manifest.resolution,
+        lat=lat,
+        lon=lon,
+        cell=cell,
+        moves=whereabouts.moves,
+        policy=manifest.privacy.policy,
+        seed=whereabouts.seed,
+        owner=bytes.fromhex(manifest.privacy.owner),
         period_s=period_s,
         services=tuple(
             ServiceOffer(type=service.type, actions=tuple(map(_action, service.action)))
@@ -60,6 +76,11 @@ def offer_of(
         ),
     )
     return check_offer(offer)
+
+
+def told_position(position: Position) -> tuple[float | None, float | None, int]:
+    """``position`` as messages say it: latitude, longitude, cell."""
+    return (None, None, position) if isinstance(position, int) else (*position, 0)
 
 
 def _action(action: Action) -> ActionOffer:

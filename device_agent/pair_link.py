@@ -1,9 +1,9 @@
-"""Asking a node over its link: to be paired, and to leave.
+"""Asking a node over its link: to be paired, to leave, and saying where the device is.
 
 Rules kept here:
 
 * Nothing is said to anybody but the node whose key the code, or the pairing, names.
-* Both are safe to repeat: the node answers the same again.
+* All is safe to repeat: the node answers the same again.
 
 Not handled here: what is offered, and what is kept of the answer (``pairing``).
 """
@@ -20,10 +20,13 @@ from edgistry.codec import encode
 from edgistry.envelope import Envelope, Operation, Reply, Status
 from edgistry.errors import NotPairedError, UnavailableError
 from edgistry.pairing import (
+    FORGET,
     MAX_ANSWER_BYTES,
+    MOVE_PATH,
     PAIR_PATH,
     UNPAIR,
     UNPAIR_PATH,
+    Moved,
     PairingAnswer,
     PairingCode,
     PairingOffer,
@@ -38,7 +41,7 @@ from edgistry.woof_replies import check_done
 from .pairing import Pairing
 
 MAX_TRIES: Final = 4
-LEAVING_DEADLINE_US: Final = 60_000_000
+DEADLINE_US: Final = 60_000_000
 FAR_AHEAD_US: Final = 1000 * 365 * 86_400 * 1_000_000
 """Ahead of any clock: the node answers a request of that time with what time it is."""
 
@@ -68,15 +71,31 @@ async def ask_to_pair(
         return decode_answer(reply_in(await link.request("POST", PAIR_PATH, body=body)))
 
 
-async def ask_to_leave(pairing: Pairing, *, now_us: int, timeout_s: float) -> None:
+async def ask_to_leave(
+    pairing: Pairing, *, now_us: int, timeout_s: float, forget: bool = False
+) -> None:
     """Tell the node of ``pairing`` that the device leaves it; afterwards it knows.
 
-    ``now_us`` is the device's time, which may be wrong: the node says what it is.
+    With ``forget`` it is to destroy all that it knows of the device. ``now_us`` is the device's
+    time, which may be wrong: the node says what it is.
 
     Raises:
         CannotReachError, TimedOutError, WrongNodeKeyError: it could not be told.
         NotPairedError: it did not know the device.
     """
+    payload = FORGET if forget else UNPAIR
+    await _put(pairing, UNPAIR_PATH, payload, now_us=now_us, timeout_s=timeout_s)
+
+
+async def tell_where(pairing: Pairing, moved: Moved, *, now_us: int, timeout_s: float) -> None:
+    """Tell the node of ``pairing`` where the device is now; raises as ``ask_to_leave``."""
+    await _put(pairing, MOVE_PATH, encode(moved), now_us=now_us, timeout_s=timeout_s)
+
+
+async def _put(
+    pairing: Pairing, path: str, payload: bytes, *, now_us: int, timeout_s: float
+) -> None:
+    """Put ``payload`` into the device's own object at its node, over the link."""
     answer = pairing.answer
     sequencer = Sequencer()
     url = link_url(pairing.url, answer.link_port)
@@ -86,13 +105,13 @@ async def ask_to_leave(pairing: Pairing, *, now_us: int, timeout_s: float) -> No
             request = pairing.capability.bind(
                 Operation.PUT,
                 device_object(answer.device),
-                UNPAIR,
+                payload,
                 client=bytes(8),
                 sequence=time_us,
                 sequence_epoch=sequencer.epoch,
-                deadline=time_us + LEAVING_DEADLINE_US,
+                deadline=time_us + DEADLINE_US,
             )
-            data = reply_in(await link.request("POST", UNPAIR_PATH, body=request.encoded))
+            data = reply_in(await link.request("POST", path, body=request.encoded))
             reply = request.open_reply(data)
             if reply.status == Status.EXPIRED:
                 sequencer.offset_us = FAR_AHEAD_US

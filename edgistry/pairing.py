@@ -26,18 +26,23 @@ from typing import Annotated, Final, Literal
 from .caveats import MAX_HANDLER_BYTES
 from .codec import Meta, Wire, decode, encode
 from .errors import InvalidValueError, MalformedError, TooLargeError
+from .policy import PrivacyPolicy
+from .position import SEED_BYTES
 from .rights import check_object
 from .transactions import (
     MAX_ACTIONS,
     WAKE_BUCKETS,
     Bytes16,
     Bytes32,
+    Cell,
     check_service_names,
 )
 
 PAIRING_VERSION: Final = 1
+OFFER_VERSION: Final = 2
 CODE_PREFIX: Final = "edgpair1:"
 CODE_SECRET_BYTES: Final = 16
+OWNER_KEY_BYTES: Final = 32
 MAX_SERVICES: Final = 16
 MAX_WOOFS: Final = 64
 MAX_PERIOD_S: Final = 7 * 24 * 3600
@@ -52,6 +57,9 @@ _CODE: Final = re.compile(r"[A-Za-z0-9_-]{67}")
 Name = Annotated[str, Meta(min_length=1, max_length=32)]
 History = Annotated[int, Meta(ge=1, le=1 << 32)]
 ElementSize = Annotated[int, Meta(ge=0, le=64 * 1024)]
+Latitude = Annotated[float, Meta(ge=-90, le=90)]
+Longitude = Annotated[float, Meta(ge=-180, le=180)]
+Moves = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 Uri = Annotated[str, Meta(max_length=512)]
 """Where each element goes onward; "" for nowhere."""
 
@@ -102,19 +110,27 @@ class ServiceOffer(Wire):
 class PairingOffer(Wire):
     """What the device gives its node. Secret: whoever has it can command the device."""
 
-    version: Annotated[int, Meta(ge=PAIRING_VERSION, le=PAIRING_VERSION)]
+    version: Annotated[int, Meta(ge=OFFER_VERSION, le=OFFER_VERSION)]
     device: Annotated[str, Meta(min_length=26, max_length=26)]
     epoch: Annotated[int, Meta(ge=0, le=0xFFFF_FFFE)]
     key: Bytes32
     """The device's epoch key."""
     name: Annotated[str, Meta(max_length=200)]
     """The owner's own name of the device; stays at the node."""
-    lat: Annotated[float, Meta(ge=-90, le=90)]
-    """Degrees north; stays at the node."""
-    lon: Annotated[float, Meta(ge=-180, le=180)]
+    lat: Latitude | None
+    """Degrees north; stays at the node. ``None`` if the device tells a cell."""
+    lon: Longitude | None
     """Degrees east; stays at the node."""
-    resolution: Annotated[int, Meta(ge=5, le=7)]
-    """Of the published cell."""
+    cell: Cell
+    """The H3 cell that it tells instead of a position; else 0."""
+    moves: Moves
+    """How often it has been somewhere else since its seed was drawn."""
+    policy: PrivacyPolicy
+    """What may be seen of where it is."""
+    seed: Annotated[bytes, Meta(min_length=SEED_BYTES, max_length=SEED_BYTES)]
+    """What noise is drawn from: the device's own, so that all its nodes draw the same."""
+    owner: Annotated[bytes, Meta(max_length=32)]
+    """Ed25519 public key of whom it belongs to; empty: the node's operator."""
     period_s: Annotated[int, Meta(ge=0, le=MAX_PERIOD_S)]
     """Seconds between two wakes; 0: always awake."""
     services: Annotated[tuple[ServiceOffer, ...], Meta(max_length=MAX_SERVICES)]
@@ -169,6 +185,26 @@ PAIR_PATH: Final = "/pair/v1/pair"
 UNPAIR_PATH: Final = "/pair/v1/unpair"
 UNPAIR: Final = b"edgistry unpair 1"
 """What a device puts into its own object, over the link, to leave its node."""
+FORGET: Final = b"edgistry forget 1"
+"""The same of one that is to be forgotten: nothing of it stays at the node."""
+MOVE_PATH: Final = "/pair/v1/move"
+MAX_MOVED_BYTES: Final = 256
+
+
+class Moved(Wire):
+    """What a device puts into its own object, over the link, to say that it is elsewhere."""
+
+    what: Literal["edgistry move 1"]
+    lat: Latitude | None
+    lon: Longitude | None
+    cell: Cell
+    moves: Moves
+    """As in an offer."""
+
+    def __repr__(self) -> str:
+        return f"<Moved, the {self.moves}. time>"
+
+    __str__ = __repr__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,6 +301,30 @@ def decode_answer(data: bytes) -> PairingAnswer:
     return answer
 
 
+def decode_moved(data: bytes) -> Moved:
+    """What a device says of where it is now.
+
+    Raises:
+        MalformedError, TooLargeError: nothing of that kind.
+    """
+    moved = decode(data, Moved, limit=MAX_MOVED_BYTES)
+    position_of(moved)
+    return moved
+
+
+def position_of(told: PairingOffer | Moved) -> tuple[float, float] | int:
+    """Where a device says that it is: latitude and longitude in degrees, or a cell.
+
+    Raises:
+        MalformedError: neither, or both.
+    """
+    if told.lat is not None and told.lon is not None and not told.cell:
+        return told.lat, told.lon
+    if told.lat is None and told.lon is None and told.cell:
+        return told.cell
+    raise MalformedError("a device tells either its latitude and longitude, or a cell")
+
+
 def encode_offer(offer: PairingOffer) -> bytes:
     """The bytes of a checked offer.
 
@@ -285,6 +345,9 @@ def check_offer(offer: PairingOffer) -> PairingOffer:
         MalformedError: a name that may not, or the same type, action or WooF twice.
     """
     check_device_id(offer.device)
+    position_of(offer)
+    if len(offer.owner) not in (0, OWNER_KEY_BYTES):
+        raise MalformedError(f"an owner is an Ed25519 public key of {OWNER_KEY_BYTES} bytes")
     for service in offer.services:
         actions = tuple(sorted(action.name for action in service.actions))
         check_service_names(service.type, actions)

@@ -8,9 +8,9 @@ Rules kept here (privacy.md, *Fuzzing that survives repetition*):
   left after 100 readings, and 14 m after 1000.
 * The noise is uniform in the disc of the policy's radius. The noisy position becomes a cell of
   resolution 7 at once; coarser cells are ancestors of that one, never of the position.
-* A move is accepted only at the edge of an epoch, and only when the device is farther from where
-  the noise was drawn last than ``LEAST_MOVE_M`` and than the noise itself. So a device that stands
-  near a border, or whose position trembles, does not tell so by changing cells.
+* A move is accepted only at the edge of an epoch, and only when it is one (``position``).
+* A device that keeps count of its moves itself, for all its nodes, gives that count: a node that
+  had not heard of some of them draws what the others have drawn.
 * Another resolution takes effect at once; another noise radius with the next move. The cell that
   has been seen cannot be taken back, and a second draw for the same place would only narrow it.
 
@@ -23,17 +23,14 @@ import math
 from typing import Annotated, Final
 
 from .area import EARTH_RADIUS_KM
-from .cell import parent_of, resolution_of
+from .cell import cell_text, check_cell, parent_of, resolution_of
 from .codec import Meta, Wire, replace
-from .errors import InvalidValueError, MalformedError
+from .errors import InvalidValueError
 from .mac import USE_NOISE, mac
 from .policy import MAX_NOISE_M, PrivacyPolicy
-from .region import cell_text, check_cell, distance_km, published_cell
+from .position import SEED_BYTES, Position, check_told, is_elsewhere
+from .region import published_cell
 from .transactions import Cell
-
-SEED_BYTES: Final = 32
-LEAST_MOVE_M: Final = 1500.0
-"""About the distance from the centre of a cell of resolution 7 to its corners."""
 
 _MAX_MOVES: Final = (1 << 32) - 1
 _UNIT: Final = float(1 << 53)
@@ -91,40 +88,40 @@ def noisy_position(
 
 def place(
     policy: PrivacyPolicy,
-    position: tuple[float, float] | int,
+    position: Position,
     *,
     seed: bytes,
     known: Placement | None = None,
     is_edge: bool = True,
+    moves: int = 0,
 ) -> Placement:
     """Where a device at ``position`` is published, which was at ``known`` so far.
 
     ``position`` is latitude and longitude in degrees, or a cell that the device tells instead.
-    ``is_edge`` says whether an epoch begins: moves wait for one.
+    ``is_edge`` says whether an epoch begins: moves wait for one. ``moves`` is how often the device
+    has moved as far as it knows itself.
 
     Raises:
         InvalidValueError: a coordinate out of range; a cell with noise, which needs a position.
         MalformedError: no cell, or one that is finer than 7 or coarser than the policy's.
     """
     if known is None:
-        return _drawn(policy, position, seed, moves=0)
-    if is_edge and _has_moved(known, position):
-        return _drawn(policy, position, seed, moves=known.moves + 1)
+        return _drawn(policy, position, seed, moves=moves)
+    if is_edge and has_moved(known, position):
+        return _drawn(policy, position, seed, moves=max(known.moves + 1, moves))
     if resolution_of(known.finest) < policy.resolution:
         return known
     return replace(known, cell=parent_of(known.finest, policy.resolution))
 
 
-def _drawn(
-    policy: PrivacyPolicy, position: tuple[float, float] | int, seed: bytes, *, moves: int
-) -> Placement:
+def _drawn(policy: PrivacyPolicy, position: Position, seed: bytes, *, moves: int) -> Placement:
+    # Checked before the noise, which would wrap a longitude of 1000 degrees.
+    check_told(policy, position)
     if isinstance(position, int):
-        finest = _told_cell(policy, position)
+        finest = check_cell(position)
         anchor = None
     else:
         anchor = position
-        # Checked before the noise, which would wrap a longitude of 1000 degrees.
-        published_cell(*position)
         noisy = noisy_position(position, radius_m=policy.noise_m, seed=seed, moves=moves)
         finest = published_cell(*noisy)
     return Placement(
@@ -136,26 +133,10 @@ def _drawn(
     )
 
 
-def _told_cell(policy: PrivacyPolicy, cell: int) -> int:
-    check_cell(cell)
-    if policy.noise_m:
-        raise InvalidValueError("noise needs a position; a device that tells a cell has none")
-    if resolution_of(cell) < policy.resolution:
-        raise MalformedError(
-            f"cell {cell_text(cell)} has resolution {resolution_of(cell)}, and the policy publishes"
-            f" one of {policy.resolution}; choose that resolution or a finer cell"
-        )
-    return cell
-
-
-def _has_moved(known: Placement, position: tuple[float, float] | int) -> bool:
-    if isinstance(position, int):
-        # Who tells cells decides by itself when it is in another one.
-        return position != known.finest
-    if known.anchor is None:
-        return True
-    moved_m = distance_km(known.anchor, position) * 1000
-    return moved_m > max(LEAST_MOVE_M, float(known.noise_m))
+def has_moved(known: Placement, position: Position) -> bool:
+    """Whether ``position`` is another place than the one that ``known`` was decided for."""
+    before = known.finest if known.anchor is None else known.anchor
+    return is_elsewhere(before, position, noise_m=known.noise_m)
 
 
 def _unit(drawn: bytes) -> float:

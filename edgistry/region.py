@@ -39,6 +39,7 @@ from .cell import (
 from .cover import Cover, cover_of, cover_of_walk
 from .errors import InvalidValueError, LimitExceededError, MalformedError
 from .outline import Outline, Polygon
+from .position import check_position, sphere_km
 from .transactions import MAX_REGION_CELLS
 
 __all__ = [
@@ -77,15 +78,6 @@ MAX_STEPS = 250_000
 # distance of cells 3 steps apart, less the greatest radius of a cell, less REACH_KM (86.3 - 28.7
 # - 28.9, 225 - 75.9 - 79, 638 - 201 - 212, 1779 - 530 - 563; measured over all cells).
 _DISK_KM = ((4, 28.0), (3, 70.0), (2, 225.0), (1, 685.0))
-
-
-def check_position(latitude: float, longitude: float) -> None:
-    """Raises ``InvalidValueError`` unless both are finite degrees, -90..90 and -180..180."""
-    # Written so that NaN, which compares false, is refused as well.
-    if not -90.0 <= latitude <= 90.0:
-        raise InvalidValueError(f"latitude {latitude:g} is outside -90..90")
-    if not -180.0 <= longitude <= 180.0:
-        raise InvalidValueError(f"longitude {longitude:g} is outside -180..180")
 
 
 def published_cell(
@@ -133,8 +125,7 @@ def cells_around(cell: int) -> list[int]:
 
 def distance_km(one: tuple[float, float], two: tuple[float, float]) -> float:
     """The distance along the surface of the sphere between two (latitude, longitude), degrees."""
-    distance: float = h3.great_circle_distance(one, two, unit="km")
-    return distance
+    return sphere_km(one, two)
 
 
 def cover_cell(cell: int) -> Cover:

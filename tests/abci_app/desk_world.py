@@ -29,6 +29,7 @@ from edgistry.messages import (
     encode_up,
 )
 from edgistry.pairing import ActionOffer, PairingOffer, ServiceOffer, device_object
+from edgistry.policy import PrivacyPolicy
 from edgistry.replay import Outcome
 from edgistry.requests_api import to_bytes
 from edgistry.rights import Right
@@ -56,14 +57,18 @@ PAIRED = Paired(
     serial=5,
     stored=StoredPairing(
         offer=PairingOffer(
-            version=1,
+            version=2,
             device=DEVICE,
             epoch=1,
             key=DEVICE_ISSUER.danger_key(),
             name="hut",
             lat=46.0,
             lon=8.0,
-            resolution=7,
+            cell=0,
+            moves=0,
+            policy=PrivacyPolicy(),
+            seed=bytes(32),
+            owner=b"",
             period_s=600,
             services=(SERVICE,),
         ),

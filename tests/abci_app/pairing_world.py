@@ -4,6 +4,7 @@ clocks and randomness in the test's hands."""
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import dataclass, field
 
 from abci_app.device_setup import DeviceSetup
@@ -28,6 +29,7 @@ from edgistry.pairing import (
     device_object,
     encode_device_id,
 )
+from edgistry.policy import PrivacyPolicy
 from edgistry.replay import Outcome
 from edgistry.verifier import Checked
 
@@ -64,14 +66,18 @@ class FakeDevice:
 
     def offer(self, **changes: object) -> PairingOffer:
         plain = PairingOffer(
-            version=1,
+            version=2,
             device=self.id,
             epoch=self.epoch,
             key=Issuer.from_secret(self.secret, epoch=self.epoch).danger_key(),
             name="hut",
             lat=46.0,
             lon=8.0,
-            resolution=7,
+            cell=0,
+            moves=0,
+            policy=PrivacyPolicy(),
+            seed=hashlib.sha256(b"noise of" + self.secret).digest(),
+            owner=b"",
             period_s=600,
             services=(
                 ServiceOffer(type="thermometer", actions=(READ,)),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from abci_app.devices import (
     Device,
     DeviceTable,
+    KeptSeed,
     handle_of,
     identity_of,
     parse_handle,
@@ -17,8 +18,11 @@ from abci_app.devices import (
 from edgistry.codec import encode, replace
 from edgistry.errors import CorruptDatabaseError, MalformedError
 from edgistry.kv import MemoryKeyValue
+from edgistry.placing import place
+from edgistry.policy import PrivacyPolicy
 
 OWNER = b"o" * 8
+PLACEMENT = place(PrivacyPolicy(), (46.5, 8.25), seed=bytes(32))
 
 
 def device(number: int = 0, **changes: object) -> Device:
@@ -29,18 +33,24 @@ def device(number: int = 0, **changes: object) -> Device:
         name=f"hut {number}",
         lat=46.5,
         lon=8.25,
-        resolution=7,
+        told_cell=0,
+        told_moves=0,
+        policy=PrivacyPolicy(),
+        seed=bytes(32),
+        placement=PLACEMENT,
+        owner=b"",
         type="thermometer",
         actions=("read",),
         wake=3,
-        cell=0x871F8E2C9FFFFFF,
         sequence=0,
     )
     return replace(plain, **changes)
 
 
 def test_identity_without_id_is_name_position_and_type() -> None:
-    same = device(1, name="a", actions=("read", "write"), resolution=5, sequence=9)
+    same = device(
+        1, name="a", actions=("read", "write"), policy=PrivacyPolicy(resolution=5), sequence=9
+    )
     assert identity_of(same) == identity_of(device(2, name="a"))
     for change in ({"name": "b"}, {"lat": 46.6}, {"lon": 8.3}, {"type": "valve"}):
         assert identity_of(device(1, **change)) != identity_of(device(1))
@@ -83,6 +93,9 @@ def test_table_finds_by_identity_and_by_key_and_forgets() -> None:
     store.write(table.delete(kept), sync=True)
     assert table.get(identity_of(kept)) is None
     assert table.by_key(kept.key) is None
+    [(_, left)] = store.scan(b"", None)
+    assert left == encode(KeptSeed(seed=kept.seed, moves=0)), "and not where it was"
+    store.write(table.delete(replace(kept, forget=True)), sync=True)
     assert list(store.scan(b"", None)) == []
 
 

@@ -17,20 +17,26 @@ from edgistry.errors import CorruptDatabaseError
 from edgistry.issuer import Issuer
 from edgistry.kv import MemoryKeyValue
 from edgistry.pairing import ActionOffer, PairingOffer, ServiceOffer, encode_device_id
+from edgistry.placing import place
+from edgistry.policy import PrivacyPolicy
 from edgistry.rights import Right
 
 DEVICE = encode_device_id(b"d" * 16)
 OTHER = encode_device_id(b"e" * 16)
 SERVICE = ServiceOffer(type="valve", actions=(ActionOffer(name="open"),))
 OFFER = PairingOffer(
-    version=1,
+    version=2,
     device=DEVICE,
     epoch=3,
     key=b"K" * 32,
     name="hut",
     lat=46.0,
     lon=8.0,
-    resolution=7,
+    cell=0,
+    moves=0,
+    policy=PrivacyPolicy(),
+    seed=bytes(32),
+    owner=b"",
     period_s=600,
     services=(SERVICE,),
 )
@@ -53,11 +59,15 @@ def row(key: bytes, id: str | None, **changes: object) -> Device:
         name="",
         lat=0.0,
         lon=0.0,
-        resolution=7,
+        told_cell=0,
+        told_moves=0,
+        policy=PrivacyPolicy(),
+        seed=bytes(32),
+        placement=place(PrivacyPolicy(), (0.0, 0.0), seed=bytes(32)),
+        owner=b"",
         type="valve",
         actions=("open",),
         wake=1,
-        cell=5,
         sequence=0,
     )
     return replace(plain, **changes)

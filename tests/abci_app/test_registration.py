@@ -137,7 +137,14 @@ async def test_changed_row_with_an_id_is_updated_under_the_same_key(bench: Bench
     assert (second.outcome, second.handle) == ("updated", first.handle)
     await bench.block()
     [stored] = bench.chain.records.values()
-    assert (stored.type, stored.cell) == ("valve", published_cell(40.0, 8.0, 7))
+    assert (stored.type, stored.cell) == ("valve", published_cell(46.01, 8.0, 7))
+    [entry] = bench.registrar.page(after=None, limit=9).devices
+    assert (entry.lat, entry.moved) == (40.0, True), "it waits for an epoch to begin"
+    assert await bench.registrar.place_moved() == 1
+    await bench.block()
+    [stored] = bench.chain.records.values()
+    assert stored.cell == published_cell(40.0, 8.0, 7)
+    assert await bench.registrar.place_moved() == 0
 
 
 async def test_last_of_two_different_rows_with_one_id_wins_in_one_batch(bench: Bench) -> None:

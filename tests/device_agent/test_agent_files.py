@@ -29,7 +29,7 @@ from device_agent.directory import (
 )
 from device_agent.energy import Spending
 from device_agent.examples import HANDLERS, HANDLERS_MODULE, manifest_text
-from device_agent.manifest import Action, Manifest, Result, Service, Woof
+from device_agent.manifest import Action, Manifest, Privacy, Result, Service, Woof
 from device_agent.tally import Wake
 from edgistry.adapters import config as toml
 from edgistry.adapters.faas_module import load_handlers
@@ -213,7 +213,17 @@ ACTION = '[[service.action]]\nname = "read"\n'
     "text",
     [
         "lat = 91.0\nlon = 0.0",
-        PLACE + "resolution = 9",
+        PLACE + "[privacy]\nresolution = 9",
+        PLACE + "resolution = 7",
+        PLACE + "[privacy]\nnoise_m = 20001",
+        PLACE + "[privacy]\ncrowd = 0",
+        PLACE + "[privacy]\nowner = 'ab'",
+        PLACE + "cell = '872830828ffffff'",
+        "cell = '882830828bfffff'",
+        "cell = '842830dffffffff'",
+        "cell = '872830828fffff'",
+        "cell = '872830828ffffff'\n[privacy]\nnoise_m = 1",
+        "cell = '852830bffffffff'\n[privacy]\nresolution = 7",
         PLACE + '[[service]]\ntype = "a"\naction = []',
         PLACE + '[[service]]\ntype = "Has Blanks"\n' + ACTION,
         PLACE + '[[service]]\ntype = "a"\n' + ACTION * 2,
@@ -313,6 +323,7 @@ def test_example_manifest_says_everything_that_can_be_said() -> None:
     text = (EXAMPLES / "manifest.toml").read_text("utf-8")
     manifest = toml.load(EXAMPLES / "manifest.toml", Manifest)
     assert set(manifest.functions.values()) == {"read", "open", "close"}
-    for kind in (Manifest, Service, Action, Woof, Result):
+    key = r"^(# |\[|\[\[(service\.)?)?"
+    for kind in (Manifest, Privacy, Service, Action, Woof, Result):
         for field in fields(kind):
-            assert re.search(rf"^(\[\[(service\.)?)?{field.name}\b", text, re.MULTILINE), field.name
+            assert re.search(rf"{key}{field.name}\b", text, re.MULTILINE), field.name

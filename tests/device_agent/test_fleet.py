@@ -143,6 +143,8 @@ def test_devices_stand_around_the_place_that_was_named(lat: float, lon: float) -
     plan = replace(PLAN, lat=lat, lon=lon)
     for number in range(50):
         offer = check_offer(offer_for(plan, number)[0])
+        assert offer.lat is not None
+        assert offer.lon is not None
         assert -90 <= offer.lat <= 90
         assert -180 <= offer.lon <= 180
         if abs(lat) < 60:

@@ -30,19 +30,24 @@ from edgistry.pairing import (
     wake_bucket,
     woofs_of,
 )
+from edgistry.policy import PrivacyPolicy
 
 DEVICE = encode_device_id(bytes(range(16)))
 KEY = b"K" * 32
 READ = ActionOffer(name="read", read=True)
 OFFER = PairingOffer(
-    version=1,
+    version=2,
     device=DEVICE,
     epoch=1,
     key=KEY,
     name="hut",
     lat=46.0,
     lon=8.0,
-    resolution=7,
+    cell=0,
+    moves=0,
+    policy=PrivacyPolicy(),
+    seed=bytes(32),
+    owner=b"",
     period_s=60,
     services=(ServiceOffer(type="thermometer", actions=(READ,)),),
     woofs=(WoofOffer(name="sensors/air", history=100, mirror=True, handler="smooth"),),

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from edgistry.cell import children_of, is_cell, parent_of, resolution_of
 from edgistry.codec import decode, encode
 from edgistry.errors import InvalidValueError, MalformedError, PolicyRefusedError
-from edgistry.placing import LEAST_MOVE_M, Placement, noisy_position, place
+from edgistry.placing import Placement, noisy_position, place
 from edgistry.policy import PolicyLimits, PrivacyPolicy, check_policy
+from edgistry.position import LEAST_MOVE_M
 from edgistry.region import distance_km, published_cell
 
 SEATTLE = (47.6062, -122.3321)
