@@ -144,6 +144,11 @@ class DeviceSetup:
         if forget:
             await self._forget(paired.device)
 
+    async def finish_forgetting(self) -> None:
+        """Destroy what was to be destroyed when the node stopped."""
+        for device in await asyncio.to_thread(self._table.to_forget):
+            await self._forget(device)
+
     async def _forget(self, device: str) -> None:
         """Destroy what the pairing and the rows did not take with them."""
         if self.on_forget is not None:
@@ -160,8 +165,7 @@ class DeviceSetup:
         await self.counts.load()
         self._unfinished |= await asyncio.to_thread(self._unfinished_in_store)
         await self.withdraw_orphans()
-        for device in await asyncio.to_thread(self._table.to_forget):
-            await self._forget(device)
+        await self.finish_forgetting()
         while True:
             self._news.clear()
             for device in sorted(self._unfinished):

@@ -174,7 +174,7 @@ class MirrorKeeper:
                 staging.add([(key, None) for key in kept])
 
             await self._woofs.commit(decide)
-            self._woofs.start_sweeping()
+            await self._woofs.sweep()
 
     async def step(self, device: str) -> None:
         """Go one step on with the mirrors of ``device``."""

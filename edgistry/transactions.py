@@ -311,6 +311,12 @@ def check_service_names(type_name: str, actions: tuple[str, ...]) -> None:
 
 def check_region_name(name: str) -> None:
     """Raises ``MalformedError`` for a region name outside ``[a-z0-9][a-z0-9._-]{0,63}``."""
+    if not name.isascii():
+        # Shown in ASCII: a letter that looks like another one would read as if it were right.
+        raise MalformedError(
+            f"region name {name[:64]!a}: letters of other alphabets may look like those of another"
+            f" region's name; use 1-64 of {_NAME_RULE}"
+        )
     if not _REGION.fullmatch(name):
         raise MalformedError(f"region name {name!r}: use 1-64 of {_NAME_RULE}")
 

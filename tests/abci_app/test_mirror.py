@@ -16,6 +16,7 @@ from abci_app.mirror import (
     MirrorRecord,
     begin_mirror,
     mirror_name,
+    mirror_namespace,
     paired_again,
     progress_of,
     question_of,
@@ -271,6 +272,21 @@ async def test_elements_reach_the_mirror_once_and_in_order(world: MirrorWorld) -
     world.device.elements += [b"5"]
     await world.wake(2)
     assert world.copy == [b"1", b"2", b"3", b"4", b"5"]
+
+
+async def test_mirrors_of_a_forgotten_device_are_gone_with_all_records(world: MirrorWorld) -> None:
+    world.device.elements = [b"a reading nobody may keep"]
+    await world.wake(3)
+    assert world.copy == world.device.elements
+    paired = PairingTable(world.store).by_device(world.device.id)
+    assert paired is not None
+    world.store.write(PairingTable(world.store).delete(paired), sync=True)
+    for _ in range(2):
+        await world.keeper.forget(world.device.id)
+    namespace = mirror_namespace(world.device.id).encode()
+    left = [part for pair in world.store.scan(b"", None) for part in pair]
+    assert not any(b"a reading" in part or namespace in part for part in left)
+    assert world.store.get(record_key(world.device.id, WOOF)) is None
 
 
 async def test_one_request_waits_for_a_device_that_sleeps(world: MirrorWorld) -> None:

@@ -9,6 +9,7 @@ import pytest
 from abci_app.device_counts import kinds
 from abci_app.pairing import node_capability
 from edgistry.capability import Capability
+from edgistry.codec import encode, replace
 from edgistry.envelope import Operation, Status, decode_reply
 from edgistry.errors import (
     AlreadyPairedError,
@@ -16,11 +17,13 @@ from edgistry.errors import (
     LimitExceededError,
     NotFoundError,
     PairingCodeError,
+    PolicyRefusedError,
     RevokedError,
     UnknownHandlerError,
 )
 from edgistry.handlers import Context, HandlerTable, handler
-from edgistry.pairing import UNPAIR, PairingRequest, WoofOffer, device_object
+from edgistry.pairing import UNPAIR, Moved, PairingRequest, WoofOffer, device_object
+from edgistry.policy import PolicyLimits, PrivacyPolicy
 from edgistry.rights import Right
 
 from .pairing_world import FakeDevice, open_world
@@ -333,3 +336,88 @@ async def test_an_earlier_capability_of_the_device_cannot_make_it_leave() -> Non
     asked = decode_reply(await world.desk.unpair(world.leave(earlier)))
     assert asked.status == Status.REJECTED
     assert world.desk.table.by_device(new.id) is not None
+
+
+# --- where a device is --------------------------------------------------------------------------
+
+
+def moved(lat: float | None = 47.0, moves: int = 1, **changes: object) -> bytes:
+    plain = Moved(what="edgistry move 1", lat=lat, lon=8.0, cell=0, moves=moves)
+    return encode(replace(plain, **changes))
+
+
+async def test_a_move_is_known_at_once_and_shows_with_the_next_epoch() -> None:
+    world, device = await open_world(), FakeDevice()
+    answer = await world.pair(device)
+    await world.set_up(device)
+    before = await world.listed()
+    await world.desk.move(world.leave(answer, payload=moved()))
+    await world.node.settle()
+    paired = world.desk.table.by_device(device.id)
+    assert paired is not None
+    assert (paired.offer.lat, paired.offer.moves) == (47.0, 1)
+    assert (await world.listed(), world.stage(device)) == (before, "ready")
+    await world.node.service.registrar.place_moved()
+    await world.node.settle()
+    assert await world.listed() == []
+    found = await world.node.near(47.0, 8.0)
+    assert sorted(each.type for each in found.services) == ["thermometer", "valve"]
+
+
+async def test_a_move_before_the_services_are_listed_shows_with_them() -> None:
+    world, device = await open_world(), FakeDevice()
+    answer = await world.pair(device)
+    await world.desk.move(world.leave(answer, payload=moved()))
+    await world.set_up(device)
+    assert len((await world.node.near(47.0, 8.0)).services) == 2
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"edgistry move 1",
+        UNPAIR,
+        moved(cell=0x872830828FFFFFF),
+        moved(lat=None),
+        moved(lat=None, lon=None, cell=0x882830828BFFFFF),
+        moved(lat=None, lon=None, cell=7),
+        moved(moves=4),
+    ],
+)
+async def test_what_is_no_move_or_an_old_one_changes_nothing(payload: bytes) -> None:
+    world, device = await open_world(), FakeDevice()
+    answer = await world.pair(device, moves=5)
+    before = world.desk.table.by_device(device.id)
+    reply = decode_reply(await world.desk.move(world.leave(answer, payload=payload)))
+    assert reply.status != Status.OK
+    assert world.desk.table.by_device(device.id) == before
+
+
+async def test_no_device_moves_another_one_and_none_without_its_capability() -> None:
+    world, device, other = await open_world(), FakeDevice(1), FakeDevice(2)
+    answer, _ = await world.pair(device), await world.pair(other)
+    before = world.desk.table.by_device(other.id)
+    await world.desk.move(world.leave(answer, payload=moved(), device=other.id))
+    await world.desk.revoke(device.id)
+    await world.desk.move(world.leave(answer, payload=moved()))
+    assert world.desk.table.by_device(other.id) == before
+    assert world.desk.table.by_device(device.id) is None
+
+
+async def test_a_policy_that_shows_too_much_is_refused_and_the_code_is_still_good() -> None:
+    world, device = await open_world(), FakeDevice()
+    world.desk._limits = PolicyLimits(least_noise_m=1000, finest_resolution=6)
+    code, _ = await world.desk.new_code(ttl_s=60)
+    with pytest.raises(PolicyRefusedError, match="resolution = 7"):
+        await world.desk.pair(PairingRequest(secret=code.secret, offer=device.offer()))
+    policy = PrivacyPolicy(resolution=6, noise_m=1000)
+    offer = device.offer(policy=policy)
+    answer = await world.desk.pair(PairingRequest(secret=code.secret, offer=offer))
+    assert answer.device == device.id
+    # And a device that is here already keeps what it had.
+    with pytest.raises(PolicyRefusedError, match="noise_m = 0"):
+        await world.pair(device, policy=PrivacyPolicy(resolution=6))
+    paired = world.desk.table.by_device(device.id)
+    assert paired is not None
+    assert paired.offer.policy == policy

@@ -12,6 +12,7 @@ from edgistry.codec import encode, replace
 from edgistry.errors import InvalidValueError, MalformedError, TooLargeError
 from edgistry.pairing import (
     ActionOffer,
+    Moved,
     PairingAnswer,
     PairingCode,
     PairingOffer,
@@ -22,11 +23,13 @@ from edgistry.pairing import (
     check_device_id,
     code_digest,
     decode_answer,
+    decode_moved,
     decode_offer,
     decode_request,
     encode_device_id,
     encode_offer,
     parse_code,
+    position_of,
     wake_bucket,
     woofs_of,
 )
@@ -117,9 +120,48 @@ def test_a_changed_byte_gives_another_offer_or_none(place: int, value: int) -> N
         assert encode_offer(decode_offer(bytes(data))) == bytes(data)
 
 
+@given(data=st.binary(max_size=300))
+def test_any_bytes_say_where_a_device_is_or_are_refused(data: bytes) -> None:
+    try:
+        moved = decode_moved(data)
+    except (MalformedError, TooLargeError):
+        return
+    assert encode(moved) == data
+
+
+@given(
+    lat=st.none() | st.floats(-90, 90),
+    lon=st.none() | st.floats(-180, 180),
+    cell=st.just(0) | st.integers(1, (1 << 63) - 1),
+    moves=st.integers(0, (1 << 32) - 1),
+)
+def test_where_a_device_is_reads_back_and_is_a_position_or_a_cell(
+    lat: float | None, lon: float | None, cell: int, moves: int
+) -> None:
+    moved = Moved(what="edgistry move 1", lat=lat, lon=lon, cell=cell, moves=moves)
+    is_place = (lat is not None and lon is not None, cell != 0) == (True, False)
+    is_cell = (lat, lon) == (None, None) and cell != 0
+    if is_place or is_cell:
+        assert decode_moved(encode(moved)) == moved
+        assert position_of(moved) == (cell or (lat, lon))
+    else:
+        with pytest.raises(MalformedError, match="either"):
+            decode_moved(encode(moved))
+
+
+def test_what_an_offer_says_of_the_device_is_in_no_text() -> None:
+    shown = f"{OFFER!r} {OFFER}"
+    assert "46" not in shown
+    assert repr(OFFER.seed) not in shown
+
+
 @pytest.mark.parametrize(
     "changes",
     [
+        {"lat": None},
+        {"lat": None, "lon": None},
+        {"cell": 0x872830828FFFFFF},
+        {"owner": b"short"},
         {"device": "A" * 26},
         {"services": (ServiceOffer(type="Thermo", actions=(READ,)),)},
         {"services": (ServiceOffer(type="a", actions=(replace(READ, name="r/w"),)),)},

@@ -382,6 +382,27 @@ def test_any_bytes_are_packed_cells_or_malformed(data: bytes) -> None:
     assert pack_cells(cells) == data
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("se\u0430ttle", r"'se\u0430ttle'"),  # Cyrillic a
+        ("seatt\uff4ce", r"'seatt\uff4ce'"),  # fullwidth l
+        ("seattle\u200b", r"'seattle\u200b'"),  # zero width space
+        ("\u202eelttaes", r"'\u202eelttaes'"),  # right-to-left override
+        ("seattl\u0435\u0301", r"'seattl\u0435\u0301'"),
+        ("seattle\u00a0", r"'seattle\xa0'"),
+        ("\u217beattle", r"'\u217beattle'"),  # a Roman numeral
+    ],
+)
+def test_a_name_that_imitates_another_is_refused_and_shown_for_what_it_is(
+    name: str, shown: str
+) -> None:
+    with pytest.raises(MalformedError, match="other alphabets") as refusal:
+        check_region_name(name)
+    assert shown in str(refusal.value)
+    assert str(refusal.value).isascii()
+
+
 @given(st.text(max_size=60))
 def test_any_text_is_a_name_or_refused(text: str) -> None:
     plain = set(text) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-") and text.isascii()
