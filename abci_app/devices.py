@@ -214,12 +214,12 @@ class DeviceTable:
     def delete(self, device: Device) -> list[Change]:
         """The changes that forget ``device``: position, name and salt are gone.
 
-        Its seed stays, unless it is to be forgotten, or is another device's to keep (a paired one
-        has its own).
+        Its seed stays if noise was drawn from it, unless the device is to be forgotten, or keeps
+        the seed itself as a paired one does.
         """
         identity = identity_of(device)
         kept = None
-        if not device.forget and not is_paired_row(device.id):
+        if device.placement.noise_m and not device.forget and not is_paired_row(device.id):
             kept = encode(KeptSeed(seed=device.seed, moves=device.placement.moves))
         return [
             (_ROWS + identity, None),

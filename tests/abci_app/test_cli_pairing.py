@@ -196,3 +196,39 @@ def test_a_missing_file_is_named(node: PairingNode, tmp_path: Path) -> None:
     done = node.invoke("device", "import", str(tmp_path / "none"), "--out", str(tmp_path / "a"))
     assert done.exit_code == 1
     assert "none: No such file" in done.stderr
+
+
+# --- forgetting ---------------------------------------------------------------------------------
+
+
+def test_a_registered_device_is_forgotten_by_its_handle(node: PairingNode) -> None:
+    words = ("--type", "valve", "--lat", "21", "--lon", "21", "--noise", "500", "--wait", "30s")
+    registered = node.invoke("device", "register", *words, "--json")
+    handle = json.loads(registered.stdout)["handle"]
+    # Ours may look like an option.
+    done = node.invoke("device", "forget", "--yes", "--wait", "30s", "--json", "--", handle)
+    assert json.loads(done.stdout) == {"forgotten": handle, "tentative": False}, done.stderr
+    assert handle not in node.invoke("device", "list").stdout
+    again = node.invoke("device", "forget", "--yes", "--", handle)
+    assert (again.exit_code, "no device with the handle" in again.stderr) == (1, True)
+
+
+def test_a_paired_device_is_forgotten_by_its_id(node: PairingNode, offer: Path, out: Path) -> None:
+    assert node.invoke("device", "import", str(offer), "--out", str(out)).exit_code == 0
+    device = FakeDevice(1).id
+    done = node.invoke("device", "forget", device, "--yes")
+    assert done.stdout == f"forgotten: {device}\n"
+    assert node.devices.desk.table.by_device(device) is None
+    again = node.invoke("device", "forget", device, "--yes")
+    assert (again.exit_code, "no device with that id" in again.stderr) == (1, True)
+
+
+def test_nothing_is_forgotten_without_a_question(node: PairingNode) -> None:
+    done = node.invoke("device", "forget", FakeDevice(1).id)
+    assert done.exit_code == 1
+    assert "Destroy all that this node knows" in done.stderr
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "answer"

@@ -94,6 +94,31 @@ def test_actions_and_resolution_are_taken(started: NodeThread) -> None:
     assert (found.actions, found.resolution) == (("close", "open"), 6)
 
 
+def test_policy_and_owner_are_taken_and_a_second_run_changes_nothing(started: NodeThread) -> None:
+    words = (
+        "device", "register", "--type", "valve", "--lat", "13", "--lon", "13", "--name", "fuzzy",
+        "--noise", "3000", "--crowd", "1", "--owner", "AB" * 32,
+    )  # fmt: skip
+    handle = run_json(started, *words)["handle"]
+    assert run_json(started, *words)["unchanged"] == 1
+    [entry] = [
+        each for each in run_json(started, "device", "list")["devices"] if each["handle"] == handle
+    ]
+    assert (entry["noise_m"], entry["crowd"], entry["moved"]) == (3000, 1, False)
+
+
+@pytest.mark.parametrize("words", [("--noise", "20001"), ("--crowd", "0"), ("--noise", "-1")])
+def test_a_policy_that_is_none_exits_2(started: NodeThread, words: tuple[str, str]) -> None:
+    base = ("device", "register", "--type", "valve", "--lat", "1", "--lon", "1")
+    assert run(started, *base, *words, wait=False).exit_code == 2
+
+
+def test_an_owner_that_is_no_key_is_rejected(started: NodeThread) -> None:
+    base = ("device", "register", "--type", "valve", "--lat", "1", "--lon", "1")
+    answer = run_json(started, *base, "--owner", "me", code=1)
+    assert "64 hexadecimal digits" in answer["rejected"][0]["reason"]
+
+
 def test_rejected_device_exits_1_and_says_why(started: NodeThread) -> None:
     words = ("device", "register", "--type", "valve", "--lat", "99", "--lon", "0")
     answer = run_json(started, *words, code=1)

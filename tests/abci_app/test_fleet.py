@@ -58,6 +58,33 @@ def test_row_carries_every_column_in_any_order_of_the_header() -> None:
     )
 
 
+def test_a_row_may_have_a_policy_and_an_owner() -> None:
+    header = "name,lat,lon,resolution,noise_m,crowd,owner"
+    row = one(f"a,1,2,6,500,3,{'AB' * 32}", header)
+    assert isinstance(row, DeviceRow)
+    assert (row.resolution, row.noise_m, row.crowd, row.owner) == (6, 500, 3, "ab" * 32)
+    plain = one("a,1,2,,,,", header)
+    assert isinstance(plain, DeviceRow)
+    assert (plain.resolution, plain.noise_m, plain.crowd, plain.owner) == (7, 0, 1, "")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "why"),
+    [
+        ("resolution", "8", "resolution 8"),
+        ("resolution", "6.5", "not a whole number"),
+        ("noise_m", "-1", "not a whole number"),
+        ("noise_m", "20001", "noise_m 20001"),
+        ("noise_m", "١٠٠", "not a whole number"),
+        ("crowd", "0", "crowd 0"),
+        ("crowd", "1001", "crowd 1001"),
+        ("owner", "me", "64 hexadecimal digits"),
+    ],
+)
+def test_a_policy_that_is_none_makes_a_bad_row(column: str, value: str, why: str) -> None:
+    assert why in reason(f"a,1,2,{value}", f"name,lat,lon,{column}")
+
+
 def test_byte_order_mark_and_windows_line_ends_are_fine() -> None:
     rows = read("\ufeffname,lat,lon\r\nÅre,63.4,13.1\r\n")
     assert [row.name for row in rows if isinstance(row, DeviceRow)] == ["Åre"]
