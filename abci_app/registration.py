@@ -27,7 +27,7 @@ from typing import Protocol, TypeVar
 from edgistry.codec import replace
 from edgistry.errors import NotFoundError, Refused
 from edgistry.kv import Change, KeyValue
-from edgistry.placing import Placement, place
+from edgistry.placing import place
 from edgistry.policy import PolicyLimits, PrivacyPolicy, check_policy
 from edgistry.position import SEED_BYTES
 from edgistry.region import cell_text
@@ -204,10 +204,16 @@ class Registrar:
         known = self._table.get(identity)
         if known is None or known.withdrawing:
             return
-        moved = replace(known, placement=_placed(known, known.placement, is_edge=True))
-        if moved.placement == known.placement:
+        placement = place(
+            known.policy,
+            known.position,
+            seed=known.seed,
+            known=known.placement,
+            moves=known.told_moves,
+        )
+        if placement == known.placement:
             return
-        plan.devices[identity] = moved
+        plan.devices[identity] = moved = replace(known, placement=placement)
         record = self._record(moved, identity)
         if self._must_publish(known, moved, record):
             plan.publish[identity] = record
@@ -260,7 +266,15 @@ class Registrar:
         check_policy(policy, self._limits)
         if noise is None:
             noise = self._noise_of(identity, known)
-        wanted = Device(
+        placement = place(
+            policy,
+            noise.cell or (row.lat, row.lon),
+            seed=noise.seed,
+            known=known.placement if known else None,
+            is_edge=False,
+            moves=noise.moves,
+        )
+        return Device(
             key=known.key if known else self._draw(16),
             salt=known.salt if known else self._draw(32),
             id=row.id,
@@ -271,15 +285,13 @@ class Registrar:
             told_moves=noise.moves,
             policy=policy,
             seed=noise.seed,
-            placement=known.placement if known else _NOWHERE,
+            placement=placement,
             owner=owner_tag(bytes.fromhex(row.owner)) if row.owner else b"",
             type=row.type,
             actions=row.actions,
             wake=row.wake,
             sequence=known.sequence if known else 0,
         )
-        placement = _placed(wanted, known.placement if known else None, is_edge=False)
-        return replace(wanted, placement=placement)
 
     def _noise_of(self, identity: Identity, known: Device | None) -> OwnNoise:
         """The noise of a device that keeps none itself."""
@@ -463,22 +475,6 @@ class Registrar:
             return "pending"
         stored = stored_service(self._node_id, self._record(device))
         return "published" if self._reader.service(device.key) == stored else "unpublished"
-
-
-_NOWHERE = Placement(anchor=None, noise_m=0, moves=0, finest=0, cell=0)
-"""Before it is decided where a device is published."""
-
-
-def _placed(device: Device, known: Placement | None, *, is_edge: bool) -> Placement:
-    """Where ``device`` is published, which was at ``known`` so far."""
-    return place(
-        device.policy,
-        device.position,
-        seed=device.seed,
-        known=known,
-        is_edge=is_edge,
-        moves=device.told_moves,
-    )
 
 
 def _portions(keys: Sequence[_Key]) -> Iterator[tuple[_Key, ...]]:

@@ -135,7 +135,7 @@ def show_result(result: CallResult, request_id: str, *, as_json: bool, as_hex: b
         )
         return
     if result.by_node:
-        remark(f"answered by the device's node, from {result.age_s:.0f} s ago")
+        remark(f"answered by the device's node, from up to {result.age_s:.0f} s ago")
     print_element(result.payload, as_hex=as_hex)
 
 

@@ -74,6 +74,6 @@ def is_elsewhere(before: Position, position: Position, *, noise_m: int) -> bool:
 
     ``noise_m`` is the radius it was drawn with.
     """
-    if isinstance(position, int) or isinstance(before, int):
+    if isinstance(position, int) or isinstance(before, int) or position == before:
         return position != before
     return sphere_km(before, position) * 1000 > max(LEAST_MOVE_M, float(noise_m))
