@@ -15,12 +15,14 @@ from abci_app.pairing import Paired, StoredPairing
 from abci_app.pairing_desk import noise_of, rows_of
 from device_agent.manifest import Manifest, Privacy
 from device_agent.whereabouts import begun, followed
+from edgistry.kv import MemoryKeyValue
 from edgistry.pairing import PairingOffer
 from edgistry.policy import PrivacyPolicy
 from edgistry.region import cell_center, distance_km
 
-from ..abci_app.pairing_world import FakeDevice
+from ..abci_app.pairing_world import FakeDevice, PairingWorld, open_world
 from ..abci_app.test_registration import Bench
+from ..abci_app.test_stand_in import Fallback
 
 Place = tuple[float, float]
 ROUNDS = 300
@@ -122,3 +124,71 @@ async def test_registering_again_and_again_tells_no_more_than_the_first_time() -
 
 async def test_a_device_that_draws_at_each_pairing_is_averaged_away() -> None:
     assert await error_ratio(fresh_seed) < 0.5
+
+
+# --- with whole nodes ---------------------------------------------------------------------------
+
+
+class NoisyDevice(FakeDevice):
+    """A device with noise, whose GPS trembles; it keeps a seed, or draws one for each pairing."""
+
+    def __init__(self, draw: random.Random, seeds: Seeds) -> None:
+        super().__init__(3)
+        self.draw, self.seeds = draw, seeds
+        self.seed = draw.randbytes(32)
+        self.known = begun((46.0, 8.0), seed=self.seed)
+
+    def offer(self, **changes: object) -> PairingOffer:
+        lat, lon = trembling(self.draw, (46.0, 8.0))
+        self.known = followed(self.known, Manifest(lat=lat, lon=lon))
+        position = self.known.position
+        assert not isinstance(position, int)
+        where = {"lat": position[0], "lon": position[1], "moves": self.known.moves}
+        seed = self.seeds(self.draw, self.seed)
+        policy = PrivacyPolicy(noise_m=NOISE_M)
+        return super().offer(**{**where, "policy": policy, "seed": seed, **changes})
+
+
+def cells_of(node: PairingWorld) -> set[int]:
+    """What the chain says now."""
+    return {stored.cell for _, stored in node.node.app.reader.services()}
+
+
+async def cells_over_a_life(seeds: Seeds) -> set[int]:
+    """Every cell that is published while a primary and a fallback node are restarted, left, paired
+    again, and stand in for one another."""
+    draw = random.Random(5)
+    device = NoisyDevice(draw, seeds)
+    home, registry = await open_world(), MemoryKeyValue()
+    fallback = Fallback(await open_world(registry=registry), registry, device=device)
+    fallback.keep()
+    seen: set[int] = set()
+    for step in range(12):
+        if step % 4 == 3:
+            await home.desk.revoke(device.id)
+            await home.node.settle()
+        await home.pair(device)
+        await home.set_up(device)
+        seen |= cells_of(home)
+        await fallback.world.pair(device, role="fallback")
+        await fallback.wake(is_away=True)
+        await fallback.wake(is_away=True)
+        seen |= cells_of(fallback.world)
+        await fallback.restart()
+        seen |= cells_of(fallback.world)
+        await fallback.wake(is_away=False)
+        await fallback.look(after_minutes=3)
+        assert cells_of(fallback.world) == set()
+        for each in (home, fallback.world):
+            await each.node.service.registrar.place_moved()
+            await each.node.settle()
+        seen |= cells_of(home)
+    return seen
+
+
+async def test_all_nodes_of_a_device_publish_one_cell_whatever_happens_to_them() -> None:
+    assert len(await cells_over_a_life(own_seed)) == 1
+
+
+async def test_a_device_that_draws_at_each_pairing_shows_many_cells() -> None:
+    assert len(await cells_over_a_life(fresh_seed)) > 5
