@@ -84,6 +84,15 @@ class WithdrawRequest(Document):
     """Nothing is to stay of them, not even what would publish them at the same place again."""
 
 
+class ForgetWithdrawnRequest(Document):
+    """Destroy what noise was drawn from of devices that were withdrawn."""
+
+
+class ForgetWithdrawnAnswer(Document):
+    forgotten: int
+    """Devices."""
+
+
 class WithdrawAnswer(Document):
     withdrawn: int
     """Devices whose withdrawal is accepted now; those already on their way out do not count."""

@@ -31,6 +31,8 @@ from .admin_api import (
     DeviceEntry,
     DevicePage,
     DeviceRow,
+    ForgetWithdrawnAnswer,
+    ForgetWithdrawnRequest,
     RegionDetail,
     RegionPutAnswer,
     RegionPutRequest,
@@ -145,6 +147,11 @@ class AdminClient:
         """Begin to withdraw up to 512 devices, all or none; with ``forget`` nothing stays."""
         body = WithdrawRequest(handles=tuple(handles), forget=forget)
         return self._post("/admin/devices/withdraw", body, WithdrawAnswer)
+
+    def forget_withdrawn(self) -> int:
+        """Destroy what is kept of withdrawn devices; of how many it was."""
+        path, body = "/admin/devices/forget-withdrawn", ForgetWithdrawnRequest()
+        return self._post(path, body, ForgetWithdrawnAnswer).forgotten
 
     def devices(self) -> Iterator[DeviceEntry]:
         """All devices of the node, page after page."""

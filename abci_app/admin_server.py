@@ -24,6 +24,8 @@ from .admin_api import (
     MAX_ADMIN_BODY_BYTES,
     MAX_LIST,
     MAX_SETTLED_WAIT_S,
+    ForgetWithdrawnAnswer,
+    ForgetWithdrawnRequest,
     RegionPutRequest,
     RegisterRequest,
     WithdrawRequest,
@@ -82,6 +84,7 @@ def _registry_routes(service: NodeService | None) -> list[AdminRoute]:
         ("POST", "/admin/devices", admin.register),
         ("GET", "/admin/devices", admin.devices),
         ("POST", "/admin/devices/withdraw", admin.withdraw),
+        ("POST", "/admin/devices/forget-withdrawn", admin.forget_withdrawn),
         ("POST", "/admin/regions", admin.region_put),
         ("GET", "/admin/regions", admin.region_list),
         ("GET", "/admin/regions/{name}", admin.region_show),
@@ -125,6 +128,11 @@ class _Admin:
         parameters_of(request)
         asked = body_of(request, WithdrawRequest)
         return await self._service.withdraw(asked.handles, forget=asked.forget)
+
+    async def forget_withdrawn(self, request: Request) -> Document:
+        parameters_of(request)
+        body_of(request, ForgetWithdrawnRequest)
+        return ForgetWithdrawnAnswer(forgotten=await self._service.registrar.forget_withdrawn())
 
     async def region_put(self, request: Request) -> Document:
         parameters_of(request)

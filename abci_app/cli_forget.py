@@ -36,24 +36,41 @@ class ForgetResult(Document):
 
 @click.command("forget")
 @directory_argument
-@click.argument("which", metavar="HANDLE|DEVICE")
+@click.argument("which", metavar="[HANDLE|DEVICE]", required=False)
+@option(
+    "--withdrawn", "is_withdrawn", env="EDGISTRY_WITHDRAWN", is_flag=True,
+    help="Destroy instead what was kept of all devices that were withdrawn.",
+)  # fmt: skip
 @option(
     "--yes", "is_sure", env="EDGISTRY_YES", is_flag=True, help="Do not ask whether you are sure."
 )  # fmt: skip
 @wait_option
 @json_option
-def device_forget(directory: Path, which: str, is_sure: bool, wait_s: float, as_json: bool) -> None:
+def device_forget(
+    directory: Path,
+    which: str | None,
+    is_withdrawn: bool,
+    is_sure: bool,
+    wait_s: float,
+    as_json: bool,
+) -> None:
     """Destroy what the node in DIR knows of a device: by a handle, or the id of a paired one.
 
     Its services leave the registry; its name, position, salt, noise, key, pairing and mirrors are
     destroyed. Nobody can bring together with it then what old blocks say.
     """
+    if (which is None) != is_withdrawn:
+        raise click.UsageError("name a device, or --withdrawn")
+    name = which or "withdrawn devices"
     if not is_sure:
-        question = f"Destroy all that this node knows of {visible(which)}?"
+        question = f"Destroy all that this node knows of {visible(name)}?"
         click.confirm(question, abort=True, err=True)
     with admin_client(directory) as client:
-        device = _paired_device(client, which)
-        if device:
+        device = "" if which is None else _paired_device(client, which)
+        is_settled = True
+        if which is None:
+            name = f"{client.forget_withdrawn()} withdrawn devices"
+        elif device:
             client.revoke_device(device, forget=True)
             is_settled = _wait_until_gone(client, device, timeout_s=wait_s)
         else:
@@ -62,9 +79,9 @@ def device_forget(directory: Path, which: str, is_sure: bool, wait_s: float, as_
                 client, answer.sequence, height=answer.height, timeout_s=wait_s
             )
     if as_json:
-        print_json(ForgetResult(forgotten=which, tentative=not is_settled))
+        print_json(ForgetResult(forgotten=name, tentative=not is_settled))
     else:
-        click.echo(f"forgotten: {visible(which)}{not_yet(not is_settled)}")
+        click.echo(f"forgotten: {visible(name)}{not_yet(not is_settled)}")
 
 
 def _paired_device(client: AdminClient, which: str) -> str:

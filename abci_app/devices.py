@@ -233,6 +233,10 @@ class DeviceTable:
         data = self._store.get(_SEEDS + identity)
         return None if data is None else _read(data, KeptSeed)
 
+    def kept_seeds(self) -> list[bytes]:
+        """The keys under which seeds of withdrawn devices are kept."""
+        return [key for key, _ in self._store.scan(_SEEDS, prefix_end(_SEEDS))]
+
     def moved(self) -> Iterator[Identity]:
         """Identities of devices that may have moved, in ascending order."""
         for key, _ in self._store.scan(_MOVED, prefix_end(_MOVED)):

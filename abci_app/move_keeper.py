@@ -14,6 +14,7 @@ Not handled here: who has moved, and where it is published then (``registration`
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -23,6 +24,7 @@ from edgistry.kv import KeyValue
 
 logger = get_logger("edgistry.node.moves")
 
+LOOK_EVERY_S: Final = 5.0
 _PLACED_IN: Final = b"d/e"
 _NUMBER_BYTES: Final = 4
 
@@ -65,7 +67,10 @@ class MoveKeeper:
         """Do it at each epoch until cancelled; raises what must stop the node."""
         while True:
             await self.follow()
-            await self._reader.next_commit()
+            # A block may have come meanwhile, and the next one take an hour.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._reader.next_commit()
 
     async def follow(self) -> None:
         """Do it if an epoch has begun since it was done last."""
@@ -75,7 +80,6 @@ class MoveKeeper:
         try:
             count = await self._registrar.place_moved()
         except UnavailableError as error:
-            # The next block brings another try.
             logger.warning("devices that have moved have to wait", reason=error.detail)
             return
         change = (_PLACED_IN, epoch.to_bytes(_NUMBER_BYTES, "big"))

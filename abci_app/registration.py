@@ -367,6 +367,17 @@ class Registrar:
                 last = appended if bodies else last
             return len(leaving), last
 
+    async def forget_withdrawn(self) -> int:
+        """Destroy what noise was drawn from of devices that were withdrawn; of how many it was.
+
+        Those that come back are published anew. Durable when this returns.
+        """
+        async with self._writing:
+            keys = self._table.kept_seeds()
+            if keys:
+                await self._outbox.append([], also=lambda _: [(key, None) for key in keys])
+            return len(keys)
+
     def settled(self, entry: Pending, transaction: bytes) -> list[Change]:
         """The changes that follow from a transaction being done (the outbox asks for them).
 

@@ -229,6 +229,18 @@ def test_nothing_is_forgotten_without_a_question(node: PairingNode) -> None:
     assert "Destroy all that this node knows" in done.stderr
 
 
+def test_what_is_kept_of_withdrawn_devices_is_destroyed_when_asked_for(node: PairingNode) -> None:
+    words = ("--type", "valve", "--lat", "22", "--lon", "22", "--noise", "500", "--wait", "30s")
+    handle = json.loads(node.invoke("device", "register", *words, "--json").stdout)["handle"]
+    node.invoke("device", "withdraw", "--wait", "30s", "--", handle)
+    done = node.invoke("device", "forget", "--withdrawn", "--yes", "--json")
+    assert json.loads(done.stdout) == {"forgotten": "1 withdrawn devices", "tentative": False}
+    again = node.invoke("device", "forget", "--withdrawn", "--yes")
+    assert again.stdout == "forgotten: 0 withdrawn devices\n"
+    for wrong in ((), ("--withdrawn", FakeDevice(1).id)):
+        assert node.invoke("device", "forget", "--yes", *wrong).exit_code == 2
+
+
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "answer"
