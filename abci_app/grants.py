@@ -109,9 +109,9 @@ class GrantDesk:
         if found is None:
             raise NotFoundError("there is no service with this handle here")
         paired, service = found
+        named = grant_service(body.handle)
         not_after_us = end_of_grant(now_us, body.ttl_s, self._epoch_ends_us())
         wanted = decide(self._policy, service, body, client.id)
-        named = grant_service(body.handle)
         grant = Grant(
             version=1,
             service=named,

@@ -20,6 +20,7 @@ from typing import Annotated, Final, Literal
 from .capability import Capability
 from .codec import Answer, Document, Meta, Wire, decode, encode
 from .errors import BadReplyError, MalformedError, TooLargeError
+from .requests_api import to_bytes
 from .rights import Right
 from .transactions import MAX_ACTIONS, Bytes16
 
@@ -82,15 +83,15 @@ class Grant(Wire):
 
     version: Annotated[int, Meta(ge=1, le=1)]
     service: Bytes16
-    """``grant_service`` of the handle that was asked for."""
+    """What ``grant_service`` makes of the handle that was asked for."""
     type: Annotated[str, Meta(min_length=1, max_length=32)]
     not_after_us: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     granted: Annotated[tuple[Granted, ...], Meta(min_length=1, max_length=2 * MAX_ACTIONS)]
 
 
 def grant_service(handle: str) -> bytes:
-    """16 bytes that stand for the service which ``handle`` names, in grants made through it."""
-    return hashlib.sha256(handle.encode("utf-8", "replace")).digest()[:16]
+    """16 bytes that stand for the service with the text ``handle`` in a grant."""
+    return hashlib.sha256(to_bytes(handle, "handle")).digest()[:16]
 
 
 def seal_context(client_tag: bytes, service: bytes) -> bytes:
