@@ -8,7 +8,7 @@ import pytest
 
 from abci_app.admin_api import DeviceRow, RowOutcome
 from abci_app.move_keeper import MoveKeeper
-from abci_app.registration import OwnNoise, Registrar
+from abci_app.registration import OwnNoise
 from edgistry.cell import parent_of, parse_cell, resolution_of
 from edgistry.errors import CorruptDatabaseError, UnavailableError
 from edgistry.kv import MemoryKeyValue
@@ -16,7 +16,6 @@ from edgistry.policy import PolicyLimits
 from edgistry.region import cell_center, distance_km, published_cell
 from edgistry.transactions import owner_tag
 
-from .simulated_registry import NODE
 from .test_registration import Bench, row
 
 OWNER_KEY = bytes(range(32))
@@ -40,14 +39,7 @@ async def published(bench: Bench, *rows: DeviceRow, noise: OwnNoise | None = Non
 
 
 async def rejected(bench: Bench, limits: PolicyLimits, bad: DeviceRow) -> RowOutcome:
-    bench.registrar = Registrar(
-        bench.store,
-        node_id=NODE,
-        owner=b"o" * 8,
-        reader=bench.chain,
-        outbox=bench.outbox,
-        limits=limits,
-    )
+    bench.registrar._limits = limits
     [outcome] = await bench.registrar.register([bad])
     assert outcome.outcome == "rejected"
     return outcome

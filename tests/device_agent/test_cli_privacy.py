@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,10 @@ from device_agent.config import AgentConfig
 from device_agent.directory import AgentDirectory, create, hold, read_device_id
 from device_agent.pairing import read_pairing, write_pairing
 from device_agent.whereabouts import read_whereabouts
-from edgistry import codec
 from edgistry.policy import PolicyLimits, PrivacyPolicy
 from edgistry.transactions import owner_tag
 
-from .test_cli_pair import MANIFEST, LinkedNode, run, run_pair
+from .test_cli_pair import MANIFEST, LinkedNode, at_no_node, run, run_pair
 
 OWNER = bytes(range(32))
 FUZZY = f"""{MANIFEST}
@@ -108,10 +106,9 @@ def test_a_move_that_no_node_heard_of_is_told_with_the_next_call(
     node: LinkedNode, agent: AgentDirectory
 ) -> None:
     assert run_pair(agent, node.code()).exit_code == 0
-    device, pairing = read_device_id(agent), read_pairing(agent.root, "primary", epoch=1)
+    pairing = read_pairing(agent.root, "primary", epoch=1)
     assert pairing is not None
-    away = replace(pairing, answer=codec.replace(pairing.answer, link_port=1))
-    write_pairing(agent.root, away)
+    device = at_no_node(agent)
     done = run("move", agent, "--lat", 47.0, "--lon", 8.0)
     assert (done.exit_code, "call it again" in done.stderr) == (3, True)
     write_pairing(agent.root, pairing)
@@ -173,10 +170,7 @@ def test_a_node_that_is_away_is_named_and_hinders_nothing(
     node: LinkedNode, agent: AgentDirectory
 ) -> None:
     assert run_pair(agent, node.code()).exit_code == 0
-    device, pairing = read_device_id(agent), read_pairing(agent.root, "primary", epoch=1)
-    assert pairing is not None
-    away = replace(pairing, answer=codec.replace(pairing.answer, link_port=1))
-    write_pairing(agent.root, away)
+    device = at_no_node(agent)
     done = run("forget", agent, "--yes")
     assert done.exit_code == 0
     assert f"edgistry-node device forget NODE_DIR {device}" in done.stderr
