@@ -7,8 +7,9 @@ Rules kept here:
   that changes thousands of services (an import, an epoch that shows them elsewhere) it follows in
   slices, and answers carry the height before until it has.
 * Records of a node whose lease has lapsed are hidden.
-* An entry tells type, published cell, actions and wake bucket, under an opaque handle; nothing
-  else of the record leaves this module.
+* Who has signed gets services: type, published cell, actions and wake bucket, under a handle of
+  their own; nothing else of the record leaves this module. Everybody else gets counts.
+* The state of a service is the client's own: it tells of no request of anybody else.
 * Large areas are covered in a thread, one at a time, and few wait: strangers cannot hold the node.
   Polygons, which take longest, have a lane of their own.
 
@@ -26,6 +27,7 @@ from typing import Protocol, cast
 from edgistry.api import (
     MIN_HEIGHT_WAIT_S,
     Area,
+    CountEntry,
     DiscoverAnswer,
     DiscoverQuery,
     PolygonArea,
@@ -33,16 +35,29 @@ from edgistry.api import (
     ServiceEntry,
     WakeBucket,
     block_time_text,
+    state_of,
 )
 from edgistry.cell import cell_text, resolution_of
 from edgistry.cover import Cover
-from edgistry.errors import NotYetError
+from edgistry.errors import LimitExceededError, NotYetError
+from edgistry.handles import HandleKey, Place, Target
 from edgistry.region import accuracy_m, cell_center
-from edgistry.transactions import WAKE_BUCKETS, RecordKey
+from edgistry.signed_request import Client
+from edgistry.transactions import WAKE_BUCKETS, NodeId, RecordKey
 
 from .covers import Covers, CoverWork, cover_geojson
-from .devices import handle_of
-from .discovery import Found, ServiceIndex, decode_cursor, encode_cursor
+from .discovery import (
+    MAX_ROWS_SCANNED,
+    Found,
+    Page,
+    Position,
+    ServiceIndex,
+    Tallies,
+    Tally,
+    decode_cursor,
+    encode_cursor,
+)
+from .epoch_keys import EpochKeys
 from .lane import Lane
 from .profiles import Listed
 from .reader import RecordChange
@@ -73,11 +88,27 @@ class DiscoverReader(Protocol):
     async def next_commit(self) -> None: ...
 
 
-class Discoverer:
-    """Answers queries about the registry of ``reader``, whose services it indexes now."""
+Outstanding = Callable[[bytes, bytes], int]
+"""(record key, client id) to how many requests of that client to that service this node knows that
+have not ended."""
 
-    def __init__(self, reader: DiscoverReader, *, min_height_wait_s: float = MIN_HEIGHT_WAIT_S):
+
+class Discoverer:
+    """Answers queries about the registry of ``reader``, whose services it indexes now.
+
+    Handles are made with ``keys``. ``outstanding`` may be set later, when there are requests.
+    """
+
+    def __init__(
+        self,
+        reader: DiscoverReader,
+        keys: EpochKeys,
+        *,
+        min_height_wait_s: float = MIN_HEIGHT_WAIT_S,
+    ) -> None:
+        self.outstanding: Outstanding = lambda _record, _client: 0
         self._reader = reader
+        self._keys = keys
         self._min_height_wait_s = min_height_wait_s
         self._covers = Covers(reader)
         self._polygons = Lane("polygon queries", most=MAX_WAITING_POLYGONS)
@@ -119,33 +150,115 @@ class Discoverer:
         self._behind.append((head, changes))
         self._is_behind.set()
 
-    async def discover(self, query: DiscoverQuery) -> DiscoverAnswer:
-        """The services that match ``query``, in order of (cell, key).
+    async def discover(self, query: DiscoverQuery, client: Client | None) -> DiscoverAnswer:
+        """What matches ``query``: services under the handles of ``client``, or counts for ``None``.
 
         Raises:
+            NoEpochKeyError: there are no handles yet.
             NotYetError: the chain did not reach ``query.min_height`` in time.
             BusyError: too many queries wait for their area to be covered.
+            UnknownCursorError: the cursor is another client's, or of another epoch.
             UnknownRegionError, MalformedError, InvalidValueError, LimitExceededError: the query.
         """
         area = query.area
-        after = None if query.cursor is None else decode_cursor(query.cursor)
         # Whatever can be refused at any height is refused before there is any waiting for one.
+        _ = self._after(query, client)
         cover = None if isinstance(area, RegionArea) else await self.cover(area)
         if query.min_height is not None:
             await self.reach(query.min_height)
         if cover is None:
             cover = await self.cover(area)
-        # From here to the end nothing waits: all of the answer is from one height.
-        reader = self._reader
-        page = self.index.search(
-            cover, query.type, limit=query.limit, after=after, is_visible=reader.is_visible
+        # From here to the end nothing waits: all of the answer is from one height and epoch.
+        after = self._after(query, client)
+        if client is None:
+            return self._counted(query, cover, after if isinstance(after, Position) else None)
+        return self._found(query, cover, client, after if isinstance(after, Place) else None)
+
+    def _after(self, query: DiscoverQuery, client: Client | None) -> Place | Position | None:
+        """Where to go on; raises as ``discover``."""
+        if client is None:
+            return None if query.cursor is None else decode_cursor(query.cursor)
+        keys = self._keys.handles()
+        return None if query.cursor is None else keys.open_cursor(client.tag, query.cursor)
+
+    def _found(
+        self, query: DiscoverQuery, cover: Cover, client: Client, after: Place | None
+    ) -> DiscoverAnswer:
+        keys = self._keys.handles()
+        page = self.page(cover, query.type, client, keys, limit=query.limit, after=after)
+        cursor = None if page.next is None else keys.seal_cursor(client.tag, page.next)
+        if cursor is not None and not page.items:
+            raise _cut_short(cursor)
+        return self._answer(cursor, services=self.entries(page.items, client, keys))
+
+    def _counted(
+        self, query: DiscoverQuery, cover: Cover, after: Position | None
+    ) -> DiscoverAnswer:
+        tallies = self._tallies(cover, query, after)
+        cursor = None if tallies.next is None else encode_cursor(tallies.next)
+        if cursor is not None and not tallies.items:
+            raise _cut_short(cursor)
+        return self._answer(cursor, counts=tuple(map(_count, tallies.items)))
+
+    def _tallies(self, cover: Cover, query: DiscoverQuery, after: Position | None) -> Tallies:
+        return self.index.count(
+            cover,
+            query.type,
+            limit=query.limit,
+            after=after,
+            is_visible=self._reader.is_visible,
         )
+
+    def _answer(
+        self,
+        cursor: str | None,
+        *,
+        services: tuple[ServiceEntry, ...] = (),
+        counts: tuple[CountEntry, ...] = (),
+    ) -> DiscoverAnswer:
         head = self.head
         return DiscoverAnswer(
             height=head.height,
             block_time=_block_time(head.block_time_us),
-            services=tuple(map(entry_of, page.items)),
-            next=None if page.next is None else encode_cursor(page.next),
+            services=services,
+            next=cursor,
+            counts=counts,
+            epoch=self._keys.number,
+            epoch_ends=time_text(self._keys.ends_us),
+        )
+
+    def page(
+        self,
+        cover: Cover,
+        type_name: str | None,
+        client: Client,
+        keys: HandleKey,
+        *,
+        limit: int,
+        after: Place | None,
+    ) -> Page:
+        """Services in the order of ``client`` in the epoch of ``keys``; as ``ServiceIndex.search``.
+
+        An empty page that is not the last one looked at hidden services only.
+        """
+        return self.index.search(
+            cover,
+            type_name,
+            limit=limit,
+            order=keys.order(client.tag),
+            after=after,
+            is_visible=self._reader.is_visible,
+        )
+
+    def entries(
+        self, found: Sequence[Found], client: Client, keys: HandleKey
+    ) -> tuple[ServiceEntry, ...]:
+        """What ``client`` may see of services, in the epoch of ``keys``."""
+        targets = [Target(NodeId(each.profile.home), each.key) for each in found]
+        handles = keys.texts(client.tag, targets)
+        return tuple(
+            entry_of(each, handle, self.outstanding(each.key, client.id))
+            for each, handle in zip(found, handles, strict=True)
         )
 
     async def reach(self, height: int) -> None:
@@ -187,7 +300,12 @@ class Discoverer:
                     work.keep(await asyncio.to_thread(work.make))
 
 
-_block_time = lru_cache(maxsize=2)(block_time_text)
+_block_time = lru_cache(maxsize=4)(block_time_text)
+
+
+def time_text(time_us: int | None) -> str | None:
+    """A time as answers have it, if there is one."""
+    return None if time_us is None else _block_time(time_us)
 
 
 @lru_cache(maxsize=8192)
@@ -196,18 +314,38 @@ def _place(cell: int) -> tuple[str, int, tuple[float, float], int]:
     return cell_text(cell), resolution_of(cell), cell_center(cell), accuracy_m(cell)
 
 
-def entry_of(found: Found) -> ServiceEntry:
-    """What clients may see of a service."""
+def entry_of(found: Found, handle: str, outstanding: int) -> ServiceEntry:
+    """What a client may see of a service: under its ``handle``, with so many requests under way."""
     text, resolution, center, accuracy = _place(found.cell)
     profile = found.profile
     return ServiceEntry(
-        handle=handle_of(found.key),
+        handle=handle,
         type=profile.type,
         cell=text,
         resolution=resolution,
         center=center,
         accuracy_m=accuracy,
         actions=profile.actions,
-        state="open",
+        state=state_of(outstanding),
         wake=cast(WakeBucket, WAKE_BUCKETS[profile.wake]),
+    )
+
+
+def _count(tally: Tally) -> CountEntry:
+    text, resolution, center, accuracy = _place(tally.cell)
+    return CountEntry(
+        type=tally.type,
+        cell=text,
+        resolution=resolution,
+        center=center,
+        accuracy_m=accuracy,
+        services=tally.services,
+        owners=tally.owners,
+    )
+
+
+def _cut_short(cursor: str) -> LimitExceededError:
+    return LimitExceededError(
+        f"none of the first {MAX_ROWS_SCANNED} services here is visible now; ask for a smaller "
+        f"area or another type, or go on with the cursor {cursor}"
     )

@@ -3,51 +3,68 @@
 Rules kept here:
 
 * Pure: changed only by ``rebuild`` and ``apply``, in step with committed blocks.
-* The order of an answer is (cell, key), the same on every node. A cursor is the last position of
-  a page; it names no height and no row number, so it stays good while records come and go.
+* Services come in order of their cells, and within a cell in the order that the asking client sees
+  in this epoch (``edgistry.handles``). It shows nothing of record keys, so neither a rank nor a
+  place where a page ended means anything to another client or in another epoch.
+* Who is to see no handles gets counts, in order of (cell, type). A position in either order names
+  no height and no row number, so it stays good while records come and go.
 * A query costs what it finds: ranges of the cover and rows of the index skip each other, so
   neither a large cover over few services nor a small one over many is walked through.
-* Rows looked at are bounded. A page that reaches the bound ends early, with a cursor to go on
-  from; when it would be empty the query is refused instead, lest it be taken for the end.
+* Rows looked at are bounded, but for the cell that is being looked at: its order is known only as a
+  whole. A page that reaches the bound ends early, with a position to go on from, even when it is
+  empty: whoever answers with one must say so, lest it be taken for the end.
 
-Not handled here: what an area covers (``edgistry.region``), which records are visible and what a
-client sees of them (``service``).
+Not handled here: what an area covers (``edgistry.region``), which records are visible, handles and
+cursors, and what a client sees of a service (``discover_service``).
 """
 
 from __future__ import annotations
 
-import base64
-import re
+import heapq
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, groupby
 from typing import NamedTuple, Protocol
 
 from edgistry.cell import check_cell
 from edgistry.cover import Cover
 from edgistry.errors import InvalidValueError, LimitExceededError, MalformedError, Refused
-from edgistry.transactions import RecordKey
+from edgistry.handles import Place
+from edgistry.requests_api import to_bytes, to_text
+from edgistry.transactions import RecordKey, check_service_names
 
-from .profiles import NUMBER_BYTES, Listed, Profile, Profiles
+from .profiles import Listed, Profile, Profiles
 from .sorted_entries import SortedEntries
 
 MAX_RESULTS = 1000
 MAX_ROWS_SCANNED = 20_000
 """Rows one query may look at, visible or not; about 5 ms."""
 
-_CURSOR = re.compile(r"[A-Za-z0-9_-]{32}")
 _CELL_BYTES = 8
 _PLACE_BYTES = _CELL_BYTES + 16
 _RUN = 64
 """Rows taken from the index at a time: a page is mostly shorter."""
+_LAST_PLACE = b"\xff" * 16
+"""Behind all services of a cell, whoever asks."""
+_LAST_TYPE = "~"
+"""Behind all names of types."""
+_NOTHING = SortedEntries()
+
+
+class Order(Protocol):
+    """In which order somebody sees the services of a cell. ``CellOrder`` is one."""
+
+    def places(self, records: Sequence[bytes]) -> list[bytes]:
+        """The place (16 bytes, to sort by) of each record key."""
 
 
 class Position(NamedTuple):
-    """A place in the order of services."""
+    """A place in the order of counts: behind this type in this cell."""
 
     cell: int
-    key: RecordKey
+    type: str
 
 
 class Found(NamedTuple):
@@ -58,11 +75,28 @@ class Found(NamedTuple):
     profile: Profile
 
 
+class Tally(NamedTuple):
+    """How many services of a type there are in a cell, and of how many owners."""
+
+    cell: int
+    type: str
+    services: int
+    owners: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """Some services in order; ``next`` is where to go on, ``None`` when there are no more."""
 
     items: tuple[Found, ...]
+    next: Place | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tallies:
+    """Some counts in order; ``next`` is where to go on, ``None`` when there are no more."""
+
+    items: tuple[Tally, ...]
     next: Position | None
 
 
@@ -124,45 +158,85 @@ class ServiceIndex:
         type_name: str | None,
         *,
         limit: int,
-        after: Position | None = None,
+        order: Order,
+        after: Place | None = None,
         is_visible: Callable[[bytes], bool],
     ) -> Page:
         """At most ``limit`` services of ``cover``, of one type or of any, behind ``after``.
 
-        ``is_visible`` says whether the services of a home node are shown.
+        ``order`` is that of the client who asks. ``is_visible`` says whether the services of a home
+        node are shown.
 
         Raises:
             InvalidValueError, LimitExceededError: ``limit`` is below 1 or above 1 000.
-            LimitExceededError: 20 000 rows were looked at and none of them is visible; the detail
-                has the cursor from which to go on.
         """
         _check_limit(limit)
-        entries = self._all if type_name is None else self._by_type.get(type_name)
-        if entries is None:
-            return Page(items=(), next=None)
+        first = 0 if after is None else after.cell + (after.place == _LAST_PLACE)
+        cells = _Cells(self._entries(type_name), cover, first)
         shown = _Shown(self._profiles, is_visible)
-        found: list[bytes] = []
-        before = last = b""
-        rows = chain.from_iterable(
-            _runs_in(entries, cover, b"" if after is None else _beyond(after))
-        )
-        for row in islice(rows, MAX_ROWS_SCANNED):
-            if shown[row[_PLACE_BYTES:]]:
-                if len(found) == limit:
-                    return self._page(found, next=_position(found[-1]))
-                found.append(row)
-            before, last = last, row
-        if next(rows, None) is None:
+        bound = b"" if after is None else _place(*after)
+        found: list[tuple[bytes, bytes]] = []
+        for rows in cells.batches(limit + 1, shown):
+            # Whole cells: their order is known by asking for the places of all that is in them.
+            places = order.places([row[_CELL_BYTES:_PLACE_BYTES] for row in rows])
+            placed = [
+                (where, row)
+                for place, row in zip(places, rows, strict=True)
+                if (where := row[:_CELL_BYTES] + place) > bound
+            ]
+            found += heapq.nsmallest(limit + 1 - len(found), placed)
+            if len(found) > limit:
+                del found[limit:]
+                return self._page(found, next=_at(found[-1][0]))
+        if cells.is_whole:
             return self._page(found, next=None)
-        here = _position(last) if last in found[-1:] else _between(before, last)
-        if found:
-            return self._page(found, next=here)
-        raise LimitExceededError(
-            f"none of the first {MAX_ROWS_SCANNED} services here is visible now; ask for a smaller "
-            f"area or another type, or go on with the cursor {encode_cursor(here)}"
-        )
+        here = Place(cells.last, _LAST_PLACE)
+        return self._page(found, next=here)
 
-    def _page(self, found: Iterable[bytes], *, next: Position | None) -> Page:
+    def count(
+        self,
+        cover: Cover,
+        type_name: str | None,
+        *,
+        limit: int,
+        after: Position | None = None,
+        is_visible: Callable[[bytes], bool],
+    ) -> Tallies:
+        """At most ``limit`` counts of services of ``cover``; as ``search``."""
+        _check_limit(limit)
+        first = 0 if after is None else after.cell + (after.type == _LAST_TYPE)
+        cells = _Cells(self._entries(type_name), cover, first)
+        found: list[Tally] = []
+        for cell, rows in cells:
+            for tally in self._tallies(cell, rows, is_visible):
+                if after is not None and (tally.cell, tally.type) <= after:
+                    continue
+                if len(found) == limit:
+                    return Tallies(items=tuple(found), next=Position(*found[-1][:2]))
+                found.append(tally)
+        if cells.is_whole:
+            return Tallies(items=tuple(found), next=None)
+        here = Position(cells.last, _LAST_TYPE)
+        return Tallies(items=tuple(found), next=here)
+
+    def _tallies(
+        self, cell: int, rows: Sequence[bytes], is_visible: Callable[[bytes], bool]
+    ) -> list[Tally]:
+        services: Counter[str] = Counter()
+        owners: dict[str, set[bytes]] = {}
+        for number, times in Counter(row[_PLACE_BYTES:] for row in rows).items():
+            profile = self._profiles[number]
+            if is_visible(profile.home):
+                services[profile.type] += times
+                owners.setdefault(profile.type, set()).add(profile.owner)
+        return [Tally(cell, name, services[name], len(owners[name])) for name in sorted(owners)]
+
+    def _entries(self, type_name: str | None) -> SortedEntries:
+        if type_name is None:
+            return self._all
+        return self._by_type.get(type_name) or _NOTHING
+
+    def _page(self, found: Iterable[tuple[bytes, bytes]], *, next: Place | None) -> Page:
         profiles, number_of = self._profiles, int.from_bytes
         items = [
             Found(
@@ -170,7 +244,7 @@ class ServiceIndex:
                 RecordKey(row[_CELL_BYTES:_PLACE_BYTES]),
                 profiles[row[_PLACE_BYTES:]],
             )
-            for row in found
+            for _, row in found
         ]
         return Page(items=tuple(items), next=next)
 
@@ -203,9 +277,45 @@ class _Shown(dict[bytes, bool]):
         return shown
 
 
+class _Cells:
+    """The rows of ``cover`` from the cell ``first`` on, one whole cell after the other.
+
+    It ends where there are no more, or behind the cell ``last``, in which the bound was reached.
+    """
+
+    def __init__(self, entries: SortedEntries, cover: Cover, first: int) -> None:
+        self._rows = chain.from_iterable(
+            _runs_in(entries, cover, first.to_bytes(_CELL_BYTES, "big"))
+        )
+        self.last = first
+        self.is_whole = True
+
+    def __iter__(self) -> Iterator[tuple[int, list[bytes]]]:
+        scanned = 0
+        for prefix, of_cell in groupby(self._rows, _cell_of):
+            if scanned >= MAX_ROWS_SCANNED:
+                self.is_whole = False
+                return
+            rows = list(of_cell)
+            scanned += len(rows)
+            self.last = int.from_bytes(prefix, "big")
+            yield self.last, rows
+
+    def batches(self, most: int, shown: _Shown) -> Iterator[list[bytes]]:
+        """The rows that are shown, of as many cells at a time as have ``most`` of them or more."""
+        batch: list[bytes] = []
+        for _, rows in self:
+            batch += [row for row in rows if shown[row[_PLACE_BYTES:]]]
+            if len(batch) >= most:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
 def encode_cursor(position: Position) -> str:
-    """``position`` as the opaque text that clients hand back: 32 characters, URL-safe."""
-    return base64.urlsafe_b64encode(_place(*position)).decode()
+    """``position`` as the text that clients hand back, safe in a URL. It is no secret."""
+    return to_text(position.cell.to_bytes(_CELL_BYTES, "big") + position.type.encode())
 
 
 def decode_cursor(text: str) -> Position:
@@ -214,14 +324,19 @@ def decode_cursor(text: str) -> Position:
     Raises:
         MalformedError: any text that ``encode_cursor`` does not make.
     """
-    if not _CURSOR.fullmatch(text):
-        raise MalformedError("this cursor is not one that a node gave out (the value of 'next')")
-    position = _position(base64.urlsafe_b64decode(text))
+    data = to_bytes(text, "this cursor")
+    cell = int.from_bytes(data[:_CELL_BYTES], "big")
     try:
-        check_cell(position.cell)
-    except Refused:
-        raise MalformedError("this cursor names no cell that services are published in") from None
-    return position
+        check_cell(cell)
+        name = data[_CELL_BYTES:].decode("ascii")
+        if name != _LAST_TYPE:
+            check_service_names(name, ())
+    except (UnicodeDecodeError, Refused):
+        raise MalformedError(
+            "this cursor is not one that a node gave out (the value of 'next') when it was asked"
+            " without a signature"
+        ) from None
+    return Position(cell, name)
 
 
 def _check_limit(limit: int) -> None:
@@ -236,28 +351,12 @@ def _place(cell: int, key: bytes) -> bytes:
     return cell.to_bytes(_CELL_BYTES, "big") + key
 
 
-def _position(entry: bytes) -> Position:
-    cell = int.from_bytes(entry[:_CELL_BYTES], "big")
-    return Position(cell, RecordKey(entry[_CELL_BYTES:_PLACE_BYTES]))
+def _at(place: bytes) -> Place:
+    return Place(int.from_bytes(place[:_CELL_BYTES], "big"), place[_CELL_BYTES:])
 
 
-def _beyond(position: Position) -> bytes:
-    """Bytes that sort behind every entry at ``position``, and before all others behind it."""
-    return _place(*position) + b"\xff" * NUMBER_BYTES
-
-
-def _between(before: bytes, last: bytes) -> Position:
-    """A position from which a search goes on with ``last``, a row that nobody is to be shown.
-
-    It gives away neither row's key, since keys are handles: it lies midway between them, or in
-    front of all keys where ``last`` is in a cell of its own.
-    """
-    cell, key = _position(last)
-    earlier_cell, earlier_key = _position(before)
-    if earlier_cell != cell:
-        return Position(cell, RecordKey(bytes(len(key))))
-    middle = (int.from_bytes(earlier_key, "big") + int.from_bytes(key, "big")) // 2
-    return Position(cell, RecordKey(middle.to_bytes(len(key), "big")))
+def _cell_of(row: bytes) -> bytes:
+    return row[:_CELL_BYTES]
 
 
 def _runs_in(entries: SortedEntries, cover: Cover, start: bytes) -> Iterator[list[bytes]]:

@@ -27,6 +27,7 @@ from edgistry.errors import (
     CorruptDatabaseError,
     MailboxFullError,
     Refused,
+    ServiceFullError,
     UnexpectedAnswerError,
 )
 from edgistry.kv import KeyValue, prefix_end
@@ -77,6 +78,8 @@ class EntryBook:
         """Requests that there is room for, and whose home nodes are being asked."""
         self._waiting: Counter[bytes] = Counter()
         """By service, and by service and client: requests that their home nodes have not taken."""
+        self._clients: Counter[bytes] = Counter()
+        """By service and client: requests that have not ended."""
         self._size = 0
         self._urgent: dict[bytes, dict[bytes, EntryRecord]] = {}
         self._followed: dict[bytes, dict[bytes, EntryRecord]] = {}
@@ -130,6 +133,10 @@ class EntryBook:
         """Requests that are durable at that node and have not ended, oldest first."""
         return list(self._followed.get(home, {}).values())
 
+    def outstanding(self, service: bytes, client: bytes) -> int:
+        """How many requests to the service the client with that id has that have not ended."""
+        return self._clients.get(service + client, 0)
+
     @property
     def waiting_bytes(self) -> int:
         """Bytes of the envelopes of requests that their home nodes have not taken."""
@@ -151,7 +158,8 @@ class EntryBook:
         Delivered ones may be forgotten for it. The lock of ``record`` is held.
 
         Raises:
-            MailboxFullError: there is none.
+            MailboxFullError: there is none for more of this client's.
+            ServiceFullError: there is none for anybody's.
         """
         while self._taken >= self.limits.total and (old := self._forgettable()) is not None:
             async with self.lock(old.id):
@@ -189,14 +197,15 @@ class EntryBook:
         elif not record.is_waiting:
             return
         elif self._waiting[record.service + record.client] >= limits.share:
-            what = f"{limits.share} of your requests wait for this service's home node already"
+            what = f"{limits.share} of your requests to this service wait already"
+            raise MailboxFullError(what, retry_after_s=RETRY_AFTER_S)
         elif self._waiting[record.service] >= limits.service:
             what = "the queue for this service's home node, which is away, is full"
         elif self._size + record.size > limits.bytes:
             what = "the queue for nodes that are away is full"
         else:
             return
-        raise MailboxFullError(what, retry_after_s=RETRY_AFTER_S)
+        raise ServiceFullError(what, retry_after_s=RETRY_AFTER_S)
 
     async def add(
         self,
@@ -282,6 +291,11 @@ class EntryBook:
                 self._followed.setdefault(record.home, {})[request] = record
 
     def _count(self, record: EntryRecord, by: int) -> None:
+        if not record.has_ended:
+            who = record.service + record.client
+            self._clients[who] += by
+            if not self._clients[who]:
+                del self._clients[who]
         if record.is_waiting:
             self._size += by * record.size
             for key in (record.service, record.service + record.client):

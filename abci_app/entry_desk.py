@@ -11,6 +11,8 @@ Rules kept here:
   Only the home node can say that it does not know a request, and so that one past its deadline
   never ran.
 * Clients learn nothing about the home node, not even whether it is there.
+* "Too many" is said of a client's own requests. Where all clients together have filled what a node
+  keeps, the request waits here; where it cannot, the node is unavailable, for whatever reason.
 
 Not handled here: what happens later (``entry_courier``), transport (``http_requests``).
 """
@@ -32,6 +34,7 @@ from edgistry.errors import (
     MalformedError,
     NotEndedError,
     Refused,
+    ServiceFullError,
     StorageError,
     UnavailableError,
     UnknownRequestError,
@@ -40,10 +43,9 @@ from edgistry.grants_api import GrantAnswer, GrantBody
 from edgistry.messages import MAX_QUEUED_ENVELOPE_BYTES, request_id
 from edgistry.replay_window import MAX_AHEAD_US
 from edgistry.requests_api import RequestAnswer
-from edgistry.signed_request import MAX_BODY_BYTES, SignedRequest
+from edgistry.signed_request import MAX_BODY_BYTES, SignedRequest, client_tag
 from edgistry.transactions import NodeId
 
-from .devices import parse_handle
 from .entry_book import EntryBook
 from .entry_courier import Courier
 from .entry_records import (
@@ -54,6 +56,7 @@ from .entry_records import (
     delivered_answer,
     ended,
 )
+from .handle_opening import OpeningKeys, service_of_signer
 from .http_grants import PublicGrants
 from .http_requests import PublicRequests
 from .peer_link import PeerLink, is_away
@@ -66,6 +69,7 @@ PATIENCE_S: Final = 3.0
 FindService = Callable[[bytes], StoredService | None]
 """The registry record with that key."""
 
+_NOT_NOW: Final = "this node cannot take the request now"
 _AWAY: Final = "the node that this service belongs to cannot be reached now"
 
 
@@ -96,6 +100,12 @@ class EntryDesk:
                 request's deadline has passed.
             Refused: as ``RequestDesk.submit``, if the home node says so.
         """
+        try:
+            return await self._submit(asked)
+        except ServiceFullError:
+            raise UnavailableError(_NOT_NOW) from None
+
+    async def _submit(self, asked: Asked) -> tuple[RequestAnswer, bool]:
         service = self._find(asked.service)
         is_local = service is None or service.home == self._node_id
         asked = await self._let_go(asked, is_local=is_local)
@@ -150,7 +160,7 @@ class EntryDesk:
             try:
                 answer, is_new = await link.pass_on(request, timeout_s=PATIENCE_S)
             except Refused as error:
-                if not is_away(error):
+                if not (is_away(error) or isinstance(error, ServiceFullError)):
                     raise
                 record = _at(record, Stage.SENT)
             else:
@@ -306,11 +316,13 @@ class GrantForwarder:
         *,
         node_id: NodeId,
         find: FindService,
+        keys: OpeningKeys,
     ) -> None:
         self._local = local
         self._links = links
         self._node_id = node_id
         self._find = find
+        self._keys = keys
 
     async def grant(self, request: SignedRequest) -> GrantAnswer:
         """What the home node grants; it is asked once, and not later: grants are for now.
@@ -320,7 +332,9 @@ class GrantForwarder:
             Refused: as ``GrantDesk.grant``.
         """
         body = decode_json(request.body, GrantBody, limit=MAX_BODY_BYTES)
-        service = self._find(parse_handle(body.handle))
+        # Who signed is for the home node to check; a handle of anybody else does not open.
+        tag = client_tag(request.client)
+        service = self._find(service_of_signer(self._keys, body.handle, tag))
         if service is None or service.home == self._node_id:
             return await self._local.grant(request)
         link = _link_to(self._links, service.home)

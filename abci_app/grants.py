@@ -50,7 +50,7 @@ from edgistry.signed_request import MAX_BODY_BYTES, Client, SignedRequest, check
 from edgistry.transactions import Verify
 
 from .config import GrantsConfig
-from .devices import parse_handle
+from .handle_opening import OpeningKeys, service_of_signer
 from .pairing import Pairings
 
 _CALL: Final = USES["call"]
@@ -62,7 +62,7 @@ OUTLIVES_EPOCH_US: Final = 24 * 3600 * _SECOND_US
 
 
 class GrantDesk:
-    """Grants on services of the paired devices, as ``policy`` says.
+    """Grants on services of the paired devices, as ``policy`` says; ``keys`` open their handles.
 
     ``epoch_ends_us`` is when the privacy epoch ends (µs since 1970), ``None`` if there is none yet;
     ``draw`` gives that many random bytes.
@@ -72,6 +72,7 @@ class GrantDesk:
         self,
         pairings: Pairings,
         policy: GrantsConfig,
+        keys: OpeningKeys,
         *,
         epoch_ends_us: Callable[[], int | None] = lambda: None,
         verify: Verify = sodium.verify,
@@ -81,6 +82,7 @@ class GrantDesk:
         self._pairings = pairings
         self._policy = policy
         self._epoch_ends_us = epoch_ends_us
+        self._keys = keys
         self._verify = verify
         self._clock_us = clock_us
         self._draw = draw
@@ -91,6 +93,7 @@ class GrantDesk:
         Raises:
             ClientSignatureError: it is not signed, or not lately.
             MalformedError, InvalidValueError, LimitExceededError: what is asked for is none.
+            UnknownHandleError: the handle is not this client's, or no longer.
             NotFoundError: no such service here, or no such action.
             GrantRefusedError: the policy does not allow it.
         """
@@ -104,7 +107,7 @@ class GrantDesk:
             raise LimitExceededError(
                 f"this node grants for at most {self._policy.max_ttl_s} seconds"
             )
-        record = parse_handle(body.handle)
+        record = service_of_signer(self._keys, body.handle, client.tag)
         found = self._pairings.by_record(record)
         if found is None:
             raise NotFoundError("there is no service with this handle here")

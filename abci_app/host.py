@@ -22,6 +22,7 @@ from edgistry.api import (
     block_time_text,
 )
 from edgistry.errors import ConfigError, NoRegistryError
+from edgistry.signed_request import Client
 from edgistry.watch_api import WatchQuery
 
 from .admin_forwards import forward_routes
@@ -85,11 +86,11 @@ class Host:
         self._runtime = runtime
         self._warnings = warnings
 
-    async def discover(self, _query: DiscoverQuery) -> NoReturn:
+    async def discover(self, _query: DiscoverQuery, _client: Client | None) -> NoReturn:
         """Raises NoRegistryError."""
         raise NoRegistryError("this is a host: it knows no services")
 
-    async def watch(self, _query: WatchQuery) -> NoReturn:
+    async def watch(self, _query: WatchQuery, _client: Client) -> NoReturn:
         """Raises NoRegistryError."""
         raise NoRegistryError("this is a host: it knows no services")
 

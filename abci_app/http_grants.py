@@ -10,9 +10,10 @@ from typing import Protocol
 
 from edgistry.adapters.http import Handler, Request, Response, json_response
 from edgistry.grants_api import GrantAnswer
-from edgistry.signed_request import SignedRequest, read_signed
+from edgistry.signed_request import SignedRequest
 
 from .admin_requests import parameters_of
+from .http_signed import signed_request
 
 
 class PublicGrants(Protocol):
@@ -27,7 +28,6 @@ def grant_handlers(grants: PublicGrants) -> Mapping[str, Handler]:
 
     async def grant(request: Request) -> Response:
         parameters_of(request)
-        signed = read_signed(request.method, request.path, request.body, request.headers)
-        return json_response(await grants.grant(signed))
+        return json_response(await grants.grant(signed_request(request)))
 
     return {"grant": grant}

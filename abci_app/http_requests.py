@@ -19,6 +19,7 @@ from typing import Final, Protocol
 from edgistry.adapters.http import Handler, Request, Response, json_response
 from edgistry.api import ENVELOPE_CONTENT_TYPE
 from edgistry.codec import decode_json
+from edgistry.envelope import decode_envelope
 from edgistry.errors import InvalidValueError, MalformedError, Refused, UnknownRequestError
 from edgistry.requests_api import (
     FETCH_KEY_HEADER,
@@ -31,7 +32,7 @@ from edgistry.requests_api import (
 )
 
 from .admin_requests import parameters_of, seconds
-from .devices import parse_handle
+from .handle_opening import OpeningKeys, service_of_request
 from .mailbox_states import State
 from .request_desk import Asked, FetchHash
 
@@ -66,9 +67,14 @@ class PublicExchange(Protocol):
         """The reply to the exchange in ``data``, whatever these bytes are."""
 
 
-def device_handlers(requests: PublicRequests, exchange: PublicExchange) -> Mapping[str, Handler]:
-    """The operations on requests, by their names in ``edgistry.routes``."""
-    clients = _Clients(requests)
+def device_handlers(
+    requests: PublicRequests, exchange: PublicExchange, keys: OpeningKeys
+) -> Mapping[str, Handler]:
+    """The operations on requests, by their names in ``edgistry.routes``.
+
+    ``keys`` open the handles that requests name services by.
+    """
+    clients = _Clients(requests, keys)
 
     async def poll(request: Request) -> Response:
         reply = await exchange.answer(request.body, wait_s=_wait_s(request, "wait"))
@@ -86,8 +92,9 @@ def device_handlers(requests: PublicRequests, exchange: PublicExchange) -> Mappi
 class _Clients:
     """From requests to use cases."""
 
-    def __init__(self, requests: PublicRequests) -> None:
+    def __init__(self, requests: PublicRequests, keys: OpeningKeys) -> None:
         self._requests = requests
+        self._keys = keys
 
     async def submit(self, request: Request) -> Response:
         wait_s = _wait_s(request, "wait")
@@ -95,9 +102,11 @@ class _Clients:
         fetch_hash = to_bytes(body.fetch_hash, "fetch_hash")
         if len(fetch_hash) != _HASH_BYTES:
             raise InvalidValueError(f"fetch_hash: a SHA-256 hash has {_HASH_BYTES} bytes")
+        envelope = to_bytes(body.envelope, "envelope")
+        client = decode_envelope(envelope).client
         asked = Asked(
-            service=parse_handle(body.handle),
-            envelope=to_bytes(body.envelope, "envelope"),
+            service=service_of_request(self._keys, body.handle, client),
+            envelope=envelope,
             idempotency_key=to_bytes(body.idempotency_key, "idempotency_key"),
             fetch_hash=fetch_hash,
             priority=body.priority,

@@ -5,8 +5,8 @@ know is refused; exactly the operations of ``edgistry.routes`` are served, and a
 stops the start, not a request.
 
 Not handled here: sockets and limits (``edgistry.adapters.http``), reading a query
-(``edgistry.discover_query``), answering it (whoever implements ``PublicNode``), authority over
-WooFs (whoever implements ``PublicWoofs``).
+(``edgistry.discover_query``), who signed it (``http_signed``), answering it (whoever implements
+``PublicNode``), authority over WooFs (whoever implements ``PublicWoofs``).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from edgistry.adapters.http import Handler, HttpServer, Request, Response, Route
 from edgistry.api import (
     ENVELOPE_CONTENT_TYPE,
     JSON_CONTENT_TYPE,
+    MAX_DISCOVER_BYTES,
     METRICS_CONTENT_TYPE,
     DiscoverAnswer,
     DiscoverQuery,
@@ -34,8 +35,10 @@ from edgistry.errors import MalformedError, NoRegistryError
 from edgistry.event_stream import EVENT_CONTENT_TYPE
 from edgistry.openapi import openapi_document
 from edgistry.routes import OPERATIONS
+from edgistry.signed_request import Client
 from edgistry.watch_api import WatchQuery, parse_height, parse_watch_body, parse_watch_parameters
 
+from .http_signed import Signers
 from .metrics import NodeMetrics
 
 _EVENT_HEADERS = {"Content-Type": EVENT_CONTENT_TYPE, "Cache-Control": "no-store"}
@@ -44,15 +47,17 @@ _EVENT_HEADERS = {"Content-Type": EVENT_CONTENT_TYPE, "Cache-Control": "no-store
 class PublicNode(Protocol):
     """What the public API needs from a node. All of it reads the last committed state."""
 
-    async def discover(self, query: DiscoverQuery) -> DiscoverAnswer:
-        """Waits for ``query.min_height`` up to ``MIN_HEIGHT_WAIT_S``.
+    async def discover(self, query: DiscoverQuery, client: Client | None) -> DiscoverAnswer:
+        """Services for ``client``, counts for nobody.
+
+        Waits for ``query.min_height`` up to ``MIN_HEIGHT_WAIT_S``.
 
         Raises:
             UnknownRegionError, InvalidValueError, LimitExceededError, MalformedError (a cursor
-            or a polygon that is none), NotYetError.
+            or a polygon that is none), UnknownCursorError, NoEpochKeyError, NotYetError.
         """
 
-    async def watch(self, query: WatchQuery) -> AsyncGenerator[bytes, None]:
+    async def watch(self, query: WatchQuery, client: Client) -> AsyncGenerator[bytes, None]:
         """The events of a stream of changes; raises as ``Watcher.watch``."""
 
     def regions(self) -> RegionList: ...
@@ -87,13 +92,17 @@ def public_server(
     version: str,
     metrics: NodeMetrics | None = None,
     devices: Mapping[str, Handler] | None = None,
+    signers: Signers | None = None,
 ) -> HttpServer:
     """A server of the public API of ``node``, counting into ``metrics``; not yet listening.
 
     ``devices`` are the operations on requests to devices; without them there are no devices here.
+    ``signers`` tells who asks.
     """
     counted = metrics or NodeMetrics()
-    routes = public_routes(node, woofs, version=version, metrics=counted, devices=devices)
+    routes = public_routes(
+        node, woofs, version=version, metrics=counted, devices=devices, signers=signers
+    )
     return HttpServer(routes, observe=counted.observe, body_limit=MAX_ENVELOPE_BYTES)
 
 
@@ -104,9 +113,11 @@ def public_routes(
     version: str,
     metrics: NodeMetrics,
     devices: Mapping[str, Handler] | None = None,
+    signers: Signers | None = None,
 ) -> list[Route]:
     """One route for each operation of the API."""
     handlers = {
+        **_search_handlers(node, signers or Signers()),
         **_handlers(node, version=version, metrics=metrics),
         **woof_handlers(woofs),
         **_NO_DEVICES,
@@ -163,26 +174,41 @@ def _last_seen(request: Request) -> int | None:
     return int(text)
 
 
-def _handlers(node: PublicNode, *, version: str, metrics: NodeMetrics) -> Mapping[str, Handler]:
-    description = encode_json(openapi_document(version))
+def _search_handlers(node: PublicNode, signers: Signers) -> Mapping[str, Handler]:
+    """The operations that answer who signs with handles."""
 
     async def discover(request: Request) -> Response:
-        return json_response(await node.discover(parse_discover_parameters(request.query)))
+        query = parse_discover_parameters(request.query)
+        return json_response(await node.discover(query, signers.found(request)))
 
     async def discover_by_body(request: Request) -> Response:
         _refuse_parameters(request)
-        return json_response(await node.discover(parse_discover_body(request.body)))
+        client = signers.found(request, limit=MAX_DISCOVER_BYTES)
+        return json_response(await node.discover(parse_discover_body(request.body), client))
 
     async def watch(request: Request) -> Response:
         query = _resumed(parse_watch_parameters(request.query), request)
         if request.method == "HEAD":
             return Response(headers=_EVENT_HEADERS)
-        return Response(headers=_EVENT_HEADERS, stream=await node.watch(query))
+        stream = await node.watch(query, signers.needed(request))
+        return Response(headers=_EVENT_HEADERS, stream=stream)
 
     async def watch_by_body(request: Request) -> Response:
         _refuse_parameters(request)
+        client = signers.needed(request, limit=MAX_DISCOVER_BYTES)
         query = _resumed(parse_watch_body(request.body), request)
-        return Response(headers=_EVENT_HEADERS, stream=await node.watch(query))
+        return Response(headers=_EVENT_HEADERS, stream=await node.watch(query, client))
+
+    return {
+        "discover": discover,
+        "discover_by_body": discover_by_body,
+        "watch": watch,
+        "watch_by_body": watch_by_body,
+    }
+
+
+def _handlers(node: PublicNode, *, version: str, metrics: NodeMetrics) -> Mapping[str, Handler]:
+    description = encode_json(openapi_document(version))
 
     async def regions(request: Request) -> Response:
         _refuse_parameters(request)
@@ -211,10 +237,6 @@ def _handlers(node: PublicNode, *, version: str, metrics: NodeMetrics) -> Mappin
         return Response(headers={"Content-Type": JSON_CONTENT_TYPE}, body=description)
 
     return {
-        "discover": discover,
-        "discover_by_body": discover_by_body,
-        "watch": watch,
-        "watch_by_body": watch_by_body,
         "regions": regions,
         "status": status,
         "health": health,

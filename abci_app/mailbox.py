@@ -31,6 +31,7 @@ from edgistry.errors import (
     NotEndedError,
     NotFoundError,
     SentBeforeError,
+    ServiceFullError,
     UnknownRequestError,
 )
 from edgistry.kv import prefix_end
@@ -87,7 +88,8 @@ class Mailbox:
             KeyReusedError: the id is known, but belongs to another fetch key.
             SentBeforeError: the envelope is known under another id.
             ExpiredError, InvalidValueError: it could never be executed.
-            MailboxFullError: there is no room.
+            MailboxFullError: there is no room for more of this client's.
+            ServiceFullError: there is no room for anybody's.
         """
         known = self.boxes.lookup(asked.id)
         if known is not None:
@@ -133,15 +135,17 @@ class Mailbox:
         count = self.boxes.count(asked.device, asked.party)
         if count.outstanding >= limits.share:
             what = f"{count.outstanding} of your requests to this service wait already"
-        elif count.unfetched >= limits.unfetched:
+            raise MailboxFullError(what, retry_after_s=retry_after_s)
+        if count.unfetched >= limits.unfetched:
             what = f"{count.unfetched} outcomes wait for you: acknowledge them first"
-        elif len(box.requests) >= limits.depth or box.size + len(asked.envelope) > limits.bytes:
+            raise MailboxFullError(what, retry_after_s=retry_after_s)
+        if len(box.requests) >= limits.depth or box.size + len(asked.envelope) > limits.bytes:
             what = "the queue of this service is full"
         elif len(self.boxes.live) >= limits.total:
             what = "this node has as many requests as it can take"
         else:
             return
-        raise MailboxFullError(what, retry_after_s=retry_after_s)
+        raise ServiceFullError(what, retry_after_s=retry_after_s)
 
     def answer(
         self, decision: Decision, record: RequestRecord, reply: bytes, *, now_us: int

@@ -14,6 +14,7 @@ Not handled here: what is decided (``mailbox.py``, ``mailbox_exchange.py``), and
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final, cast
 
@@ -80,6 +81,7 @@ class Boxes:
         self.live: dict[bytes, RequestRecord] = {}
         self._boxes: dict[str, Box] = {}
         self._counts: dict[tuple[str, bytes], Count] = {}
+        self._clients: Counter[tuple[bytes, bytes]] = Counter()
         self._unsettled: dict[bytes, RequestRecord | None] = {}
         self._devices: dict[str, DeviceRecord] = {}
         self.unwritten: set[bytes] = set()
@@ -126,6 +128,10 @@ class Boxes:
     def count(self, device: str, party: bytes) -> Count:
         """What ``party`` has at ``device``; not to be changed."""
         return self._counts.get((device, party)) or Count()
+
+    def outstanding(self, service: bytes, client: bytes) -> int:
+        """How many requests to the service the client with that id has that have not ended."""
+        return self._clients.get((service, client), 0)
 
     def followers(self, leader: bytes) -> list[RequestRecord]:
         """Requests that wait for the answer to ``leader``, in order of arrival."""
@@ -188,6 +194,7 @@ class Boxes:
 
     def _keep(self, record: RequestRecord) -> None:
         self.live[record.id] = record
+        self._clients[record.service, record.client] += 1
         box = self._boxes.get(record.device)
         if box is None:
             box = self._boxes[record.device] = Box()
@@ -203,6 +210,10 @@ class Boxes:
 
     def _drop(self, record: RequestRecord) -> None:
         del self.live[record.id]
+        who = (record.service, record.client)
+        self._clients[who] -= 1
+        if not self._clients[who]:
+            del self._clients[who]
         box = self._boxes[record.device]
         del box.requests[record.id]
         box.size -= record.size

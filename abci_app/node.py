@@ -131,9 +131,14 @@ async def run_node(
             find=app.reader.service,
             requests=mail.requests,
             grants=GrantDesk(
-                pairings, config.grants, epoch_ends_us=lambda: service.epochs.keys.ends_us
+                pairings,
+                config.grants,
+                service.epochs.keys,
+                epoch_ends_us=lambda: service.epochs.keys.ends_us,
             ),
+            keys=service.epochs.keys,
         )
+        service.discoverer.outstanding = peers.outstanding(mail.writer.boxes)
         parts.push_async_callback(peers.courier.close)
         tasks = Running(
             consensus.run(),

@@ -17,11 +17,14 @@ from edgistry.kv import KeyValue
 from edgistry.transactions import NodeId
 
 from .config import NodeConfig, peer_id_of
+from .discover_service import Outstanding
 from .entry_book import EntryBook
 from .entry_courier import Courier
 from .entry_desk import EntryDesk, FindService, GrantForwarder
+from .handle_opening import OpeningKeys
 from .http_grants import PublicGrants, grant_handlers
 from .http_requests import PublicExchange, device_handlers
+from .mailbox_boxes import Boxes
 from .metrics import NodeMetrics
 from .peer_link import PeerLink, way_to
 from .peer_routes import peer_routes
@@ -39,12 +42,24 @@ class PeerParts:
     grants: GrantForwarder
     book: EntryBook
     courier: Courier
+    keys: OpeningKeys
     routes: list[Route]
     """What other nodes ask of this one, over the link."""
 
     def handlers(self, exchanges: PublicExchange) -> Mapping[str, Handler]:
         """The part of the public API that is about devices; ``exchanges`` are with this node's."""
-        return {**device_handlers(self.requests, exchanges), **grant_handlers(self.grants)}
+        return {
+            **device_handlers(self.requests, exchanges, self.keys),
+            **grant_handlers(self.grants),
+        }
+
+    def outstanding(self, boxes: Boxes) -> Outstanding:
+        """How many requests clients have under way; those to this node's devices in ``boxes``."""
+
+        def count(service: bytes, client: bytes) -> int:
+            return boxes.outstanding(service, client) + self.book.outstanding(service, client)
+
+        return count
 
     def running(self) -> list[Coroutine[Any, Any, None]]:
         """What is to run while the node does."""
@@ -79,8 +94,11 @@ def open_peer_parts(
     find: FindService,
     requests: RequestDesk,
     grants: PublicGrants,
+    keys: OpeningKeys,
 ) -> PeerParts:
     """Requests that entered are in ``store``; ``requests`` and ``grants`` are this node's own.
+
+    ``keys`` open the handles that clients name services by.
 
     Called in the node's event loop.
 
@@ -93,9 +111,10 @@ def open_peer_parts(
     courier = Courier(book, links)
     return PeerParts(
         requests=EntryDesk(requests, book, courier, node_id=node_id, find=find),
-        grants=GrantForwarder(grants, links, node_id=node_id, find=find),
+        grants=GrantForwarder(grants, links, node_id=node_id, find=find, keys=keys),
         book=book,
         courier=courier,
+        keys=keys,
         routes=peer_routes(requests, grants),
     )
 

@@ -22,11 +22,12 @@ class Profile(NamedTuple):
     type: str
     actions: tuple[str, ...]
     wake: int
+    owner: bytes
 
     @classmethod
     def of(cls, service: StoredService) -> Profile:
         """The profile of ``service``."""
-        return cls(service.home, service.type, service.actions, service.wake)
+        return cls(service.home, service.type, service.actions, service.wake, service.owner)
 
 
 class Listed(NamedTuple):
@@ -43,7 +44,7 @@ def listed(service: StoredService, cell: int | None) -> Listed | None:
 
 def profile_of(service: StoredService) -> Profile:
     """The profile of ``service``: mostly one object for equal ones."""
-    return _shared(service.home, service.type, service.actions, service.wake)
+    return _shared(service.home, service.type, service.actions, service.wake, service.owner)
 
 
 # One object for equal profiles: thousands of records say the same.

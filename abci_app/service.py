@@ -31,6 +31,7 @@ from edgistry.api import (
 )
 from edgistry.kv import Change, KeyValue
 from edgistry.policy import PolicyLimits
+from edgistry.signed_request import Client
 from edgistry.transactions import NodeId, RecordKey, Sign
 from edgistry.watch_api import WatchQuery
 
@@ -151,8 +152,8 @@ class NodeService:
             caught_up=lambda: not view().catching_up,
             clock_us=clock_us,
         )
-        self.discoverer = Discoverer(reader)
-        self.watcher = Watcher(reader, self.discoverer)
+        self.discoverer = Discoverer(reader, self.epochs.keys)
+        self.watcher = Watcher(reader, self.discoverer, self.epochs.keys)
         reader.subscribe(self._committed)
 
     async def run(self) -> None:
@@ -175,13 +176,13 @@ class NodeService:
 
     # --- reads ----------------------------------------------------------------------------------
 
-    async def discover(self, query: DiscoverQuery) -> DiscoverAnswer:
+    async def discover(self, query: DiscoverQuery, client: Client | None) -> DiscoverAnswer:
         """As ``Discoverer.discover``."""
-        return await self.discoverer.discover(query)
+        return await self.discoverer.discover(query, client)
 
-    async def watch(self, query: WatchQuery) -> AsyncGenerator[bytes, None]:
+    async def watch(self, query: WatchQuery, client: Client) -> AsyncGenerator[bytes, None]:
         """As ``Watcher.watch``."""
-        return await self.watcher.watch(query)
+        return await self.watcher.watch(query, client)
 
     def regions(self) -> RegionList:
         """All regions of the last committed block."""

@@ -8,6 +8,8 @@ Rules kept here:
   behind is told ``gone``. So is one whose area was changed: a region that was put anew.
 * A silent stream gets a comment every ``keep_alive_s``, or the height, where that has risen.
 * What one reader costs at a time is bounded, and so is the number of readers.
+* A reader sees handles of one epoch, in an order of its own. When this node goes over to the next
+  epoch's key, its readers are told, and then all that is there, anew.
 
 Not handled here: the log (``change_log``), covers (``discover_service``), HTTP.
 """
@@ -17,36 +19,38 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from edgistry.api import (
     Area,
     RegionArea,
-    ServiceEntry,
     block_time_text,
 )
-from edgistry.codec import encode_json, replace
+from edgistry.codec import encode_json
 from edgistry.cover import Cover
 from edgistry.errors import BusyError
 from edgistry.event_stream import KEEP_ALIVE, encode_event
+from edgistry.handles import Place
+from edgistry.signed_request import Client
 from edgistry.watch_api import (
     BEGIN,
     CHANGES,
+    EPOCH,
     GONE,
     HEIGHT,
-    MAX_EVENT_SERVICES,
     ChangesEvent,
+    EpochEvent,
     GoneEvent,
     HeightEvent,
     WatchQuery,
 )
 
-from .change_log import BlockChanges, ChangeLog, SeenChange
-from .devices import handle_of
-from .discover_service import entry_of
-from .discovery import Found
+from .change_log import ChangeLog
+from .discover_service import time_text
+from .epoch_keys import EpochKeys
 from .reader import RecordChange
 from .schema import Head
+from .watch_view import Part, Services, View, changes_event, told_of
 
 KEEP_ALIVE_S: Final = 15.0
 MAX_STREAMS: Final = 256
@@ -67,9 +71,11 @@ class WatchReader(Protocol):
     async def next_commit(self) -> None: ...
 
 
-class Places(Protocol):
-    """Where areas are looked up. ``Discoverer`` is one."""
+class Places(Services, Protocol):
+    """Where areas are looked up, and services. ``Discoverer`` is one."""
 
+    @property
+    def head(self) -> Head: ...
     async def cover(self, area: Area) -> Cover: ...
     async def reach(self, height: int) -> None: ...
 
@@ -81,6 +87,7 @@ class Watcher:
         self,
         reader: WatchReader,
         places: Places,
+        keys: EpochKeys,
         *,
         keep_alive_s: float = KEEP_ALIVE_S,
         most: int = MAX_STREAMS,
@@ -88,20 +95,23 @@ class Watcher:
         self.open = 0
         self._reader = reader
         self._places = places
+        self._keys = keys
         self._keep_alive_s = keep_alive_s
         self._most = most
         self._log = ChangeLog(reader.head.height, reader.visible_nodes())
         reader.subscribe(self._committed)
 
-    async def watch(self, query: WatchQuery) -> AsyncGenerator[bytes, None]:
-        """The events of a stream of changes behind ``query.since``.
+    async def watch(self, query: WatchQuery, client: Client) -> AsyncGenerator[bytes, None]:
+        """The events of a stream of changes behind ``query.since``, for ``client``.
 
         Raises:
+            NoEpochKeyError: there are no handles yet.
             BusyError: too many streams are open, or queries wait for their area.
             NotYetError: the chain did not reach ``query.since`` in time.
             UnknownRegionError, MalformedError, InvalidValueError, LimitExceededError: the query.
         """
         self._check_room()
+        self._keys.handles()
         cover = await self._places.cover(query.area)
         if query.since is not None:
             await self._places.reach(query.since)
@@ -110,24 +120,32 @@ class Watcher:
                 cover = await self._places.cover(query.area)
         self._check_room()
         since = self._reader.head.height if query.since is None else query.since
-        return self._events(query, cover, since)
+        view = View(self._places, query.type, cover, client, self._keys.handles())
+        return self._events(query, view, since)
 
     def _check_room(self) -> None:
         if self.open >= self._most:
             raise BusyError(f"{self._most} streams of changes are open already")
 
     async def _events(
-        self, query: WatchQuery, cover: Cover, since: int
+        self, query: WatchQuery, view: View, since: int
     ) -> AsyncGenerator[bytes, None]:
         self.open += 1
         try:
             at = told = since
-            yield _height_event(BEGIN, at)
+            yield _event(BEGIN, HeightEvent(height=at, epoch=view.keys.epoch), at)
             while (reason := self._lost(query.area, at)) is None:
+                if self._keys.number not in (0, view.keys.epoch):
+                    view = view.in_epoch_of(self._keys.handles())
+                    head = self._places.head
+                    async for event in self._anew(view, head):
+                        yield event
+                    at = told = head.height
+                    continue
                 block = self._log.after(at)
                 if block is not None:
-                    async for event in _told(block, cover, query.type):
-                        yield event
+                    async for changes in told_of(block, view):
+                        yield _changes(changes)
                         told = block.height
                     at = block.height
                     continue
@@ -143,6 +161,28 @@ class Watcher:
             yield _event(GONE, gone)
         finally:
             self.open -= 1
+
+    async def _anew(self, view: View, head: Head) -> AsyncGenerator[bytes, None]:
+        """The epoch of ``view`` has begun, and all that is there; ``head`` is the block of now.
+
+        What later blocks do while pages are sent may be in them, and is told again after them.
+        """
+        time = block_time_text(head.block_time_us)
+        begun = EpochEvent(
+            height=head.height,
+            block_time=time,
+            epoch=view.keys.epoch,
+            epoch_ends=time_text(self._keys.end_of(view.keys.epoch)),
+        )
+        yield _event(EPOCH, begun)
+        after: Place | None = None
+        while True:
+            page = view.page(after)
+            after = page.next
+            part = Part(view.entries(page.items), (), ())
+            yield _changes(changes_event(head.height, time, part, more=after is not None))
+            if after is None:
+                return
 
     def _lost(self, area: Area, at: int) -> str | None:
         """Why the changes behind ``at`` cannot be told, if so."""
@@ -165,58 +205,9 @@ class Watcher:
         self._log.committed(head, changes, self._reader.visible_nodes())
 
 
-class _Part(NamedTuple):
-    """Some changes of a block, of one area."""
-
-    appeared: tuple[ServiceEntry, ...]
-    changed: tuple[ServiceEntry, ...]
-    left: tuple[str, ...]
-
-
-async def _told(
-    block: BlockChanges, cover: Cover, type_name: str | None
-) -> AsyncGenerator[bytes, None]:
-    """The events that tell of ``block``; the last one has its height as id."""
-    waiting: ChangesEvent | None = None
-    for first in range(0, len(block.changes), MAX_EVENT_SERVICES):
-        some = block.changes[first : first + MAX_EVENT_SERVICES]
-        part = _part(some, cover, type_name)
-        if not any(part):
-            await asyncio.sleep(0)  # a large block, and others have something to do
-            continue
-        if waiting is not None:
-            yield _event(CHANGES, waiting)
-        waiting = ChangesEvent(
-            height=block.height,
-            block_time=block_time_text(block.block_time_us),
-            appeared=part.appeared,
-            changed=part.changed,
-            left=part.left,
-            more=True,
-        )
-    if waiting is not None:
-        yield _event(CHANGES, replace(waiting, more=False), block.height)
-
-
-def _part(changes: Sequence[SeenChange], cover: Cover, type_name: str | None) -> _Part:
-    def of_area(found: Found | None) -> bool:
-        if found is None or (type_name is not None and found.profile.type != type_name):
-            return False
-        return found.cell in cover
-
-    appeared: list[ServiceEntry] = []
-    changed: list[ServiceEntry] = []
-    left: list[str] = []
-    for key, old, new in changes:
-        if new is not None and of_area(new):
-            entry = entry_of(new)
-            if old is None or not of_area(old):
-                appeared.append(entry)
-            elif entry != entry_of(old):
-                changed.append(entry)
-        elif of_area(old):
-            left.append(handle_of(key))
-    return _Part(tuple(appeared), tuple(changed), tuple(left))
+def _changes(changes: ChangesEvent) -> bytes:
+    """The event that tells ``changes``; the last one of a block has its height as id."""
+    return _event(CHANGES, changes, None if changes.more else changes.height)
 
 
 def _height_event(name: str, height: int) -> bytes:
@@ -224,7 +215,9 @@ def _height_event(name: str, height: int) -> bytes:
 
 
 def _event(
-    name: str, data: ChangesEvent | GoneEvent | HeightEvent, height: int | None = None
+    name: str,
+    data: ChangesEvent | EpochEvent | GoneEvent | HeightEvent,
+    height: int | None = None,
 ) -> bytes:
     event_id = "" if height is None else str(height)
     return encode_event(encode_json(data).decode(), name=name, event_id=event_id)

@@ -25,6 +25,7 @@ from edgistry.requests_api import RequestAnswer, StateName
 
 from .capability_source import with_required
 from .element_view import print_element, text_of
+from .handle_book import short
 from .keyring import Choice, Keyring, Wanted, check
 from .output import print_json, remark
 
@@ -106,7 +107,7 @@ def authority_for(
     why = "; ".join(reasons) or "none is for this handle"
     raise NoCapabilityError(
         f"no capability in the keyring allows to call {action!r} there ({why});"
-        f" `edgistry grant request {handle}` asks for one"
+        f" `edgistry grant request {short(handle)}` asks for one"
     )
 
 

@@ -21,6 +21,7 @@ from edgistry.messages import MAX_IDEMPOTENCY_KEY_BYTES, MAX_PRIORITY
 from .call_options import authority_for, show_result
 from .element_view import element_from
 from .following import Following, follow_kept, now_us
+from .handle_book import HandleBook
 from .params import DURATION, HandleCommand, json_option, node_options, option
 from .tickets import Tickets
 
@@ -108,14 +109,17 @@ def call(handle: str, action: str, **told: Any) -> None:
 
     The device sleeps; its node keeps the call until it wakes. Ctrl-C ends the waiting and not the
     call: `edgistry request` shows it, waits on, or takes it back. `edgistry discover` shows
-    handles and actions, `edgistry grant request` gets the capability that a call needs.
+    handles and actions, `edgistry grant request` gets the capability that a call needs. A beginning
+    of a handle that was shown here will do, of 8 characters or more. To use a capability that
+    somebody else has passed on, give all of the handle that it was granted on.
 
     \b
     Examples:
-      edgistry call 4jwq3YcJ1y0hTnDvZbJc2A read
-      edgistry call 4jwq3YcJ1y0hTnDvZbJc2A read --max-age 10m --json
-      edgistry call 4jwq3YcJ1y0hTnDvZbJc2A set --data '{"every": "5m"}' --ttl 1d --wait 0s
+      edgistry call 4jwq3YcJ1y0hTnDv read
+      edgistry call 4jwq3YcJ1y0hTnDv read --max-age 10m --json
+      edgistry call 4jwq3YcJ1y0hTnDv set --data '{"every": "5m"}' --ttl 1d --wait 0s
     """
+    handle = HandleBook.of_user().whole(handle)
     if told["beside"] and told["capability"] is None:
         raise click.UsageError("--beside goes with --capability; the keyring finds its own")
     if not 0 < told["ttl_s"] * 1_000_000 <= MAX_DEADLINE_AHEAD_US:

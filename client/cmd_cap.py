@@ -35,6 +35,7 @@ from .cap_view import (
     tree_lines,
 )
 from .capability_source import capability_of, with_required
+from .handle_book import HandleBook, shown_place
 from .keyring import Choice, Keyring, KeyringEntry, Wanted, check
 from .output import print_json, print_table, remark
 from .params import Parsed, json_option, option
@@ -343,7 +344,7 @@ def _row(entry: KeyringEntry, now_us: int) -> tuple[str, ...]:
     ends = end_of(entry.capability)
     until = "no end" if ends is None else moment_text(ends, now_us)
     may = "; ".join(_grants(entry.capability))
-    return entry.name, may, until, entry.place or "anywhere", entry.capability.id.hex()
+    return entry.name, may, until, shown_place(entry.place) or "anywhere", entry.capability.id.hex()
 
 
 @cap.command("add", short_help="Put a capability into the keyring.")
@@ -355,7 +356,8 @@ def _row(entry: KeyringEntry, now_us: int) -> tuple[str, ...]:
     default="",
     metavar="PLACE",
     envvar="EDGISTRY_CAP_ADD_FOR",
-    help="What it is for: a node as http://HOST:PORT, or a handle.",
+    help="What it is for: a node as http://HOST:PORT, or a handle, or a beginning of one that was"
+    " shown here.",
 )
 @_force_option
 @json_option
@@ -366,6 +368,8 @@ def add(source: str, name: str | None, place: str, force: bool, as_json: bool) -
     """
     capability = capability_of(source)
     identity = capability.id.hex()
+    if place and "://" not in place:
+        place = HandleBook.of_user().whole(place)
     entry = Keyring.of_user().add(name or identity[:12], capability, place=place, force=force)
     if as_json:
         print_json(MadeDocument(id=identity, name=entry.name))

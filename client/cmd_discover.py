@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from edgistry.adapters.grant_client import ClientKeys
 from edgistry.adapters.http import run
 from edgistry.adapters.node_client import NodeClient
 from edgistry.api import (
@@ -18,9 +19,12 @@ from edgistry.api import (
 from edgistry.discover_query import check_discover_body
 
 from .area_options import area_fields, area_options, usage_errors
+from .handle_book import HandleBook, short
+from .identity import read_identity
 from .output import print_json, print_table, remark
 from .params import json_option, node_options, option
 
+COUNT_COLUMNS = ("type", "cell", "center", "services", "owners")
 SERVICE_COLUMNS = ("handle", "type", "cell", "center", "accuracy", "actions", "state", "wake")
 
 
@@ -41,30 +45,44 @@ SERVICE_COLUMNS = ("handle", "type", "cell", "center", "accuracy", "actions", "s
     metavar="HEIGHT",
     help="Answer only from this height on (read your own writes); waits up to 5 s.",
 )
+@option("--browse", is_flag=True, help="Ask as nobody: how many there are, without handles.")
 @node_options
 @json_option
-def discover(node: str, timeout_s: float, as_json: bool, **options: Any) -> None:
+def discover(node: str, timeout_s: float, as_json: bool, browse: bool, **options: Any) -> None:
     """Find services in one area.
 
     Give exactly one of --region, --cell, --near with --radius-km, or --polygon. A service is found
     when the centre of its published cell lies in the area; nobody learns where in its cell it is.
-    Services come in a fixed order, --limit at a time; --cursor gets the next ones.
+    Services come in an order of your own, --limit at a time; --cursor gets the next ones.
+
+    You ask as yourself (`edgistry grant id`), and get handles that mean something to you alone,
+    until the privacy epoch ends and for a day more. Tables show how a handle begins; that is enough
+    for commands, which remember the whole of those that were shown here. --json has it too.
+    --browse asks as nobody, and gets numbers.
 
     \b
     Examples:
       edgistry discover --region california --type weather-station
       edgistry discover --near 37.77,-122.42 --radius-km 20 --json
+      edgistry discover --region california --browse
     """
     query = _query(**options)
-    answer = run(_ask(node, timeout_s, query))
+    answer = run(_ask(node, timeout_s, query, None if browse else read_identity()))
+    HandleBook.of_user().remember(each.handle for each in answer.services)
     if as_json:
         print_json(answer)
+    elif browse:
+        _show_counts(answer)
     else:
         _show(answer)
 
 
-async def _ask(node: str, timeout_s: float, query: DiscoverQuery) -> DiscoverAnswer:
-    async with NodeClient(node, timeout_s=timeout_s) as client:
+async def _ask(
+    node: str, timeout_s: float, query: DiscoverQuery, keys: ClientKeys | None
+) -> DiscoverAnswer:
+    async with NodeClient(node, keys=keys, timeout_s=timeout_s) as client:
+        if keys is None:
+            return await client.browse_query(query)
         return await client.answer_query(query)
 
 
@@ -81,18 +99,37 @@ def _show(answer: DiscoverAnswer) -> None:
     print_table(f"{title} {when}", SERVICE_COLUMNS, [service_row(each) for each in answer.services])
     if not answer.services:
         remark(f"No services found {when}.")
+    _show_next(answer)
+
+
+def _show_counts(answer: DiscoverAnswer) -> None:
+    when = f"at height {answer.height}, {answer.block_time}"
+    rows = [
+        (each.type, each.cell, _point(each.center), str(each.services), str(each.owners))
+        for each in answer.counts
+    ]
+    print_table(f"Services {when}", COUNT_COLUMNS, rows)
+    if not answer.counts:
+        remark(f"No services found {when}.")
+    _show_next(answer)
+
+
+def _show_next(answer: DiscoverAnswer) -> None:
     if answer.next is not None:
         remark(f"There are more: add --cursor {answer.next}")
 
 
+def _point(center: tuple[float, float]) -> str:
+    return f"{center[0]:.5f},{center[1]:.5f}"
+
+
 def service_row(service: ServiceEntry) -> tuple[str, ...]:
     """What people see of a service."""
-    latitude, longitude = service.center
     return (
-        service.handle,
+        short(service.handle),
         service.type,
         service.cell,
-        f"{latitude:.5f},{longitude:.5f}",
+        _point(service.center),
         f"{service.accuracy_m} m",
         ",".join(service.actions) or "-",
         service.state,

@@ -22,6 +22,7 @@ from edgistry.errors import InvalidValueError
 from edgistry.grants_api import USES, Grant, Granted, Use
 
 from .cap_view import moment_text
+from .handle_book import HandleBook, short
 from .identity import read_identity
 from .keyring import Keyring, KeyringEntry
 from .output import print_facts, print_json, print_table, remark
@@ -95,9 +96,12 @@ def request(
 ) -> None:
     """Ask the home node of the service HANDLE (of `edgistry discover`) for capabilities.
 
+    A beginning of a handle that was shown here will do, of 8 characters or more.
+
     The node's policy decides; `edgistry grant id` shows the id that its operator may have to name.
     What is granted is for you alone, and kept in the keyring for `edgistry call HANDLE ACTION`.
     """
+    handle = HandleBook.of_user().whole(handle)
     keys = read_identity()
     uses = read_uses(allow)
     made = asyncio.run(_ask(keys, handle, uses, actions, round(ttl_s), node, timeout_s))
@@ -115,11 +119,11 @@ def request(
         return
     until = moment_text(made.not_after_us, wall_us())
     print_table(
-        f"Granted on {made.type} {handle}",
+        f"Granted on {made.type} {short(handle)}",
         ("name", "action", "may", "until"),
         [(entry.name, each.action, _may(each), until) for each, entry in entries],
     )
-    remark(f"Kept in the keyring. `edgistry call {handle} ACTION` uses them.")
+    remark(f"Kept in the keyring. `edgistry call {short(handle)} ACTION` uses them.")
 
 
 @grant.command("id", short_help="Show who you are to nodes.")

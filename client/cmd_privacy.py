@@ -1,7 +1,8 @@
 """``edgistry privacy``: what others will see of a place, before anything is published.
 
 Rules kept here: the position never leaves this machine, and neither does the noise, which only a
-device's own seed makes: what is shown is every cell that it may lead to.
+device's own seed makes: what is shown is every cell that it may lead to. A node that is asked how
+many services there are in the published cell is told that cell, by nobody.
 
 Not handled here: applying a policy (a device's home node does).
 """
@@ -13,6 +14,9 @@ from pathlib import Path
 
 import click
 
+from edgistry.adapters.http import run
+from edgistry.adapters.node_client import NodeClient
+from edgistry.api import MAX_RESULTS, CountEntry
 from edgistry.codec import Answer
 from edgistry.errors import FileError, MissingLibraryError
 from edgistry.policy import MAX_NOISE_M
@@ -38,6 +42,8 @@ class Explanation(Answer):
     noise_m: int
     possible_cells: int
     """About how many cells the noise may lead to; 1 without noise."""
+    listed: tuple[CountEntry, ...] | None
+    """What is listed in the published cell now; ``None``: no node was asked."""
 
 
 @click.group("privacy")
@@ -70,20 +76,35 @@ def privacy() -> None:
     metavar="FILE",
     help="Write the map as a PNG file too; an existing file is replaced.",
 )
+@option("--node", metavar="URL", envvar="EDGISTRY_NODE", help="Ask this node what is listed there.")
+@option("--type", "type_name", metavar="TYPE", help="Only services of this type; goes with --node.")
 @json_option
 def explain(
-    lat: float, lon: float, resolution: int, noise_m: int, png: Path | None, as_json: bool
+    lat: float,
+    lon: float,
+    resolution: int,
+    noise_m: int,
+    png: Path | None,
+    node: str | None,
+    type_name: str | None,
+    as_json: bool,
 ) -> None:
     """Show what will be published of a place.
 
-    Computed here: the position is sent to nobody. The map has the cell in full lines, its
-    neighbours in dots, and a cross where the place is.
+    Computed here: the position is sent to nobody. With --node that node is asked, without saying
+    who asks, how many services of how many owners are listed in the published cell now: among so
+    many a new one would be. It learns that somebody asked about this cell.
+
+    The map has the cell in full lines, its neighbours in dots, and a cross where the place is.
 
     \b
     Examples:
       edgistry privacy explain --lat 47.6062 --lon=-122.3321
       edgistry privacy explain --lat 47.6062 --lon=-122.3321 --resolution 6 --png map.png
+      edgistry privacy explain --lat 47.6062 --lon=-122.3321 --node http://127.0.0.1:27000
     """
+    if type_name is not None and node is None:
+        raise click.UsageError("--type goes with --node, which is asked")
     try:
         from edgistry import region
     except ImportError:
@@ -98,6 +119,7 @@ def explain(
         accuracy_m=region.accuracy_m(cell),
         noise_m=noise_m,
         possible_cells=1 + round(math.pi * (noise_m / 1000) ** 2 / area_km2),
+        listed=None if node is None else run(_listed(node, region.cell_text(cell), type_name)),
     )
     around = [region.cell_boundary(each) for each in region.cells_around(cell)]
     outline = region.cell_boundary(cell)
@@ -120,6 +142,13 @@ def explain(
         remark(f"Wrote {png}.")
 
 
+async def _listed(node: str, cell: str, type_name: str | None) -> tuple[CountEntry, ...]:
+    """What is listed in ``cell`` itself, without the coarser cells around it."""
+    async with NodeClient(node) as client:
+        answer = await client.browse(cell=cell, type=type_name, limit=MAX_RESULTS)
+    return tuple(each for each in answer.counts if each.cell == cell)
+
+
 def _facts(found: Explanation) -> list[tuple[str, str]]:
     latitude, longitude = found.center
     facts = [
@@ -135,4 +164,9 @@ def _facts(found: Explanation) -> list[tuple[str, str]]:
                 " this one if it stays",
             )
         )
+    if found.listed is not None:
+        facts += [
+            (f"listed: {each.type}", f"{each.services} services of {each.owners} owners")
+            for each in found.listed
+        ] or [("listed", "nothing in this cell now")]
     return facts

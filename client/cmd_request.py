@@ -20,6 +20,7 @@ from edgistry.errors import CallEndedError, Refused
 from .call_options import show_pending
 from .cmd_call import hex_answer_option
 from .following import Following, begin_again, follow_kept, now_us
+from .handle_book import short
 from .output import print_json, print_table, remark
 from .params import DURATION, HandleCommand, json_option, option
 from .tickets import Kept, Tickets
@@ -151,7 +152,7 @@ def list_requests(as_json: bool) -> None:
     if as_json:
         print_json(RequestList(requests=tuple(found)))
         return
-    rows = [(each.id, each.state, each.action, each.handle, each.deadline) for each in found]
+    rows = [(each.id, each.state, each.action, short(each.handle), each.deadline) for each in found]
     print_table("calls", ("id", "state", "action", "handle", "until"), rows)
 
 

@@ -40,7 +40,9 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic only in new 
             return self.fail(str(error), param, ctx)
 
 
-_HANDLE_LIKE_OPTION = re.compile(r"-[A-Za-z0-9_-]{21}")
+_LIKE_A_NAME = re.compile(r"-[A-Za-z0-9_-]{7,97}")
+"""A handle, a beginning of one, or an id."""
+_LIKE_AN_OPTION = re.compile(r"--[a-z-]+")
 
 
 class HandleCommand(click.Command):
@@ -48,33 +50,30 @@ class HandleCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if "--" not in args:
-            named = [each for each in args if _HANDLE_LIKE_OPTION.fullmatch(each)]
-            args = [each for each in args if each not in named]
+            options, named, values = self._apart(ctx, args)
             if named:
                 # Before the other arguments, which follow a handle, and after all options.
-                options, values = self._apart(ctx, args)
                 args = [*options, "--", *named, *values]
         return super().parse_args(ctx, args)
 
-    def _apart(self, ctx: click.Context, args: list[str]) -> tuple[list[str], list[str]]:
-        """Options with their values, and what is none, in order."""
-        takes_value = {
-            name
-            for each in self.get_params(ctx)
-            if isinstance(each, click.Option) and not each.is_flag
-            for name in each.opts
-        }
+    def _apart(self, ctx: click.Context, args: list[str]) -> tuple[list[str], list[str], list[str]]:
+        """Options with their values, names that begin like one, and what is neither, in order."""
+        known = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
+        takes_value = {name for each in known if not each.is_flag for name in each.opts}
         options: list[str] = []
+        named: list[str] = []
         values: list[str] = []
         words = iter(args)
         for word in words:
             if not word.startswith("-"):
                 values.append(word)
-                continue
-            options.append(word)
-            if word in takes_value:
-                options += [value for value in (next(words, None),) if value is not None]
-        return options, values
+            elif word in takes_value:
+                options += [word, *(value for value in (next(words, None),) if value is not None)]
+            elif _LIKE_A_NAME.fullmatch(word) and not _LIKE_AN_OPTION.fullmatch(word):
+                named.append(word)
+            else:
+                options.append(word)
+        return options, named, values
 
 
 def _read_cell(text: str) -> str:

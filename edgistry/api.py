@@ -3,8 +3,9 @@
 Rules kept here:
 
 * Pure.
-* Clients see type, cell, actions, state and wake bucket of a service, and an opaque handle:
-  never a device id, a name, a home node or a position finer than the cell (privacy.md).
+* Clients who sign see type, cell, actions, state and wake bucket of a service, and an opaque
+  handle that is theirs alone: never a device id, a name, a home node or a position finer than the
+  cell (privacy.md). Who does not sign sees how many there are.
 * Every refusal has one JSON form, an RFC 9457 problem document.
 
 Not handled here: reading a query (``edgistry.discover_query``), the table of operations
@@ -46,12 +47,28 @@ BlockTime = Annotated[
 Count = Annotated[int, Meta(ge=0)]
 Resolution = Annotated[int, Meta(ge=0, le=15)]
 WakeBucket = Literal["1m", "15m", "1h", "later"]
+ServiceState = Literal["open", "busy", "full"]
+SHARE = 16
+"""Requests of one client at one service that may be under way."""
+
+
+def state_of(outstanding: int) -> ServiceState:
+    """The state of a service for a client with so many requests under way there."""
+    if outstanding >= SHARE:
+        return "full"
+    return "busy" if outstanding >= SHARE // 2 else "open"
 
 
 class ServiceEntry(Answer):
     """One service, as far as a client may know it."""
 
-    handle: Annotated[str, Meta(description="Opaque name of the service, base64url.")]
+    handle: Annotated[
+        str,
+        Meta(
+            description="Opaque name of the service, base64url: the same for you at every node,"
+            " until the epoch ends; another one for everybody else."
+        ),
+    ]
     type: Annotated[str, Meta(description="What it is, for instance `thermometer`.")]
     cell: Annotated[str, Meta(description="Published H3 cell, 15 hex digits.")]
     resolution: Annotated[int, Meta(ge=0, le=15, description="Resolution of the cell.")]
@@ -63,20 +80,61 @@ class ServiceEntry(Answer):
     ]
     actions: Annotated[tuple[str, ...], Meta(description="What may be asked of it.")]
     state: Annotated[
-        Literal["open", "busy", "full"], Meta(description="Whether it takes requests now.")
+        ServiceState,
+        Meta(
+            description="Whether it takes requests of yours, by those that this node has of you:"
+            " `full` with 16 that have not ended, `busy` from 8 on. Of others' it tells nothing."
+        ),
     ]
     wake: Annotated[WakeBucket, Meta(description="It usually answers within this time.")]
 
 
+class CountEntry(Answer):
+    """How many services of a type are published in a cell."""
+
+    type: Annotated[str, Meta(description="What they are, for instance `thermometer`.")]
+    cell: Annotated[str, Meta(description="Published H3 cell, 15 hex digits.")]
+    resolution: Annotated[int, Meta(ge=0, le=15, description="Resolution of the cell.")]
+    center: Annotated[
+        tuple[float, float], Meta(description="Centre of the cell: latitude, longitude, degrees.")
+    ]
+    accuracy_m: Annotated[
+        int, Meta(ge=0, description="Greatest distance from centre to vertex, metres, rounded up.")
+    ]
+    services: Annotated[int, Meta(ge=1, description="So many services.")]
+    owners: Annotated[int, Meta(ge=1, description="Whose they are: so many owners.")]
+
+
 class DiscoverAnswer(Answer):
-    """Services whose published cell's centre lies in the area, in order of (cell, key)."""
+    """Services whose published cell's centre lies in the area.
+
+    To a signed request: ``services``, in order of their cells, and within a cell in an order of the
+    client's own. To one that is not signed: ``counts``, in order of (cell, type).
+    """
 
     height: Height
     block_time: BlockTime
-    services: tuple[ServiceEntry, ...]
+    services: tuple[ServiceEntry, ...] = ()
     next: Annotated[
-        str | None, Meta(description="Cursor of the next page; null when this is the last.")
-    ]
+        str | None,
+        Meta(
+            description="Cursor of the next page; null when this is the last. It is good for the"
+            " same client in the same epoch."
+        ),
+    ] = None
+    counts: Annotated[
+        tuple[CountEntry, ...], Meta(description="Instead of services, to who has not signed.")
+    ] = ()
+    epoch: Annotated[
+        int, Meta(ge=0, description="Number of the privacy epoch that the handles are of.")
+    ] = 0
+    epoch_ends: Annotated[
+        str | None,
+        Meta(
+            description="When it ends at the earliest, but for a change of members, RFC 3339 in"
+            " UTC. Its handles can be used for a day after that."
+        ),
+    ] = None
 
 
 class RegionEntry(Answer):

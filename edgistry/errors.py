@@ -863,6 +863,13 @@ class MailboxFullError(Refused):
         return f"Nothing was queued: send the same request again in {self.retry_after_s} s."
 
 
+class ServiceFullError(MailboxFullError):
+    """Many clients together have filled what a node keeps for a service; nodes say it to nodes."""
+
+    code = "service-full"
+    number = 207
+
+
 class UnknownRequestError(NotFoundError):
     """No request with this id and this fetch key is known here, or no longer."""
 

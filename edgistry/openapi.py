@@ -37,8 +37,9 @@ def openapi_document(version: str, operations: Sequence[Operation] = OPERATIONS)
             "description": (
                 "Whoever can reach a node may read the registry: every node answers from its own "
                 "last committed block, and answers carry its height and time. WooFs are for who "
-                "holds a capability. Areas are matched against the centre of a service's "
-                "published H3 cell. Errors are RFC 9457 problem documents."
+                "holds a capability; handles of services are for who signs. Areas are matched "
+                "against the centre of a service's published H3 cell. Errors are RFC 9457 problem "
+                "documents."
             ),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
@@ -71,7 +72,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
     return {
         "name": parameter.name,
         "in": parameter.where,
-        "required": parameter.where != "query",
+        "required": parameter.is_required,
         "description": parameter.description,
         "schema": parameter.schema,
     }

@@ -8,6 +8,7 @@ Not handled here: the documents themselves (``edgistry.api``).
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ from .errors import (
     LimitExceededError,
     MailboxFullError,
     MalformedError,
+    NoEpochKeyError,
     NoRegistryError,
     NotEndedError,
     NotFoundError,
@@ -46,6 +48,8 @@ from .errors import (
     ResynchroniseError,
     TooLargeError,
     UnavailableError,
+    UnknownCursorError,
+    UnknownHandleError,
     UnknownRegionError,
     UnknownRequestError,
 )
@@ -64,7 +68,13 @@ class Parameter:
     description: str
     schema: dict[str, Any]
     where: Literal["query", "path", "header"] = "query"
-    """Those in the path and the header are required, those in the query never."""
+    may_be_missing: bool | None = None
+    """By default those in the path and the header are required, those in the query never."""
+
+    @property
+    def is_required(self) -> bool:
+        """Whether a request without it is refused."""
+        return self.where != "query" if self.may_be_missing is None else not self.may_be_missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +133,7 @@ DISCOVER_PARAMETERS = (
     ),
     Parameter(
         name="cursor",
-        description="`next` of the page before; stays valid while the chain goes on.",
+        description="`next` of the page before; good for the same client in the same epoch.",
         schema={"type": "string"},
     ),
     Parameter(
@@ -149,6 +159,13 @@ _DISCOVER_REFUSALS = (
     NotYetError,
     BusyError,
 )
+_SEARCH_REFUSALS = (
+    *_DISCOVER_REFUSALS,
+    ClientSignatureError,
+    UnknownCursorError,
+    NoEpochKeyError,
+)
+_WATCH_REFUSALS = (*_DISCOVER_REFUSALS, ClientSignatureError, NoEpochKeyError)
 
 COMMON_REFUSALS = (
     MalformedError,
@@ -209,15 +226,19 @@ _SIGNED = (
     ),
 )
 
+_MAYBE_SIGNED = tuple(dataclasses.replace(each, may_be_missing=True) for each in _SIGNED)
+"""All of them, or none."""
+
 OPERATIONS = (
     Operation(
         name="discover",
         method="GET",
         path="/v1/discover",
-        summary="Find services in a region, in a cell, or near a point: exactly one of the three.",
+        summary="Find services in a region, in a cell, or near a point: exactly one of the three."
+        " Who signs gets services, under handles of their own; who does not, how many there are.",
         answer=DiscoverAnswer,
-        parameters=DISCOVER_PARAMETERS,
-        refusals=_DISCOVER_REFUSALS,
+        parameters=(*DISCOVER_PARAMETERS, *_MAYBE_SIGNED),
+        refusals=_SEARCH_REFUSALS,
     ),
     Operation(
         name="discover_by_body",
@@ -225,17 +246,18 @@ OPERATIONS = (
         path="/v1/discover",
         summary="Find services in a polygon, or by any of the areas of GET.",
         answer=DiscoverAnswer,
+        parameters=_MAYBE_SIGNED,
         body=DiscoverBody,
-        refusals=_DISCOVER_REFUSALS,
+        refusals=_SEARCH_REFUSALS,
     ),
     Operation(
         name="watch",
         method="GET",
         path=WATCH_PATH,
-        summary="Watch the services in an area: server-sent events (docs/protocol.md).",
+        summary="Watch the services in an area, signed: server-sent events (docs/protocol.md).",
         answer=EVENT_CONTENT_TYPE,
-        parameters=WATCH_PARAMETERS,
-        refusals=_DISCOVER_REFUSALS,
+        parameters=(*WATCH_PARAMETERS, *_SIGNED),
+        refusals=_WATCH_REFUSALS,
     ),
     Operation(
         name="watch_by_body",
@@ -243,8 +265,9 @@ OPERATIONS = (
         path=WATCH_PATH,
         summary="Watch a polygon, or any of the areas of GET.",
         answer=EVENT_CONTENT_TYPE,
+        parameters=_SIGNED,
         body=WatchBody,
-        refusals=_DISCOVER_REFUSALS,
+        refusals=_WATCH_REFUSALS,
     ),
     Operation(
         name="regions",
@@ -292,6 +315,7 @@ OPERATIONS = (
         body=SubmitBody,
         refusals=(
             NotFoundError,
+            UnknownHandleError,
             AuthorityError,
             ResynchroniseError,
             KeyReusedError,
@@ -346,6 +370,7 @@ OPERATIONS = (
         refusals=(
             ClientSignatureError,
             NotFoundError,
+            UnknownHandleError,
             GrantRefusedError,
             InvalidValueError,
             LimitExceededError,

@@ -1,7 +1,8 @@
 """Requests that clients sign: who asks, over what exactly, and when (privacy.md).
 
 A client is an Ed25519 key. Its tag is SHA-256("edgistry client" | key)[0:16], its id the first
-8 bytes of that. The signature covers method, path, body, time and a nonce, and travels in headers.
+8 bytes of that. The signature covers method, path with query, body, time and a nonce, and travels
+in headers.
 
 Rules kept here:
 
@@ -28,6 +29,7 @@ CLIENT_HEADER: Final = "Edgistry-Client"
 TIME_HEADER: Final = "Edgistry-Time"
 NONCE_HEADER: Final = "Edgistry-Nonce"
 SIGNATURE_HEADER: Final = "Edgistry-Signature"
+SIGNED_HEADERS: Final = (CLIENT_HEADER, TIME_HEADER, NONCE_HEADER, SIGNATURE_HEADER)
 SIGNING_TAG: Final = b"edgistry signed request 1\0"
 MAX_SKEW_US: Final = 5 * 60 * 1_000_000
 MAX_BODY_BYTES: Final = 16 * 1024
@@ -105,21 +107,30 @@ def sign_request(
     )
 
 
-def read_signed(method: str, path: str, body: bytes, headers: Mapping[str, str]) -> SignedRequest:
+def read_signed(
+    method: str,
+    path: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    *,
+    limit: int = MAX_BODY_BYTES,
+) -> SignedRequest:
     """The signed request that came with these ``headers``; its signature is still to be checked.
+
+    ``path`` is as it was sent, with its query.
 
     Raises:
         ClientSignatureError: a header is missing.
         MalformedError: a header is not what it should be, or the body is too long.
     """
-    missing = [name for name in _HEADERS if name not in headers]
+    missing = [name for name in SIGNED_HEADERS if name not in headers]
     if missing:
         raise ClientSignatureError(f"this request must be signed; {missing[0]} is missing")
     time = headers[TIME_HEADER]
     if not (time.isascii() and time.isdigit() and len(time) <= 18):
         raise MalformedError(f"{TIME_HEADER} is no number of microseconds")
-    if len(body) > MAX_BODY_BYTES:
-        raise MalformedError(f"a signed body has at most {MAX_BODY_BYTES} bytes")
+    if len(body) > limit:
+        raise MalformedError(f"a signed body has at most {limit} bytes")
     return SignedRequest(
         method=method,
         path=path,
@@ -143,9 +154,6 @@ def check_signed(request: SignedRequest, *, now_us: int, verify: Verify) -> Clie
     if not verify(request.client, request.message, request.signature):
         raise ClientSignatureError("the signature does not verify")
     return Client(public_key=request.client)
-
-
-_HEADERS: Final = (CLIENT_HEADER, TIME_HEADER, NONCE_HEADER, SIGNATURE_HEADER)
 
 
 def _field(headers: Mapping[str, str], name: str, length: int) -> bytes:

@@ -2,10 +2,13 @@
 
 Rules kept here:
 
-* Pure. A watcher learns exactly what asking ``/v1/discover`` at every height would tell.
-* The changes of one block come together, in key order, and only of services in the area; the
-  height of a block that is told completely is the event's id, and resuming behind it leaves
-  nothing out.
+* Pure. A watcher learns exactly what asking ``/v1/discover``, signed, at every height would tell.
+* The changes of one block come together, in the client's own order, and only of services in the
+  area; the height of a block that is told completely is the event's id, and resuming behind it
+  leaves nothing out.
+* Handles are of one epoch. When the node goes over to the next one, ``epoch`` says so, and all that
+  is there follows anew as appeared, under new handles. ``begin`` names the epoch too: who resumes
+  in another one than it has handles of lists anew.
 * ``gone`` ends a stream: the node cannot tell the changes from there on. List anew.
 
 Not handled here: what is changed (``change_log``), the form of events (``event_stream``), sockets.
@@ -43,6 +46,7 @@ BEGIN: Final = "begin"
 CHANGES: Final = "changes"
 HEIGHT: Final = "height"
 GONE: Final = "gone"
+EPOCH: Final = "epoch"
 
 _PARAMETERS: Final = ("region", "cell", "near", "radius_km", "type", "since")
 
@@ -72,6 +76,18 @@ class HeightEvent(Answer):
     """``begin``: changes behind this height follow. ``height``: none up to this height."""
 
     height: Height
+    epoch: Annotated[int, Meta(ge=0, description="The epoch that handles are of.")] = 0
+
+
+class EpochEvent(Answer):
+    """A privacy epoch has begun: no handle told before is told again. All that is there follows."""
+
+    height: Height
+    block_time: BlockTime
+    epoch: Annotated[int, Meta(ge=1, description="Its number.")]
+    epoch_ends: Annotated[
+        str | None, Meta(description="When it ends at the earliest, but for a change of members.")
+    ] = None
 
 
 class ChangesEvent(Answer):
@@ -92,7 +108,8 @@ class GoneEvent(Answer):
     reason: str
 
 
-ChangeKind = Literal["appeared", "changed", "left"]
+ChangeKind = Literal["appeared", "changed", "left", "epoch"]
+"""``epoch``: all handles told before are of an epoch that is over; those of now follow."""
 
 
 class ServiceChange(Answer):
@@ -103,6 +120,7 @@ class ServiceChange(Answer):
     """Of the block, or of the list in which it was noticed."""
     block_time: str
     handle: str
+    """Empty for ``epoch``."""
     service: ServiceEntry | None
     """As it is now; for one that left, as it was, or ``None`` if that was never known here."""
 

@@ -18,12 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import airportsdata
-from demo_devices import Stations
+from demo_devices import Stations, person
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -33,6 +34,16 @@ NODES = 4
 BANDS = ((-180.0, -100.0), (-100.0, -30.0), (-30.0, 60.0), (60.0, 180.01))
 PORTS_PER_NODE = 10
 DEMO_REGIONS = ("california", "iceland", "great-britain", "japan-honshu", "new-south-wales")
+
+
+def key_epoch(url: str) -> int:
+    """The privacy epoch whose key the node at ``url`` makes handles with; 0 while it has none."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
+        for line in answer.read().decode().splitlines():
+            name, _, value = line.partition(" ")
+            if name == "edgistry_epoch_key":
+                return int(float(value))
+    return 0
 
 
 class DemoError(Exception):
@@ -108,7 +119,7 @@ class Demo:
         done = subprocess.run(
             [str(BIN / words[0]), *words[1:]],
             input=typed,
-            env=person,
+            env=self.somebody if person is None else person,
             capture_output=True,
             text=True,
             check=False,
@@ -157,6 +168,11 @@ class Demo:
             if time.monotonic() > end:
                 raise DemoError(f"after {seconds:.0f} s still waiting: {what}")
             time.sleep(0.25)
+
+    @property
+    def somebody(self) -> dict[str, str]:
+        """Who asks where it does not matter who."""
+        return person(self.directory / "somebody")
 
     # --- the story -----------------------------------------------------------------------------
 
@@ -239,6 +255,10 @@ class Demo:
             {key: state[key] for key in ("height", "app_hash", "services")}
         )
 
+    def have_handles(self) -> bool:
+        """Whether all nodes have the key that handles are made with."""
+        return all(key_epoch(self.url(number)) > 0 for number in range(NODES))
+
     def discover(self, at: int, region: str, limit: int = 3) -> dict[str, Any]:
         words = ["edgistry", "discover", "--node", self.url(at), "--region", region]
         words += ["--type", "weather-station", "--limit", str(limit)]
@@ -254,9 +274,25 @@ class Demo:
 
     def discover_elsewhere(self) -> None:
         self.tell.step("California was registered at node 0; a client asks node 2")
+        self.wait("all nodes have the key that handles are made with", 120, self.have_handles)
         answer = self.discover(2, "california")
         self.facts["discovered"] = {"region": "california", "at": 2, "height": answer["height"]}
         self.tell.fact("cells, not positions; handles, not names: the client learns no more")
+        self.compare_clients(answer)
+
+    def compare_clients(self, answer: dict[str, Any]) -> None:
+        """What another client sees of the same, and who does not say who asks."""
+        words = ["edgistry", "discover", "--region", "california", "--type", "weather-station"]
+        words += ["--limit", "3"]
+        again = self.run_json(*words, "--node", self.url(3), show=False)
+        mine = {each["handle"] for each in answer["services"]}
+        if {each["handle"] for each in again["services"]} != mine:
+            raise DemoError("one client has two handles for one station")
+        self.tell.fact("the same client has the same handles at node 3; another client asks there:")
+        other = person(self.directory / "other")
+        self.tell.say(indent(aligned(self.run(*words, "--node", self.url(3), person=other))))
+        self.tell.fact("and who does not say who asks gets numbers:")
+        self.tell.say(indent(aligned(self.run(*words, "--node", self.url(1), "--browse"))))
 
     def survive_a_crash(self) -> None:
         victim = self.status()[3]

@@ -69,11 +69,11 @@ class Stations:
     def __init__(self, demo: Demo) -> None:
         self.demo = demo
         self.tell = demo.tell
-        self.client = _person(demo.directory / "client")
-        self.guest = _person(demo.directory / "guest")
+        self.client = person(demo.directory / "client")
+        self.guest = person(demo.directory / "guest")
         self.agents: list[subprocess.Popen[bytes]] = []
         self.watching: subprocess.Popen[str] | None = None
-        self.handle = self.granted = ""
+        self.handle = self.whole = self.granted = ""
         self.height = "0"
 
     def call_sleeping_devices(self) -> None:
@@ -125,9 +125,12 @@ class Stations:
         entry = self.demo.url(ENTRY)
         self.tell.step(f"A client calls one of them through node {ENTRY}, while it sleeps")
         where = (*AREA, "--min-height", self.height)
-        table = self.demo.run("edgistry", "discover", "--node", entry, *where, "--type", "weather")
+        words = ("edgistry", "discover", "--node", entry, *where, "--type", "weather")
+        table = self.demo.run(*words, person=self.client)
         self.tell.table(table)
-        self.handle = table.splitlines()[1].split("\t")[0]
+        found = json.loads(self.demo.run(*words, "--json", show=False, person=self.client))
+        self.whole = found["services"][0]["handle"]
+        self.handle = self.whole[:16]
         asking = ("edgistry", "grant", "request", self.handle, "--node", entry)
         granted = self.demo.run(*asking, person=self.client)
         self.tell.table(granted)
@@ -171,7 +174,9 @@ class Stations:
 
     def _read(self, at: int, person: dict[str, str], *more: str) -> tuple[str, str]:
         """Call `read` and show what is printed; gives the answer, and what was said beside it."""
-        words = ("edgistry", "call", self.handle, "read", "--node", self.demo.url(at), *more)
+        # Who was given a handle by somebody else has never seen it before.
+        handle = self.handle if person is self.client else self.whole
+        words = ("edgistry", "call", handle, "read", "--node", self.demo.url(at), *more)
         done = self.demo.run_fully(*words, person=person)
         self.tell.text(done.stderr + done.stdout)
         return done.stdout, done.stderr
@@ -179,7 +184,7 @@ class Stations:
     def _refused(self, capability: str) -> str:
         """The code of the refusal when the guest calls `zero`, which is shown."""
         where = ("--node", self.demo.url(OTHER), "--capability", capability)
-        words = ("edgistry", "call", self.handle, "zero", *where)
+        words = ("edgistry", "call", self.handle, "zero", *where)  # it is known here by now
         refusal = self.demo.run_fully(*words, person=self.guest, accept=(1,)).stderr
         self.tell.text(refusal)
         return refusal.partition("[")[2].partition("]")[0]
@@ -192,6 +197,7 @@ class Stations:
             [str(BIN / words[0]), *words[1:]],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            env=self.client,
             text=True,
         )
 
@@ -216,7 +222,7 @@ class Stations:
             )
 
 
-def _person(directory: Path) -> dict[str, str]:
+def person(directory: Path) -> dict[str, str]:
     """The environment of somebody with a keyring of their own."""
     return {**os.environ, "XDG_CONFIG_HOME": str(directory / "config")}
 

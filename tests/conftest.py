@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "edgistry"))
 def engine_binary() -> Path:
     """The real consensus engine; a test that asks for it fails when it is not installed."""
     return find_engine()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobody_s_own_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Commands that tests run keep keys and handles here, not with those of who runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield

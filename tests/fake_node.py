@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from abci_app.http_server import public_server
 from edgistry.adapters.http import Handler
 from edgistry.api import (
+    CountEntry,
     DiscoverAnswer,
     DiscoverQuery,
     ReadyAnswer,
@@ -21,10 +23,13 @@ from edgistry.api import (
     StatusAnswer,
     block_time_text,
 )
+from edgistry.codec import replace
 from edgistry.envelope import GENERIC_REFUSAL
 from edgistry.errors import LimitExceededError, MalformedError, NotYetError, UnknownRegionError
 from edgistry.event_stream import encode_event
+from edgistry.signed_request import Client
 from edgistry.watch_api import WatchQuery
+from tests.handle_world import handle_for
 
 HEIGHT = 7
 BLOCK_TIME = block_time_text(1_772_366_400_000_000)
@@ -32,7 +37,7 @@ BLOCK_TIME = block_time_text(1_772_366_400_000_000)
 
 def entry(number: int, type_name: str = "thermometer") -> ServiceEntry:
     return ServiceEntry(
-        handle=f"{number:022d}",
+        handle=handle_for(number.to_bytes(16, "big"), tag=b"t" * 16),
         type=type_name,
         cell="87283082effffff",
         resolution=7,
@@ -44,6 +49,18 @@ def entry(number: int, type_name: str = "thermometer") -> ServiceEntry:
     )
 
 
+def count_of(type_name: str, services: int) -> CountEntry:
+    return CountEntry(
+        type=type_name,
+        cell="87283082effffff",
+        resolution=7,
+        center=(37.77, -122.42),
+        accuracy_m=1406,
+        services=services,
+        owners=1,
+    )
+
+
 @dataclass
 class FakeNode:
     """Implements ``PublicNode``. Everything lies in the region "bay"; other areas are empty."""
@@ -52,19 +69,28 @@ class FakeNode:
         default_factory=lambda: [entry(1), entry(2), entry(3, "valve")]
     )
     queries: list[DiscoverQuery] = field(default_factory=list)
+    clients: list[Client | None] = field(default_factory=list)
+    """Who signed each of them."""
     watched: list[WatchQuery] = field(default_factory=list)
     streams: list[list[bytes]] = field(default_factory=list)
     """What is sent to each watcher in turn; to those after the last, only the beginning."""
     is_ready: bool = True
 
-    async def discover(self, query: DiscoverQuery) -> DiscoverAnswer:
+    async def discover(self, query: DiscoverQuery, client: Client | None) -> DiscoverAnswer:
         self.queries.append(query)
+        self.clients.append(client)
         if query.min_height is not None and query.min_height > HEIGHT:
             raise NotYetError(f"height {query.min_height} is not reached", retry_after_s=5)
-        return self._page(query, self._found(query))
+        page = self._page(query, self._found(query))
+        if client is not None:
+            return page
+        kinds = Counter(each.type for each in page.services)
+        counts = tuple(count_of(name, number) for name, number in sorted(kinds.items()))
+        return replace(page, services=(), counts=counts)
 
-    async def watch(self, query: WatchQuery) -> AsyncGenerator[bytes, None]:
+    async def watch(self, query: WatchQuery, client: Client) -> AsyncGenerator[bytes, None]:
         self.watched.append(query)
+        self.clients.append(client)
         if query.since is not None and query.since > HEIGHT + 90:
             raise NotYetError(f"height {query.since} is not reached", retry_after_s=5)
         self._found(DiscoverQuery(area=query.area, type=query.type))

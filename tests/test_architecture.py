@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "client.*": ("client.*", "edgistry", "edgistry.*"),
     "abci_app.abci_pb2": (),
     "abci_app.metrics": ("edgistry.*",),
-    "abci_app.http_server": ("abci_app.metrics", "edgistry.*"),
+    "abci_app.http_server": ("abci_app.http_signed", "abci_app.metrics", "edgistry.*"),
     "abci_app.schema": ("edgistry.*", "!edgistry.adapters.*"),
     "abci_app.*": ("abci_app.*", "edgistry", "edgistry.*"),
 }

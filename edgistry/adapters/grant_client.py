@@ -75,6 +75,19 @@ class ClientKeys:
         """8 bytes that name it to devices."""
         return self.tag[:8]
 
+    def signed_headers(self, method: str, path: str, body: bytes = b"") -> dict[str, str]:
+        """The headers with which a request travels as this client's; ``path`` with its query."""
+        signed = sign_request(
+            method,
+            path,
+            body,
+            client=self.public_key,
+            sign=signer(self.signing),
+            time_us=wall_us(),
+            nonce=secrets.token_bytes(NONCE_BYTES),
+        )
+        return signed.headers()
+
 
 async def request_grant(
     http: HttpClient,
@@ -102,16 +115,10 @@ async def request_grant(
             ttl_s=ttl_s,
         )
     )
-    signed = sign_request(
-        "POST",
-        GRANTS_PATH,
-        body,
-        client=keys.public_key,
-        sign=signer(keys.signing),
-        time_us=wall_us(),
-        nonce=secrets.token_bytes(NONCE_BYTES),
-    )
-    headers = {"Content-Type": JSON_CONTENT_TYPE, **signed.headers()}
+    headers = {
+        "Content-Type": JSON_CONTENT_TYPE,
+        **keys.signed_headers("POST", GRANTS_PATH, body),
+    }
     response = await http.request("POST", GRANTS_PATH, body=body, headers=headers)
     if content_type_of(response) == PROBLEM_CONTENT_TYPE:
         raise refusal_in(response)

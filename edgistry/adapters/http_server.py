@@ -195,8 +195,8 @@ class HttpServer:
     async def _handle(self, raw: web.BaseRequest) -> web.StreamResponse:
         url = raw.rel_url
         complete = False
+        text = url.raw_query_string
         try:
-            text = url.raw_query_string
             query = parse_query(text) if text else _NOTHING
             body = await self._read_body(raw) if raw.can_read_body else b""
             complete = True
@@ -209,6 +209,7 @@ class HttpServer:
                 Request(
                     method=raw.method,
                     path=url.raw_path,
+                    raw_query=text,
                     match=_NOTHING,
                     query=query,
                     headers=raw.headers,

@@ -43,6 +43,7 @@ from ..discover_query import check_discover_body, discover_body, discover_parame
 from ..errors import InvalidValueError, UnexpectedAnswerError
 from ..watch_api import ServiceChange, WatchBody, WatchQuery, check_watch_body
 from .clock import wall_us
+from .grant_client import ClientKeys
 from .http import HttpClient, Response
 from .problems import MAX_ANSWER_BYTES, content_type_of, decode_answer, refusal_in
 from .service_caller import DEFAULT_WAIT_S, CallOptions, Keep, News, ServiceCaller
@@ -53,6 +54,7 @@ from .woof_client import WoofClient
 
 T = TypeVar("T", bound=Answer)
 
+DISCOVER_PATH = "/v1/discover"
 DEFAULT_NODE = "http://127.0.0.1:27000"
 
 
@@ -87,9 +89,11 @@ class DiscoverArguments(WatchArguments, total=False):
 class NodeClient(WoofClient):
     """An asynchronous client of the node at ``node`` (``http://host:port``).
 
-    Finding services needs no capability; WooFs do: ``capability``, with those ``beside`` it that
-    it requires. ``client`` is the caller's 8-byte id; by default the one the capability names. A
-    node that does not answer is tried for ``patience_s``, which a program that must not lose a put
+    Finding services needs no capability, but somebody whose handles they are: ``keys``, or else
+    some that are made for this object and nobody else ever has. WooFs and calls need a
+    ``capability``, with those ``beside`` it that it requires. ``client`` is the caller's 8-byte id;
+    by default the one the capability names, or else whose handle is called. A node that does not
+    answer is tried for ``patience_s``, which a program that must not lose a put
     raises up to ``timeout_s``: an element is put once, however often it is sent.
 
     Use it from one event loop, and close it (``async with`` does). All methods may raise
@@ -106,11 +110,13 @@ class NodeClient(WoofClient):
         *,
         beside: Sequence[Capability] = (),
         client: bytes | None = None,
+        keys: ClientKeys | None = None,
         timeout_s: float = 30.0,
         patience_s: float = PATIENCE_S,
         clock_us: Callable[[], int] = wall_us,
     ) -> None:
         self.node = node
+        self.keys = ClientKeys.generate() if keys is None else keys
         self._patience_s = patience_s
         self._http = HttpClient(node, timeout_s=timeout_s, response_limit=MAX_ANSWER_BYTES)
         caller = None
@@ -132,19 +138,29 @@ class NodeClient(WoofClient):
             )
 
     async def discover(self, **what: Unpack[DiscoverArguments]) -> DiscoverAnswer:
-        """One page of the services in an area, in order of (cell, key).
+        """One page of the services in an area, by their cells, under this client's handles.
 
         Raises:
             MalformedError, InvalidValueError, LimitExceededError: the arguments.
             UnknownRegionError: no such region. NotYetError: ``min_height`` is not reached.
+            UnknownCursorError: ``cursor`` is of another client or epoch.
+            NoEpochKeyError: the node has no handles to give yet.
         """
         return await self.answer_query(check_discover_body(DiscoverBody(**what)))
+
+    async def browse(self, **what: Unpack[DiscoverArguments]) -> DiscoverAnswer:
+        """How many services there are of each type in each cell of an area, asked by nobody.
+
+        The answer has ``counts``, page after page as ``discover`` has services; raises as it does.
+        """
+        return await self.browse_query(check_discover_body(DiscoverBody(**what)))
 
     async def services(self, **what: Unpack[DiscoverArguments]) -> AsyncIterator[ServiceEntry]:
         """All services in an area, page after page (``limit`` is the size of a page).
 
         Pages may come from different heights: a service that is registered or withdrawn in
-        between may be missed or seen, one that moves to another cell also twice.
+        between may be missed or seen, one that moves to another cell also twice. When a privacy
+        epoch ends in between, ``UnknownCursorError`` is raised: all handles are new from then on.
         """
         while True:
             page = await self.discover(**what)
@@ -156,14 +172,23 @@ class NodeClient(WoofClient):
 
     async def answer_query(self, query: DiscoverQuery) -> DiscoverAnswer:
         """As ``discover``, for a query that was checked already."""
+        # In a body: how a query of a URL is spelt is for many programs on the way to say.
+        body = discover_body(query)
+        return await self._discover(body, self.keys.signed_headers("POST", DISCOVER_PATH, body))
+
+    async def browse_query(self, query: DiscoverQuery) -> DiscoverAnswer:
+        """As ``browse``, for a query that was checked already."""
         parameters = discover_parameters(query)
         if parameters is not None:
-            return await self._get("/v1/discover", DiscoverAnswer, parameters)
+            return await self._get(DISCOVER_PATH, DiscoverAnswer, parameters)
+        return await self._discover(discover_body(query), {})
+
+    async def _discover(self, body: bytes, headers: Mapping[str, str]) -> DiscoverAnswer:
         response = await self._http.request(
             "POST",
-            "/v1/discover",
-            body=discover_body(query),
-            headers={"Content-Type": JSON_CONTENT_TYPE},
+            DISCOVER_PATH,
+            body=body,
+            headers={"Content-Type": JSON_CONTENT_TYPE, **headers},
         )
         return _read(response, DiscoverAnswer)
 
@@ -173,7 +198,9 @@ class NodeClient(WoofClient):
         """All services in an area, as appeared, then each change to them, for ever.
 
         With ``since``, only changes behind that height; if the node cannot tell them any more, all
-        that is there. Connections that break are made anew, for up to ``patience_s``.
+        that is there. Connections that break are made anew, for up to ``patience_s``. When a
+        privacy epoch begins, a change ``epoch`` says that no handle of before is told any more, and
+        all that is there follows, as appeared.
 
         Raises (when made, or when the first change is asked for):
             As ``discover``.
@@ -182,7 +209,13 @@ class NodeClient(WoofClient):
 
     def watch_query(self, query: WatchQuery) -> AsyncGenerator[ServiceChange, None]:
         """As ``watch``, for a query that was checked already."""
-        watching = Watching(self._http, self.answer_query, query, patience_s=self._patience_s)
+        watching = Watching(
+            self._http,
+            self.answer_query,
+            query,
+            sign=self.keys.signed_headers,
+            patience_s=self._patience_s,
+        )
         return watching.changes()
 
     async def regions(self) -> RegionList:
@@ -262,6 +295,7 @@ class BlockingNodeClient(BlockingWoofs):
         *,
         beside: Sequence[Capability] = (),
         client: bytes | None = None,
+        keys: ClientKeys | None = None,
         timeout_s: float = 30.0,
         patience_s: float = PATIENCE_S,
     ) -> None:
@@ -270,6 +304,7 @@ class BlockingNodeClient(BlockingWoofs):
             capability,
             beside=beside,
             client=client,
+            keys=keys,
             timeout_s=timeout_s,
             patience_s=patience_s,
         )
@@ -278,6 +313,10 @@ class BlockingNodeClient(BlockingWoofs):
     def discover(self, **what: Unpack[DiscoverArguments]) -> DiscoverAnswer:
         """See ``NodeClient.discover``."""
         return self._runner.run(self._client.discover(**what))
+
+    def browse(self, **what: Unpack[DiscoverArguments]) -> DiscoverAnswer:
+        """See ``NodeClient.browse``."""
+        return self._runner.run(self._client.browse(**what))
 
     def services(self, **what: Unpack[DiscoverArguments]) -> Iterator[ServiceEntry]:
         """See ``NodeClient.services``."""

@@ -21,6 +21,7 @@ from ..errors import (
     NodeProblemError,
     NotYetError,
     Refused,
+    ServiceFullError,
     UnexpectedAnswerError,
     every_refusal,
 )
@@ -34,7 +35,7 @@ MAX_ANSWER_BYTES = 64_000_000
 def refusal_of(problem: Problem, *, retry_after: str | None = None) -> Refused:
     """The refusal that a node sent as ``problem``; ``NodeProblemError`` for an unknown code."""
     kind = _KINDS.get(problem.code)
-    if kind is NotYetError or kind is MailboxFullError:
+    if kind in (NotYetError, MailboxFullError, ServiceFullError):
         if retry_after is None or not retry_after.isdecimal():
             return kind(problem.detail)
         return kind(problem.detail, retry_after_s=int(retry_after[:6]))

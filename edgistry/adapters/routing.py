@@ -34,6 +34,8 @@ class Request:
     method: str
     path: str
     """The path as sent, still percent-encoded, without the query."""
+    raw_query: str = ""
+    """The query as sent."""
     match: Mapping[str, str] = field(default_factory=dict)
     """Values of the ``{names}`` in the route's template, decoded."""
     query: Mapping[str, str] = field(default_factory=dict)
@@ -45,6 +47,11 @@ class Request:
     """User id of the process at the other end of a Unix socket; ``None`` over TCP."""
     peer_node: NodeId | None = None
     """The node at the other end of a TLS connection, if it has proved to be one."""
+
+    @property
+    def target(self) -> str:
+        """Path and query as sent."""
+        return f"{self.path}?{self.raw_query}" if self.raw_query else self.path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,6 +47,7 @@ from ..errors import (
     TimedOutError,
     UnavailableError,
 )
+from ..handles import HandleKind, parse_handle_text
 from ..requests_api import (
     FETCH_KEY_HEADER,
     MAX_WAIT_S,
@@ -98,8 +99,8 @@ News = Callable[[RequestAnswer], None]
 class ServiceCaller:
     """Calls services under ``capability``, with those ``beside`` that it requires.
 
-    ``client`` is the caller's 8-byte id; by default the one that the capability names, or a random
-    one.
+    ``client`` is the caller's 8-byte id; by default the one that the capability names, else the one
+    that the handle was given to.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class ServiceCaller:
         self._capability = capability
         self._beside = tuple(beside)
         named = capability.chain.clients
-        self._client = client or (named[0] if named else secrets.token_bytes(CLIENT_BYTES))
+        self._client = client or (named[0] if named else None)
         self._clock_us = clock_us
         self._sequencer = Sequencer()
         self._acknowledger = Acknowledger(http)
@@ -172,7 +173,7 @@ class ServiceCaller:
             self._capability,
             call_target(self._capability, action),
             data,
-            client=self._client,
+            client=self._client or client_of(handle),
             sequence=sequence,
             sequence_epoch=self._sequencer.epoch,
             deadline_us=sequence + round(ttl_s * 1_000_000),
@@ -241,6 +242,18 @@ class ServiceCaller:
         if acknowledge and reply is not None:
             self._acknowledger.add(KnownOutcome(id=answer.id, fetch_key=to_text(ticket.fetch_key)))
         return proven_result(request, answer, reply, max_age_s=ticket.max_age_s)
+
+
+def client_of(handle: str) -> bytes:
+    """The id (8 bytes) of the client that ``handle`` was given to; of an alias, any.
+
+    Raises:
+        MalformedError: it is no handle.
+    """
+    parsed = parse_handle_text(handle)
+    if parsed.kind is HandleKind.ALIAS:
+        return secrets.token_bytes(CLIENT_BYTES)
+    return parsed.tag[:CLIENT_BYTES]
 
 
 def _key_of_attempt(idempotency_key: bytes, attempt: int) -> bytes:

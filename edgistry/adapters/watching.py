@@ -6,6 +6,8 @@ Rules kept here:
   completely, for up to ``patience_s``. A block's changes are told together.
 * When the node cannot tell the changes since then, the area is listed anew, and what differs from
   what was known is told: so nothing that lasts is missed, and nothing is told twice.
+* Handles are of one privacy epoch. When the node goes over to another one, that is told, and
+  nothing known before counts any more; what is there then is told anew.
 * What a node sends is untrusted: it is bounded, and what is no such event is refused.
 
 Not handled here: areas and events as data (``watch_api``), the form of events.
@@ -17,7 +19,7 @@ import asyncio
 import dataclasses
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from typing import Final, TypeVar
 
@@ -30,11 +32,13 @@ from ..errors import (
     TimedOutError,
     UnavailableError,
     UnexpectedAnswerError,
+    UnknownCursorError,
 )
 from ..event_stream import EVENT_CONTENT_TYPE, MAX_EVENT_BYTES, Event, EventReader
 from ..watch_api import (
     BEGIN,
     CHANGES,
+    EPOCH,
     GONE,
     HEIGHT,
     WATCH_PATH,
@@ -62,14 +66,28 @@ MAX_BLOCK_SERVICES: Final = 100_000
 _HEADERS: Final = {"Content-Type": JSON_CONTENT_TYPE, "Accept": EVENT_CONTENT_TYPE}
 
 Discover = Callable[[DiscoverQuery], Awaitable[DiscoverAnswer]]
+Sign = Callable[[str, str, bytes], Mapping[str, str]]
+"""Method, path and body to the headers of who asks."""
 
 
 class Watching:
-    """Changes to the services that ``query`` asks for; ``discover`` asks the same node."""
+    """Changes to the services that ``query`` asks for.
+
+    ``discover`` asks the same node for the same client, as which ``sign`` signs.
+    """
 
     def __init__(
-        self, http: HttpClient, discover: Discover, query: WatchQuery, *, patience_s: float
+        self,
+        http: HttpClient,
+        discover: Discover,
+        query: WatchQuery,
+        *,
+        sign: Sign,
+        patience_s: float,
     ) -> None:
+        self._sign = sign
+        self._epoch: int | None = None
+        """The epoch of the handles that were told; ``None``: there were none."""
         self._http = http
         self._discover = discover
         self._query = query
@@ -115,23 +133,40 @@ class Watching:
             limit=MAX_RESULTS,
             min_height=self._reached or None,
         )
+        try:
+            first, there = await self._pages(query)
+        except UnknownCursorError:  # the epoch ended between two pages
+            first, there = await self._pages(query)
+        # What happens while pages are read is told by the stream, from the first page on.
+        self._height = self._reached = first.height
+        self._heard_s = time.monotonic()
+        told = (first.height, first.block_time)
+        begun = self._begin(first.epoch, *told)
+        gone = [handle for handle in self._known if handle not in there]
+        return [*begun, *self._left(gone, *told), *self._there(there.values(), *told)]
+
+    async def _pages(self, query: DiscoverQuery) -> tuple[DiscoverAnswer, dict[str, ServiceEntry]]:
         page = first = await self._discover(query)
         there = {each.handle: each for each in page.services}
         while page.next is not None:
             page = await self._discover(dataclasses.replace(query, cursor=page.next))
             there |= {each.handle: each for each in page.services}
-        # What happens while pages are read is told by the stream, from the first page on.
-        self._height = self._reached = first.height
-        self._heard_s = time.monotonic()
-        told = (first.height, first.block_time)
-        gone = [handle for handle in self._known if handle not in there]
-        return [*self._left(gone, *told), *self._there(there.values(), *told)]
+        return first, there
+
+    def _begin(self, epoch: int, height: int, block_time: str) -> list[ServiceChange]:
+        """Handles told from now on are of ``epoch``."""
+        was, self._epoch = self._epoch, epoch
+        if was in (None, epoch):
+            return []
+        self._known.clear()
+        return [_change("epoch", "", None, height, block_time)]
 
     async def _once(self) -> AsyncGenerator[ServiceChange, None]:
         """The changes of one stream; returns when it ends."""
         body = watch_body(dataclasses.replace(self._query, since=self._height))
+        headers = {**_HEADERS, **self._sign("POST", WATCH_PATH, body)}
         async with self._http.stream(
-            "POST", WATCH_PATH, body=body, headers=_HEADERS, silence_s=SILENCE_S
+            "POST", WATCH_PATH, body=body, headers=headers, silence_s=SILENCE_S
         ) as answer:
             if content_type_of(answer) != EVENT_CONTENT_TYPE:
                 raise refusal_in(await answer.whole())
@@ -146,7 +181,7 @@ class Watching:
             async for chunk in chunks:
                 for event in _events(reader, chunk):
                     self._heard_s = time.monotonic()
-                    if event.name == GONE:
+                    if event.name in (GONE, EPOCH) or self._is_other_epoch(event):
                         self._height = None
                         return
                     if event.name in (BEGIN, HEIGHT):
@@ -161,6 +196,15 @@ class Watching:
                         self._reach(block[-1].height)
                         block = []
                 self._heard_s = time.monotonic()
+
+    def _is_other_epoch(self, event: Event) -> bool:
+        """Whether a stream begins with handles of another epoch than those that were told."""
+        if event.name != BEGIN:
+            return False
+        epoch = _data(event, HeightEvent).epoch
+        if self._epoch is None:
+            self._epoch = epoch
+        return self._epoch != epoch
 
     def _reach(self, height: int) -> None:
         if height < self._reached:

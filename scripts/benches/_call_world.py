@@ -29,7 +29,7 @@ from edgistry.adapters.grant_client import ClientKeys, request_grant
 from edgistry.adapters.http import HttpClient
 from edgistry.adapters.node_client import NodeClient
 from edgistry.capability import Capability
-from edgistry.errors import Refused
+from edgistry.errors import NoEpochKeyError, Refused
 
 START_LIMIT_S = 60.0
 PORTS_PER_NODE = 10
@@ -184,17 +184,23 @@ def device(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield process
 
 
+KEYS = ClientKeys.generate()
+"""The client whose handles, grants and calls they are."""
+
+
 async def handles(home: Node, count: int = 1) -> list[str]:
     """The handles of the devices' services, once there are ``count`` of them."""
     end = time.monotonic() + START_LIMIT_S
-    async with NodeClient(home.url) as client:
+    async with NodeClient(home.url, keys=KEYS) as client:
         while True:
-            found = [
-                each.handle
-                async for each in client.services(
-                    near=(LAT, LON), radius_km=10.0, type=TYPE, limit=1000
-                )
-            ]
+            found: list[str] = []
+            with contextlib.suppress(NoEpochKeyError):
+                found = [
+                    each.handle
+                    async for each in client.services(
+                        near=(LAT, LON), radius_km=10.0, type=TYPE, limit=1000
+                    )
+                ]
             if len(found) >= count:
                 return found
             if time.monotonic() > end:
@@ -206,7 +212,7 @@ async def grants(home: Node, handle: str) -> dict[str, Capability]:
     """Capabilities to call each action of the service ``handle``."""
     async with HttpClient(home.url) as http:
         try:
-            granted = await request_grant(http, ClientKeys.generate(), handle)
+            granted = await request_grant(http, KEYS, handle)
         except Refused as error:
             raise SystemExit(f"bench: no grant: {error}") from None
     return {each.action: Capability.from_bytes(each.capability) for each in granted.granted}

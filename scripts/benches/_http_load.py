@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from edgistry.adapters.grant_client import ClientKeys
+
 CONNECTIONS = 16
 
 
@@ -55,13 +57,27 @@ class _Connection:
         return len(body) >= int(head[at:].split(b"\r\n", 1)[0])
 
 
+def _request(path: str, host: str, keys: ClientKeys | None) -> bytes:
+    headers = {"Host": host, **({} if keys is None else keys.signed_headers("GET", path))}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode()
+
+
 def drive(
-    base: str, paths: Sequence[str], seconds: float, *, connections: int = CONNECTIONS
+    base: str,
+    paths: Sequence[str],
+    seconds: float,
+    *,
+    connections: int = CONNECTIONS,
+    keys: ClientKeys | None = None,
 ) -> Outcome:
-    """Ask for ``paths`` in turn for that long, over that many connections."""
+    """Ask for ``paths`` in turn for that long, over that many connections; signed with ``keys``.
+
+    Signatures are made before it begins: what is measured is the server.
+    """
     where = urlsplit(base)
     host, port = where.hostname or "", where.port or 80
-    requests = [f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() for path in paths]
+    requests = [_request(path, host, keys) for path in paths]
     selector = selectors.DefaultSelector()
     opened = [_Connection(host, port) for _ in range(connections)]
     sent = 0

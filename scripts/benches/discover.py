@@ -24,15 +24,20 @@ from _http_load import Outcome, drive
 from edgistry_abci_app.application import RegistryApplication
 from edgistry_abci_app.directory import open_directory
 from edgistry_abci_app.discover_service import Discoverer
+from edgistry_abci_app.epoch_keys import EpochKeys
+from edgistry_abci_app.schema import EpochStates
 from measure import ROOT, alternate, report
 
+from edgistry.adapters.grant_client import ClientKeys
 from edgistry.adapters.leveldb import LevelKeyValue
 from edgistry.discover_query import DiscoverQuery, parse_discover_parameters
+from edgistry.signed_request import Client
 
 SMALL, LARGE = 1_000, 100_000
 CENTRE = (37.77, -122.42)
 REGION = "california"
 EMPTY = "/healthz"
+KEYS = ClientKeys.generate()
 BY_REGION = f"/v1/discover?region={REGION}&type=weather-station"
 BY_RADIUS = f"/v1/discover?near={CENTRE[0]},{CENTRE[1]}&radius_km=20&type=weather-station"
 ROUNDS = 5
@@ -122,14 +127,18 @@ class InProcess:
         layout, _ = open_directory(directory)
         self.store = LevelKeyValue(layout.registry_db)
         application = RegistryApplication(self.store, allowed_peer_ids=lambda _: False)
-        self.discoverer = Discoverer(application.reader)
+        keys = EpochKeys()
+        states = EpochStates(1, None, None, None)
+        keys.put({1: bytes(32)}, states, epoch_us=86_400_000_000)
+        self.discoverer = Discoverer(application.reader, keys)
+        self.client = Client(public_key=ClientKeys.generate().public_key)
         self.loop = asyncio.new_event_loop()
 
     def ask(self, fields: dict[str, str]) -> Callable[[], object]:
         query: DiscoverQuery = parse_discover_parameters(fields)
 
         def call() -> object:
-            return self.loop.run_until_complete(self.discoverer.discover(query))
+            return self.loop.run_until_complete(self.discoverer.discover(query, self.client))
 
         return call
 
@@ -143,7 +152,7 @@ def by_rounds(nodes: dict[int, Node], path: str, seconds: float) -> dict[int, li
     found: dict[int, list[Outcome]] = {count: [] for count in nodes}
     for number in range(ROUNDS):
         for count in list(nodes) if number % 2 == 0 else list(nodes)[::-1]:
-            found[count].append(drive(nodes[count].api, [path], seconds, connections=1))
+            found[count].append(drive(nodes[count].api, [path], seconds, connections=1, keys=KEYS))
     return found
 
 
@@ -152,7 +161,7 @@ def rates(node: Node, paths: dict[str, list[str]], seconds: float) -> dict[str, 
     found: dict[str, list[float]] = {name: [] for name in paths}
     for number in range(ROUNDS):
         for name in list(paths) if number % 2 == 0 else list(paths)[::-1]:
-            found[name].append(drive(node.api, paths[name], seconds).rate)
+            found[name].append(drive(node.api, paths[name], seconds, keys=KEYS).rate)
     return {name: statistics.median(values) for name, values in found.items()}
 
 

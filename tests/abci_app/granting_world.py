@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from abci_app.devices import handle_of
 from abci_app.pairing import Paired, StoredPairing
 from edgistry.issuer import Issuer
 from edgistry.pairing import ServiceOffer
+from tests.handle_world import epoch_keys, handle_for
 
 from .pairing_world import FakeDevice
 
 RECORD = b"r" * 16
-HANDLE = handle_of(RECORD)
+KEYS = epoch_keys()
 DEVICE = FakeDevice(1)
 SERVICE = DEVICE.offer().services[1]
 """A valve: read is open to anyone, open is not."""
+
+
+def handle_of(tag: bytes, record: bytes = RECORD) -> str:
+    """The handle of the service (or of another record) for the client with that tag."""
+    return handle_for(record, tag=tag)
 
 
 class OneService:

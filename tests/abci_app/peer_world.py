@@ -25,11 +25,13 @@ from edgistry.errors import CannotReachError, TimedOutError
 from edgistry.kv import KeyValue, MemoryKeyValue
 from edgistry.requests_api import RequestAnswer
 from edgistry.transactions import NodeId
+from tests.handle_world import epoch_keys
 
 from .desk_world import FETCH_KEY, SERVICE_KEY, Desks, FakePairings, desks, text_bytes
 
 HOME = NodeId(b"h" * 20)
 ENTRY = NodeId(b"e" * 20)
+KEYS = epoch_keys()
 STORED = StoredService(
     home=HOME,
     type="thermometer",
@@ -139,7 +141,7 @@ async def nodes(
         if now_us is not None:
             home.now_us = now_us
         woofs = DurableWoofs(kept)
-        policy = GrantDesk(home.pairings, GrantsConfig(), clock_us=lambda: home.now_us)
+        policy = GrantDesk(home.pairings, GrantsConfig(), KEYS, clock_us=lambda: home.now_us)
         way = CutWay(HttpServer(peer_routes(home.requests, policy)))
         link = PeerLink(HOME, way, steady_s=lambda: world.steady_s)
         book = EntryBook(
@@ -152,7 +154,7 @@ async def nodes(
 
         async with desks() as own:
             own.pairings.paired = None
-            nobody = GrantDesk(FakePairings(), GrantsConfig())
+            nobody = GrantDesk(FakePairings(), GrantsConfig(), KEYS)
             world = Nodes(
                 home=home,
                 way=way,
@@ -161,7 +163,7 @@ async def nodes(
                 book=book,
                 courier=courier,
                 entry=EntryDesk(own.requests, book, courier, node_id=ENTRY, find=find),
-                grants=GrantForwarder(nobody, {HOME: link}, node_id=ENTRY, find=find),
+                grants=GrantForwarder(nobody, {HOME: link}, node_id=ENTRY, find=find, keys=KEYS),
             )
             try:
                 yield world

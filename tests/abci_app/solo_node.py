@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from abci_app.admin_api import DeviceRow, RowOutcome
 from abci_app.application import RegistryApplication
 from abci_app.consensus import ConsensusView
+from abci_app.devices import parse_handle
+from abci_app.epoch_keys import EpochKeys
 from abci_app.schema import GenesisMember, GenesisState
 from abci_app.service import NodeService
 from abci_app.solo import SoloEngine
 from edgistry.adapters.crypto import public_key_of, signer
 from edgistry.api import DiscoverAnswer, DiscoverQuery, NearArea
 from edgistry.codec import replace
+from edgistry.handles import Target
 from edgistry.kv import KeyValue
 from edgistry.transactions import node_id_of, owner_tag
+from tests.handle_world import begin_epoch, client, key_of
 
 SEED = b"s" * 32
 NODE_ID = node_id_of(public_key_of(SEED))
@@ -63,7 +67,16 @@ class SoloNode:
 
     async def near(self, lat: float, lon: float, radius_km: float = 20.0) -> DiscoverAnswer:
         area = NearArea(latitude=lat, longitude=lon, radius_km=radius_km)
-        return await self.service.discover(DiscoverQuery(area=area, limit=1000))
+        return await self.discover(DiscoverQuery(area=area, limit=1000))
+
+    async def discover(self, query: DiscoverQuery, number: int = 1) -> DiscoverAnswer:
+        """What the client of that number is answered."""
+        return await self.service.discover(query, client(number))
+
+    def handle(self, record_text: str, number: int = 1) -> str:
+        """The handle that a client has for the record that the operator calls so."""
+        target = Target(NODE_ID, parse_handle(record_text))
+        return self.service.epochs.keys.handles().own(client(number).tag, target).text
 
 
 async def open_solo(
@@ -109,6 +122,7 @@ async def open_solo(
         steady_s=steady_s,
     )
     view = ConsensusView(peers=0, catching_up=False)
+    begin_epoch(service.epochs.keys, 1, since_us=START_US)
     node = SoloNode(service=service, engine=engine, app=app, clock=hand, view=view)
     return node
 
@@ -122,6 +136,8 @@ async def running(*nodes: SoloNode) -> AsyncIterator[None]:
         for part in (node.engine.run(), node.service.run())
     ]
     try:
+        for node in nodes:
+            await _has_own_key(node.service.epochs.keys)
         yield
     finally:
         for task in tasks:
@@ -130,6 +146,12 @@ async def running(*nodes: SoloNode) -> AsyncIterator[None]:
         for task in tasks:
             if not task.cancelled() and task.exception() is not None:
                 raise task.exception() or RuntimeError
+
+
+async def _has_own_key(keys: EpochKeys) -> None:
+    """Return when the node has a key that it has made."""
+    while keys.of(keys.number) in (None, key_of(1)):
+        await keys.next_change()
 
 
 def row(number: int, **changes: object) -> DeviceRow:

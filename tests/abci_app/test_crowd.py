@@ -29,6 +29,7 @@ from edgistry.transactions import (
     ServicesPut,
     ServicesWithdraw,
 )
+from tests.handle_world import client, epoch_keys
 
 from .chain_world import ANN, BOB, CELL, SECOND, World, genesis, key, record, started
 
@@ -329,18 +330,18 @@ async def test_an_index_that_follows_in_slices_answers_for_the_height_it_has(
 ) -> None:
     monkeypatch.setattr("abci_app.discover_service.MAX_AT_ONCE", 4)
     crowd = CrowdWorld(started(MemoryKeyValue(), genesis(epoch_s=3600)))
-    discoverer = Discoverer(crowd.world.app.reader)
+    discoverer = Discoverer(crowd.world.app.reader, epoch_keys())
     query = DiscoverQuery(area=CellArea(cell=cell_text(CELL)))
     await crowd.put(*(record(number, owner=str(number), crowd=2) for number in range(10)))
     await crowd.begin_epoch()
     height = crowd.world.app.reader.head.height
-    answer = await discoverer.discover(query)
+    answer = await discoverer.discover(query, client())
     # Ten new ones at height 1, which show nothing, and ten that are shown since: both wait.
     assert answer.height < height
     running = asyncio.create_task(discoverer.run())
     await crowd.world.block()
     reached = DiscoverQuery(area=CellArea(cell=cell_text(CELL)), min_height=height + 1)
-    answer = await discoverer.discover(reached)
+    answer = await discoverer.discover(reached, client())
     assert (answer.height, len(answer.services)) == (height + 1, 10)
     running.cancel()
     assert MAX_AT_ONCE > 4

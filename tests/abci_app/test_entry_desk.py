@@ -12,6 +12,7 @@ import pytest
 
 import abci_app.entry_courier as courier_module
 from abci_app.entry_courier import AT_ONCE
+from abci_app.entry_desk import EntryDesk
 from abci_app.entry_records import ANSWERS, DAMAGED, ENVELOPES, Stage
 from abci_app.peer_api import PASS_PATH, PassedRequest
 from abci_app.peer_link import AWAY_S, MAX_WAITING
@@ -36,8 +37,8 @@ from edgistry.errors import (
 from edgistry.kv import MemoryKeyValue
 from edgistry.requests_api import RequestAnswer, to_text
 
-from .desk_world import FETCH_KEY, GRANT, text_bytes
-from .peer_world import Nodes, nodes
+from .desk_world import CLIENT, FETCH_KEY, GRANT, SERVICE_KEY, desks, text_bytes
+from .peer_world import ENTRY, Nodes, nodes
 from .test_request_desk import Disk
 
 
@@ -111,6 +112,46 @@ async def test_full_mailbox_at_home_is_told_with_the_time_to_come_back() -> None
         with pytest.raises(MailboxFullError) as refused:
             await world.submit(world.home.bind())
         assert refused.value.retry_after_s == 15 * 60
+
+
+async def test_queue_that_others_have_filled_is_not_told_and_the_request_waits() -> None:
+    async with nodes(home_limits={"depth": 1}) as world:
+        first = await world.submit(world.home.bind())
+        other = await world.submit(world.home.bind(client=b"client-2"))
+        assert (other.state, len(world.home.writer.boxes.live)) == ("QUEUED", 1)
+        await world.home.device.wake()
+        assert (await world.fetch(first)).state == "RESPONDED"
+        await world.step()
+        assert len(world.home.writer.boxes.live) == 1
+
+
+async def test_home_node_whose_queue_others_have_filled_is_unavailable_and_says_no_more() -> None:
+    async with nodes(home_limits={"depth": 1}) as world, desks(depth=1) as own:
+        local = EntryDesk(
+            own.requests, world.book, world.courier, node_id=ENTRY, find=lambda _key: None
+        )
+        await local.submit(own.asked(own.bind()))
+        with pytest.raises(UnavailableError) as refused:
+            await local.submit(own.asked(own.bind(client=b"client-2")))
+        for word in ("full", "queue", "many"):
+            assert word not in refused.value.detail
+
+
+async def test_client_s_own_requests_are_counted_wherever_they_wait() -> None:
+    async with nodes() as world:
+        count = world.book.outstanding
+        answer = await world.submit(world.home.bind())
+        world.way.is_cut = True
+        await held(world)
+        assert count(SERVICE_KEY, CLIENT) == 2
+        assert count(SERVICE_KEY, b"client-2") == 0
+        assert world.home.writer.boxes.outstanding(SERVICE_KEY, CLIENT) == 1
+        await world.home.device.wake()
+        assert world.home.writer.boxes.outstanding(SERVICE_KEY, CLIENT) == 0
+        world.way.is_cut = False
+        await world.step()
+        await world.fetch(answer)
+        assert count(SERVICE_KEY, CLIENT) == 1
 
 
 async def test_request_sent_again_is_the_same_one_and_its_fetch_key_counts() -> None:
@@ -427,7 +468,7 @@ async def test_queue_for_nodes_that_are_away_is_bounded_and_says_when_to_come_ba
 async def test_room_comes_from_requests_that_were_delivered() -> None:
     async with nodes(total=1) as world:
         first = await world.submit(world.home.bind())
-        with pytest.raises(MailboxFullError):
+        with pytest.raises(UnavailableError):
             await world.submit(world.home.bind())
         await world.home.device.wake()
         await world.fetch(first)
@@ -441,7 +482,7 @@ async def test_request_that_its_home_node_took_is_never_refused_for_want_of_room
         asked = [world.home.asked(world.home.bind()) for _ in range(4)]
         found = await asyncio.gather(*map(world.entry.submit, asked), return_exceptions=True)
         refused = [each for each in found if isinstance(each, BaseException)]
-        assert {type(each) for each in refused} == {MailboxFullError}
+        assert {type(each) for each in refused} == {UnavailableError}
         assert (len(refused), world.way.sent.count("requests")) == (2, 2)
 
 

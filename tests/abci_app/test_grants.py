@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abci_app.config import GrantsConfig
-from abci_app.devices import handle_of
 from abci_app.grants import GrantDesk, end_of_grant
 from edgistry.adapters.crypto import (
     generate_sealing_key,
@@ -33,6 +32,7 @@ from edgistry.errors import (
     NoRightError,
     NotFoundError,
     SealError,
+    UnknownHandleError,
 )
 from edgistry.grants_api import (
     GRANT_PURPOSE,
@@ -44,12 +44,15 @@ from edgistry.grants_api import (
     open_grant,
     seal_context,
 )
+from edgistry.handles import Target
 from edgistry.issuer import Issuer
 from edgistry.operations import NEWEST, encode_get
 from edgistry.requests_api import to_bytes, to_text
 from edgistry.signed_request import SignedRequest, client_tag, sign_request
+from edgistry.transactions import RecordKey
+from tests.handle_world import HOME, handle_for
 
-from .granting_world import DEVICE, HANDLE, RECORD, OneService
+from .granting_world import DEVICE, KEYS, RECORD, OneService, handle_of
 from .pairing_world import Draw
 
 NOW = 1_800_000_000_000_000
@@ -67,8 +70,12 @@ class Asker:
         return public_key_of(self.seed)
 
     @property
+    def handle(self) -> str:
+        return handle_of(client_tag(self.public))
+
+    @property
     def service(self) -> bytes:
-        return grant_service(HANDLE)
+        return grant_service(self.handle)
 
     @property
     def id(self) -> bytes:
@@ -86,6 +93,7 @@ class Asker:
         desk = GrantDesk(
             OneService(),
             policy,
+            KEYS,
             epoch_ends_us=lambda: epoch_ends_us,
             clock_us=lambda: NOW,
             draw=Draw(),
@@ -95,7 +103,7 @@ class Asker:
     def signed(
         self, *, time_us: int = NOW, raw: bytes | None = None, **fields: object
     ) -> SignedRequest:
-        plain = {"handle": HANDLE, "sealing_key": to_text(sealing_public_key_of(self.sealing))}
+        plain = {"handle": self.handle, "sealing_key": to_text(sealing_public_key_of(self.sealing))}
         body = encode_json({**plain, **fields}) if raw is None else raw
         return sign_request(
             "POST",
@@ -129,7 +137,7 @@ def names(grant: Grant) -> list[tuple[str, bool]]:
 async def test_anyone_is_granted_what_only_reads() -> None:
     grant = await ME.ask(READ_ONLY)
     assert (grant.service, grant.type, names(grant)) == (
-        grant_service(HANDLE),
+        grant_service(ME.handle),
         "valve",
         [("read", True)],
     )
@@ -305,9 +313,27 @@ def test_any_bytes_are_a_grant_or_refused(data: bytes) -> None:
 
 async def test_an_unknown_service_or_action_is_not_found() -> None:
     with pytest.raises(NotFoundError):
-        await ME.ask(OPEN, handle=handle_of(bytes(16)))
+        await ME.ask(OPEN, handle=handle_of(client_tag(ME.public), bytes(16)))
     with pytest.raises(NotFoundError):
         await ME.ask(OPEN, actions=["shut"])
+
+
+async def test_handle_of_anybody_else_is_unknown_and_the_answer_does_not_tell_why() -> None:
+    tag = client_tag(ME.public)
+    wrong = [
+        handle_of(client_tag(Asker(seed=b"x" * 32).public)),
+        handle_for(RECORD, tag=tag, epoch=7),
+        handle_of(tag)[:-1],
+        "B" + handle_of(tag)[1:] if handle_of(tag)[0] != "B" else "C" + handle_of(tag)[1:],
+        KEYS.handles().alias(tag, Target(HOME, RecordKey(RECORD))).text,
+        to_text(RECORD),
+    ]
+    answers = set()
+    for handle in wrong:
+        with pytest.raises(UnknownHandleError) as refused:
+            await ME.ask(OPEN, handle=handle)
+        answers.add(str(refused.value))
+    assert len(answers) == 1
 
 
 async def test_a_request_that_was_not_signed_now_is_refused() -> None:
@@ -318,7 +344,7 @@ async def test_a_request_that_was_not_signed_now_is_refused() -> None:
 @pytest.mark.parametrize(
     ("fields", "refusal"),
     [
-        ({"handle": "x"}, MalformedError),
+        ({"handle": "x"}, UnknownHandleError),
         ({"sealing_key": "AAAA"}, InvalidValueError),
         ({"sealing_key": to_text(bytes(32))}, InvalidValueError),
         ({"uses": []}, MalformedError),

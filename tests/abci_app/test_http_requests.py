@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from abci_app.devices import handle_of
 from abci_app.http_requests import device_handlers
 from abci_app.http_server import public_routes
 from abci_app.metrics import NodeMetrics
@@ -21,8 +20,9 @@ from edgistry.errors import MalformedError
 from edgistry.messages import decode_down
 from edgistry.requests_api import FETCH_KEY_HEADER, to_bytes, to_text
 from tests.fake_node import FakeNode, FakeWoofs
+from tests.handle_world import epoch_keys, handle_for
 
-from .desk_world import FETCH_KEY, SERVICE_KEY, Desks, desks
+from .desk_world import CLIENT, FETCH_KEY, SERVICE_KEY, Desks, desks
 
 KEY = {FETCH_KEY_HEADER: to_text(FETCH_KEY)}
 
@@ -35,14 +35,14 @@ async def served(**limits: Any) -> AsyncIterator[tuple[Desks, HttpServer]]:
             FakeWoofs(),
             version="1",
             metrics=NodeMetrics(),
-            devices=device_handlers(world.requests, world.exchanges),
+            devices=device_handlers(world.requests, world.exchanges, epoch_keys()),
         )
         yield world, HttpServer(routes)
 
 
 def body_for(envelope: bytes, /, **more: Any) -> dict[str, Any]:
     return {
-        "handle": handle_of(SERVICE_KEY),
+        "handle": handle_for(SERVICE_KEY, client_id=CLIENT),
         "envelope": to_text(envelope),
         "idempotency_key": to_text(b"key"),
         "fetch_hash": to_text(hashlib.sha256(FETCH_KEY).digest()),
@@ -94,8 +94,7 @@ async def test_request_is_cancelled_over_http() -> None:
 @pytest.mark.parametrize(
     ("fields", "refusal"),
     [
-        ({"handle": "short"}, (400, "malformed")),
-        ({"handle": to_text(bytes(16))}, (404, "not-found")),
+        ({"handle": handle_for(bytes(16), client_id=CLIENT)}, (404, "not-found")),
         ({"envelope": "!"}, (400, "malformed")),
         ({"envelope": to_text(bytes(70))}, (400, "malformed")),
         ({"envelope": "A" * 200_000}, (413, "too-large")),
@@ -117,7 +116,7 @@ async def test_submission_that_makes_no_sense_is_refused(
 
 
 async def test_full_queue_says_when_to_come_back() -> None:
-    async with served(depth=1) as (world, server):
+    async with served(share=1) as (world, server):
         await post(server, body_for(world.bind().encoded))
         response = await post(
             server, body_for(world.bind().encoded, idempotency_key=to_text(b"other"))

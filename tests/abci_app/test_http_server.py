@@ -40,7 +40,7 @@ CHECKS = (
 )
 PLAIN = [(each.method, each.path) for each in OPERATIONS if not each.parameters and not each.body]
 PLAIN += [("POST", "/v1/woof"), ("POST", "/v1/woof/stream")]
-DISCOVER_STATUSES = {200, 400, 404, 422, 503}
+DISCOVER_STATUSES = {200, 400, 401, 404, 422, 503}
 
 
 @pytest.fixture

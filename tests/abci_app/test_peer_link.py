@@ -41,14 +41,16 @@ from edgistry.errors import (
     NotFoundError,
     PermissionRefusedError,
     UnavailableError,
+    UnknownHandleError,
     UnknownRequestError,
     WrongNodeKeyError,
 )
 from edgistry.requests_api import to_text
+from edgistry.signed_request import client_tag
 from edgistry.transactions import node_id_of
 
 from .desk_world import SECOND, desks
-from .granting_world import RECORD, OneService
+from .granting_world import KEYS, RECORD, OneService, handle_of
 from .peer_world import ENTRY, HOME, STORED, CutWay, nodes
 from .test_grants import NOW, Asker
 
@@ -61,7 +63,7 @@ PATHS = (PASS_PATH, LOOK_PATH, ACKNOWLEDGE_PATH, CANCEL_PATH, OUTCOMES_PATH, GRA
 async def listening() -> AsyncIterator[str]:
     """A home node's link over TLS that knows the entry node; its address."""
     async with desks() as home:
-        grants = GrantDesk(home.pairings, GrantsConfig())
+        grants = GrantDesk(home.pairings, GrantsConfig(), KEYS)
         server = HttpServer(peer_routes(home.requests, grants))
         context = server_context(HOME_SEED, members=[public_key_of(ENTRY_SEED)])
         port = await server.listen_tcp("127.0.0.1", 0, tls=context)
@@ -115,7 +117,9 @@ async def test_refusal_passes_the_link_as_what_it_is() -> None:
 @given(body=st.binary(max_size=200))
 async def test_any_bytes_from_a_node_are_answered_or_refused(path: str, body: bytes) -> None:
     async with desks() as home:
-        server = HttpServer(peer_routes(home.requests, GrantDesk(home.pairings, GrantsConfig())))
+        server = HttpServer(
+            peer_routes(home.requests, GrantDesk(home.pairings, GrantsConfig(), KEYS))
+        )
         request = Request(method="POST", path=path, body=body, peer_node=ENTRY)
         assert (await server.answer(request)).status in {200, 400, 413}
 
@@ -127,15 +131,15 @@ async def test_any_bytes_from_a_node_are_answered_or_refused(path: str, body: by
 async def granting() -> AsyncIterator[tuple[GrantForwarder, CutWay]]:
     """The entry node's side of grants on a service of ``granting_world``."""
     async with desks() as home:
-        desk = GrantDesk(OneService(), GrantsConfig(), clock_us=lambda: NOW)
+        desk = GrantDesk(OneService(), GrantsConfig(), KEYS, clock_us=lambda: NOW)
         way = CutWay(HttpServer(peer_routes(home.requests, desk)))
-        nobody = GrantDesk(home.pairings, GrantsConfig(), clock_us=lambda: NOW)
+        nobody = GrantDesk(home.pairings, GrantsConfig(), KEYS, clock_us=lambda: NOW)
 
         def find(key: bytes) -> StoredService | None:
             return STORED if key == RECORD else None
 
         links = {HOME: PeerLink(HOME, way)}
-        yield GrantForwarder(nobody, links, node_id=ENTRY, find=find), way
+        yield GrantForwarder(nobody, links, node_id=ENTRY, find=find, keys=KEYS), way
 
 
 async def test_grant_is_asked_for_at_any_node_and_opens_for_the_client_alone() -> None:
@@ -178,7 +182,11 @@ async def test_service_of_a_node_without_a_link_is_unavailable() -> None:
 async def test_unknown_service_is_not_found() -> None:
     async with granting() as (entry, _):
         with pytest.raises(NotFoundError):
-            await entry.grant(Asker().signed(handle="A" * 22))
+            await entry.grant(
+                Asker().signed(handle=handle_of(client_tag(Asker().public), bytes(16)))
+            )
+        with pytest.raises(UnknownHandleError):
+            await entry.grant(Asker(seed=b"x" * 32).signed(handle=Asker().handle))
 
 
 # --- links in node.toml -------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from abci_app.profiles import NUMBER_BYTES, Profile, Profiles
 
 
 def profile(wake: int) -> Profile:
-    return Profile(home=b"h" * 20, type="valve", actions=("read",), wake=wake)
+    return Profile(home=b"h" * 20, type="valve", actions=("read",), wake=wake, owner=b"o" * 8)
 
 
 def test_records_that_say_the_same_share_a_number() -> None:

@@ -50,7 +50,7 @@ async def test_pages_in_order_hold_every_service_once(node: SoloNode) -> None:
     cursor: str | None = None
     while True:
         query = DiscoverQuery(area=NEAR, limit=7, cursor=cursor)
-        page = await node.service.discover(query)
+        page = await node.discover(query)
         seen += [(service.cell, service.handle) for service in page.services]
         cursor = page.next
         if cursor is None:
@@ -60,12 +60,15 @@ async def test_pages_in_order_hold_every_service_once(node: SoloNode) -> None:
 
 
 async def test_cursor_stays_good_while_services_come_and_go(node: SoloNode) -> None:
-    await node.service.register([row(n, lat=46.0 + n / 1000) for n in range(10)])
+    made = (await node.service.register([row(n, lat=46.0 + n / 1000) for n in range(10)])).outcomes
     await node.settle()
-    first = await node.service.discover(DiscoverQuery(area=NEAR, limit=5))
-    await node.service.withdraw([service.handle for service in first.services])
+    first = await node.discover(DiscoverQuery(area=NEAR, limit=5))
+    shown = {service.handle for service in first.services}
+    await node.service.withdraw(
+        [each.handle for each in made if each.handle and node.handle(each.handle) in shown]
+    )
     await node.settle()
-    rest = await node.service.discover(DiscoverQuery(area=NEAR, cursor=first.next))
+    rest = await node.discover(DiscoverQuery(area=NEAR, cursor=first.next))
     assert len(rest.services) == 5
     assert not {s.handle for s in rest.services} & {s.handle for s in first.services}
 
@@ -73,30 +76,28 @@ async def test_cursor_stays_good_while_services_come_and_go(node: SoloNode) -> N
 async def test_type_filters(node: SoloNode) -> None:
     await node.service.register([row(0), row(1, type="valve")])
     await node.settle()
-    found = await node.service.discover(DiscoverQuery(area=NEAR, type="valve"))
+    found = await node.discover(DiscoverQuery(area=NEAR, type="valve"))
     assert [service.type for service in found.services] == ["valve"]
 
 
 async def test_polygon_finds_what_lies_in_it(node: SoloNode) -> None:
     await node.service.register([row(0), row(50)])
     await node.settle()
-    assert len((await node.service.discover(DiscoverQuery(area=POLYGON))).services) == 1
+    assert len((await node.discover(DiscoverQuery(area=POLYGON))).services) == 1
 
 
 async def test_bad_queries_are_refused(node: SoloNode) -> None:
     with pytest.raises(UnknownRegionError):
-        await node.service.discover(DiscoverQuery(area=RegionArea(name="nowhere")))
+        await node.discover(DiscoverQuery(area=RegionArea(name="nowhere")))
     with pytest.raises(MalformedError):
-        await node.service.discover(DiscoverQuery(area=NEAR, cursor="bogus"))
+        await node.discover(DiscoverQuery(area=NEAR, cursor="bogus"))
     with pytest.raises(InvalidValueError):
-        await node.service.discover(DiscoverQuery(area=NEAR, limit=0))
+        await node.discover(DiscoverQuery(area=NEAR, limit=0))
 
 
 async def test_min_height_is_waited_for(node: SoloNode) -> None:
     height = node.app.reader.head.height
-    asking = asyncio.create_task(
-        node.service.discover(DiscoverQuery(area=NEAR, min_height=height + 2))
-    )
+    asking = asyncio.create_task(node.discover(DiscoverQuery(area=NEAR, min_height=height + 2)))
     await node.block()
     await asyncio.sleep(0)
     assert not asking.done()
@@ -107,7 +108,7 @@ async def test_min_height_is_waited_for(node: SoloNode) -> None:
 async def test_height_that_does_not_come_is_not_yet(node: SoloNode) -> None:
     node.service.discoverer._min_height_wait_s = 0.01
     with pytest.raises(NotYetError, match="not yet at 1000"):
-        await node.service.discover(DiscoverQuery(area=NEAR, min_height=1000))
+        await node.discover(DiscoverQuery(area=NEAR, min_height=1000))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ async def test_what_is_wrong_at_any_height_is_refused_without_waiting_for_one(
     node: SoloNode, query: DiscoverQuery
 ) -> None:
     with pytest.raises(MalformedError):
-        await node.service.discover(query)
+        await node.discover(query)
 
 
 async def test_region_put_while_its_height_is_waited_for_is_found(node: SoloNode) -> None:
@@ -130,7 +131,7 @@ async def test_region_put_while_its_height_is_waited_for_is_found(node: SoloNode
     await node.settle()
     height = node.app.reader.head.height
     query = DiscoverQuery(area=RegionArea(name="alp"), min_height=height + 1)
-    asking = asyncio.create_task(node.service.discover(query))
+    asking = asyncio.create_task(node.discover(query))
     await asyncio.sleep(0)
     await node.service.named_regions.put("alp", dict(POLYGON.geojson))
     await node.settle()
@@ -150,7 +151,7 @@ async def test_many_who_ask_for_a_new_region_have_it_covered_once(
 
     monkeypatch.setattr(covers_module, "cover_region", counted)
     query = DiscoverQuery(area=RegionArea(name="alp"))
-    await asyncio.gather(*(node.service.discover(query) for _ in range(20)))
+    await asyncio.gather(*(node.discover(query) for _ in range(20)))
     assert len(covered) == 1
 
 
@@ -166,19 +167,19 @@ async def test_few_polygons_wait_and_the_next_is_told_to_come_back(
     monkeypatch.setattr(discover_module, "cover_geojson", slow)
     query = DiscoverQuery(area=POLYGON)
     waiting = [
-        asyncio.create_task(node.service.discover(query))
+        asyncio.create_task(node.discover(query))
         for _ in range(discover_module.MAX_WAITING_POLYGONS)
     ]
     await asyncio.sleep(0)
     with pytest.raises(BusyError, match="polygon") as refusal:
-        await node.service.discover(query)
+        await node.discover(query)
     assert "Retry-After" in refusal_response(refusal.value).headers
     # Other areas do not wait behind polygons, however large they are.
     wide = NearArea(latitude=46.0, longitude=8.0, radius_km=500.0)
-    assert (await node.service.discover(DiscoverQuery(area=wide))).services == ()
+    assert (await node.discover(DiscoverQuery(area=wide))).services == ()
     release.set()
     assert len(await asyncio.gather(*waiting)) == discover_module.MAX_WAITING_POLYGONS
-    assert (await node.service.discover(query)).services == ()
+    assert (await node.discover(query)).services == ()
 
 
 async def test_status_says_what_the_node_knows(node: SoloNode) -> None:

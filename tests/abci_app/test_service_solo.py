@@ -42,7 +42,7 @@ async def test_registered_device_is_committed_and_discovered(tmp_path: Path) -> 
         assert kinds(answer.outcomes) == ["added"] * 3
         assert await node.service.outbox.wait_until(answer.outcomes[0].sequence, 30.0)
         found = await node.near(46.0, 8.0, 10.0)
-        expected = {outcome.handle for outcome in answer.outcomes[:2]}
+        expected = {node.handle(str(outcome.handle)) for outcome in answer.outcomes[:2]}
         assert {service.handle for service in found.services} == expected
         assert {service.state for service in found.services} == {"open"}
         assert {service.resolution for service in found.services} == {7}
@@ -88,7 +88,7 @@ async def test_what_was_accepted_before_a_crash_is_published_after_it(tmp_path: 
         assert node.service.outbox.pending == 1
         await node.settle()
         [found] = (await node.near(46.0, 8.0)).services
-        assert found.handle == answer.outcomes[0].handle
+        assert found.handle == node.handle(str(answer.outcomes[0].handle))
 
 
 async def test_withdrawn_device_is_no_longer_found(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ async def test_withdrawn_device_is_no_longer_found(tmp_path: Path) -> None:
         await node.service.withdraw([answer.outcomes[0].handle])
         await node.settle()
         [found] = (await node.near(46.0, 8.0)).services
-        assert found.handle == answer.outcomes[1].handle
+        assert found.handle == node.handle(str(answer.outcomes[1].handle))
         assert len(node.service.registrar.page(after=None, limit=10).devices) == 1
 
 
@@ -108,7 +108,7 @@ async def test_region_finds_what_is_published_in_it(tmp_path: Path) -> None:
         put = await node.service.named_regions.put("alp", SQUARE)
         assert (put.version, put.changed) == (1, True)
         await node.settle()
-        found = await node.service.discover(DiscoverQuery(area=RegionArea(name="alp")))
+        found = await node.discover(DiscoverQuery(area=RegionArea(name="alp")))
         assert len(found.services) == 1
 
 
@@ -260,13 +260,15 @@ async def test_devices_that_a_restored_registry_has_back_are_withdrawn_again(
     shutil.rmtree(tmp_path / "registry.ldb")
     (tmp_path / "copy").rename(tmp_path / "registry.ldb")
     async with node_in(tmp_path, clock=clock) as node:
-        assert gone.handle in {each.handle for each in (await node.near(46.0, 8.0)).services}
+        assert node.handle(str(gone.handle)) in {
+            each.handle for each in (await node.near(46.0, 8.0)).services
+        }
         assert node.service.ready()[1].warnings[0].startswith("1 devices")
         # Even if it is stopped before it could send anything.
     async with node_in(tmp_path, clock=clock) as node:
         await node.settle()
         found = {each.handle for each in (await node.near(46.0, 8.0)).services}
-        assert kept.handle in found
+        assert node.handle(str(kept.handle)) in found
         assert len(found) == 2
-        assert gone.handle not in found
+        assert node.handle(str(gone.handle)) not in found
         assert len(node.service.outbox.dead_letters) == 0

@@ -21,6 +21,7 @@ from edgistry.errors import StorageError
 from edgistry.kv import Change, MemoryKeyValue
 from edgistry.requests_api import to_text
 from tests.fake_node import FakeNode, FakeWoofs
+from tests.handle_world import epoch_keys
 
 from .desk_world import FETCH_KEY, HOUR, Desks, desks, text_bytes
 from .peer_world import nodes
@@ -32,7 +33,7 @@ WAIT = {"wait": "20"}
 
 
 def server_of(world: Desks, requests: Any = None) -> HttpServer:
-    handlers = device_handlers(requests or world.requests, world.exchanges)
+    handlers = device_handlers(requests or world.requests, world.exchanges, epoch_keys())
     return HttpServer(
         public_routes(FakeNode(), FakeWoofs(), version="1", metrics=NodeMetrics(), devices=handlers)
     )

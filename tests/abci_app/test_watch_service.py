@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 
-import abci_app.watch_service as watch_module
+import abci_app.watch_view as view_module
 from abci_app.change_log import ChangeLog
 from abci_app.metrics import NodeMetrics
+from abci_app.schema import EpochStates
 from abci_app.watch_service import Watcher
 from edgistry.api import DiscoverQuery, NearArea, PolygonArea, RegionArea
 from edgistry.codec import decode_json, encode_json
-from edgistry.errors import BusyError, NotYetError, UnknownRegionError
+from edgistry.errors import BusyError, NoEpochKeyError, NotYetError, UnknownRegionError
 from edgistry.event_stream import EventReader
 from edgistry.kv import MemoryKeyValue
 from edgistry.watch_api import WatchQuery
+from tests.handle_world import begin_epoch, client
 
 from .solo_node import SoloNode, open_solo, row
 
@@ -52,7 +54,7 @@ async def node() -> SoloNode:
 
 
 async def reading(node: SoloNode, query: WatchQuery = QUERY) -> Reading:
-    made = Reading(await node.service.watch(query))
+    made = Reading(await node.service.watch(query, client()))
     name, data, event_id = await made.next()
     assert (name, str(data["height"])) == ("begin", event_id)
     return made
@@ -64,6 +66,11 @@ async def register(node: SoloNode, *numbers: int, **changes: object) -> list[str
     return [str(each.handle) for each in outcomes]
 
 
+def seen(node: SoloNode, *handles: str) -> list[str]:
+    """The client's handles of what the operator calls so."""
+    return [node.handle(each) for each in handles]
+
+
 def height(node: SoloNode) -> int:
     return node.app.reader.head.height
 
@@ -71,7 +78,7 @@ def height(node: SoloNode) -> int:
 async def test_service_appears_changes_and_leaves_as_discover_shows_it(node: SoloNode) -> None:
     watching = await reading(node)
     (handle,) = await register(node, 0, id="hut")
-    found = (await node.service.discover(DiscoverQuery(area=NEAR))).services[0]
+    found = (await node.discover(DiscoverQuery(area=NEAR))).services[0]
     name, data, event_id = await watching.next()
     assert (name, data["appeared"], data["changed"], data["left"]) == (
         "changes",
@@ -86,7 +93,7 @@ async def test_service_appears_changes_and_leaves_as_discover_shows_it(node: Sol
     await node.service.withdraw([handle])
     await node.settle()
     _, data, _ = await watching.next()
-    assert (data["appeared"], data["changed"], data["left"]) == ([], [], [handle])
+    assert (data["appeared"], data["changed"], data["left"]) == ([], [], seen(node, handle))
 
 
 async def test_other_places_and_types_are_not_told(node: SoloNode) -> None:
@@ -95,7 +102,7 @@ async def test_other_places_and_types_are_not_told(node: SoloNode) -> None:
     await register(node, 90, type="valve")  # 99 km away
     (handle,) = await register(node, 1, type="valve")
     _, data, _ = await watching.next()
-    assert [each["handle"] for each in data["appeared"]] == [handle]
+    assert [each["handle"] for each in data["appeared"]] == seen(node, handle)
 
 
 async def test_service_that_moves_out_of_the_area_has_left(node: SoloNode) -> None:
@@ -104,7 +111,7 @@ async def test_service_that_moves_out_of_the_area_has_left(node: SoloNode) -> No
     await watching.next()
     await register(node, 0, id="hut", lat=47.5)
     _, data, _ = await watching.next()
-    assert data["left"] == [handle]
+    assert data["left"] == seen(node, handle)
 
 
 async def test_stream_resumes_behind_the_height_that_was_told_last(node: SoloNode) -> None:
@@ -115,11 +122,15 @@ async def test_stream_resumes_behind_the_height_that_was_told_last(node: SoloNod
     for since, expected in ((start, [first, second]), (middle, [second])):
         watching = await reading(node, WatchQuery(area=NEAR, since=since))
         told = [(await watching.next())[1]["appeared"] for _ in expected]
-        assert [[each["handle"] for each in some] for some in told] == expected
+        assert [[each["handle"] for each in some] for some in told] == [
+            seen(node, *each) for each in expected
+        ]
 
 
 async def test_height_the_node_has_not_reached_is_waited_for(node: SoloNode) -> None:
-    opening = asyncio.create_task(node.service.watch(WatchQuery(area=NEAR, since=height(node) + 1)))
+    opening = asyncio.create_task(
+        node.service.watch(WatchQuery(area=NEAR, since=height(node) + 1), client())
+    )
     await asyncio.sleep(0)
     assert not opening.done()
     await node.block()
@@ -127,7 +138,7 @@ async def test_height_the_node_has_not_reached_is_waited_for(node: SoloNode) -> 
     assert (await watching.next())[0] == "begin"
     node.service.discoverer._min_height_wait_s = 0.01
     with pytest.raises(NotYetError):
-        await node.service.watch(WatchQuery(area=NEAR, since=height(node) + 50))
+        await node.service.watch(WatchQuery(area=NEAR, since=height(node) + 50), client())
 
 
 async def test_reader_whom_the_log_has_left_behind_is_told_so(node: SoloNode) -> None:
@@ -158,7 +169,7 @@ async def test_lease_that_lapses_sends_watchers_to_list_anew(node: SoloNode) -> 
         node.clock.advance(14)
         await node.engine.make_block()
     assert (await watching.next())[0] == "gone"
-    assert not (await node.service.discover(DiscoverQuery(area=NEAR))).services
+    assert not (await node.discover(DiscoverQuery(area=NEAR))).services
 
 
 async def test_region_that_was_put_anew_ends_what_watches_it(node: SoloNode) -> None:
@@ -182,13 +193,13 @@ async def test_polygon_can_be_watched_and_an_unknown_region_cannot(node: SoloNod
     await register(node, 0)
     assert len((await watching.next())[1]["appeared"]) == 1
     with pytest.raises(UnknownRegionError):
-        await node.service.watch(WatchQuery(area=RegionArea(name="nowhere")))
+        await node.service.watch(WatchQuery(area=RegionArea(name="nowhere")), client())
 
 
 async def test_large_block_comes_in_parts_of_which_the_last_has_the_id(
     node: SoloNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch_module, "MAX_EVENT_SERVICES", 4)
+    monkeypatch.setattr(view_module, "MAX_EVENT_SERVICES", 4)
     watching = await reading(node)
     before = height(node)
     await register(node, *range(10))
@@ -199,8 +210,10 @@ async def test_large_block_comes_in_parts_of_which_the_last_has_the_id(
 
 
 async def test_silent_stream_tells_the_height_or_that_it_lives(node: SoloNode) -> None:
-    watcher = Watcher(node.app.reader, node.service.discoverer, keep_alive_s=0.001)
-    stream = await watcher.watch(QUERY)
+    watcher = Watcher(
+        node.app.reader, node.service.discoverer, node.service.epochs.keys, keep_alive_s=0.001
+    )
+    stream = await watcher.watch(QUERY, client())
     begin = await anext(stream)
     assert begin.startswith(b"event: begin\n")
     assert await anext(stream) == b":\n\n"
@@ -212,26 +225,72 @@ async def test_silent_stream_tells_the_height_or_that_it_lives(node: SoloNode) -
 
 
 async def test_streams_are_counted_and_bounded(node: SoloNode) -> None:
-    watcher = Watcher(node.app.reader, node.service.discoverer, most=2)
-    streams = [await watcher.watch(QUERY) for _ in range(2)]
+    watcher = Watcher(node.app.reader, node.service.discoverer, node.service.epochs.keys, most=2)
+    streams = [await watcher.watch(QUERY, client()) for _ in range(2)]
     for stream in streams:
         await anext(stream)
     assert watcher.open == 2
     with pytest.raises(BusyError):
-        await watcher.watch(QUERY)
+        await watcher.watch(QUERY, client())
     for stream in streams:
         await stream.aclose()
     assert watcher.open == 0
-    await watcher.watch(QUERY)
+    await watcher.watch(QUERY, client())
 
 
 async def test_no_event_tells_more_than_discover_does(node: SoloNode) -> None:
-    stream = await node.service.watch(QUERY)
+    stream = await node.service.watch(QUERY, client())
     await anext(stream)
     await register(node, 0, id="secret-id", name="secret hut")
     event = (await anext(stream)).decode()
     for secret in ("secret", "hut", "solo", "commitment", "home", "46.0,"):
         assert secret not in event
+
+
+async def test_events_of_a_block_come_in_an_order_of_the_client_s_own(node: SoloNode) -> None:
+    streams = [await node.service.watch(QUERY, client(number)) for number in (1, 2)]
+    for stream in streams:
+        await anext(stream)
+    made = await register(node, *range(40), lat=46.0, lon=8.0)
+    orders = []
+    for number, stream in zip((1, 2), streams, strict=True):
+        _, data, _ = await Reading(stream).next()
+        told = [each["handle"] for each in data["appeared"]]
+        assert sorted(told) == sorted(node.handle(each, number) for each in made)
+        shown = (await node.discover(DiscoverQuery(area=NEAR, limit=100), number)).services
+        assert told == [each.handle for each in shown]
+        by_handle = {node.handle(each, number): each for each in made}
+        orders.append([by_handle[each] for each in told])
+    assert orders[0] != orders[1]
+
+
+async def test_new_epoch_is_told_and_then_all_that_is_there_under_new_handles(
+    node: SoloNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view_module, "MAX_EVENT_SERVICES", 2)
+    made = await register(node, 0, 1, 2)
+    watching = await reading(node)
+    old = set(seen(node, *made))
+    begin_epoch(node.service.epochs.keys, 2)
+    await node.block()
+    name, data, _ = await watching.next()
+    assert (name, data["epoch"], data["height"]) == ("epoch", 2, height(node))
+    parts = [(await watching.next())[1] for _ in range(2)]
+    told = {each["handle"] for part in parts for each in part["appeared"]}
+    assert told == set(seen(node, *made))
+    assert not told & old
+    assert [part["more"] for part in parts] == [True, False]
+    # It goes on from there, and who resumes is told which epoch handles are of.
+    await register(node, 3)
+    assert len((await watching.next())[1]["appeared"]) == 1
+    resumed = Reading(await node.service.watch(WatchQuery(area=NEAR, since=1), client()))
+    assert (await resumed.next())[1]["epoch"] == 2
+
+
+async def test_without_an_epoch_key_nobody_can_watch(node: SoloNode) -> None:
+    node.service.epochs.keys.put({}, EpochStates(0, None, None, None), epoch_us=1)
+    with pytest.raises(NoEpochKeyError):
+        await node.service.watch(QUERY, client())
 
 
 async def test_metrics_tell_how_many_watch(node: SoloNode) -> None:

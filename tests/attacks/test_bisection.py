@@ -12,9 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from abci_app.discovery import ServiceIndex
+from abci_app.epoch_keys import ARITHMETIC
 from abci_app.profiles import Listed, listed
 from abci_app.schema import stored_service
 from edgistry.cover import Cover
+from edgistry.handles import HandleKey
 from edgistry.placing import place
 from edgistry.policy import PrivacyPolicy
 from edgistry.region import cover_near, cover_polygon, distance_km, published_cell
@@ -23,6 +25,7 @@ from edgistry.transactions import ServiceRecord
 QUERIES = 10_000
 HOME = bytes(20)
 KEY = bytes(16)
+ORDER = HandleKey(1, bytes(32), ARITHMETIC).order(bytes(16))
 TRUTH = (47.6062, -122.3321)
 Point = tuple[float, float]
 
@@ -104,7 +107,13 @@ def test_what_is_left_of_a_place_is_its_published_cell() -> None:
     def answer(query: Query) -> bool:
         covers.clear()
         covers[query] = query.cover()
-        page = index.search(covers[query], None, limit=1, is_visible=lambda _: True)
+        page = index.search(
+            covers[query],
+            None,
+            limit=1,
+            order=ORDER,
+            is_visible=lambda _: True,
+        )
         return bool(page.items)
 
     def could(query: Query, points: list[Point]) -> list[bool]:

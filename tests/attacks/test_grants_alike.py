@@ -37,7 +37,7 @@ from edgistry.pairing import ServiceOffer
 from edgistry.requests_api import to_bytes, to_text
 from edgistry.signed_request import client_tag, sign_request
 
-from ..abci_app.granting_world import HANDLE, SERVICE
+from ..abci_app.granting_world import KEYS, SERVICE, handle_of
 from ..abci_app.pairing_world import FakeDevice
 
 NOW = 1_800_000_000_000_000
@@ -108,7 +108,7 @@ async def granted(desk: GrantDesk, number: int) -> Grant:
         GRANTS_PATH,
         encode_json(
             {
-                "handle": HANDLE,
+                "handle": handle_of(client_tag(public)),
                 "sealing_key": to_text(sealing_public_key_of(sealing)),
                 "uses": ["call", "get"],
             }
@@ -120,7 +120,7 @@ async def granted(desk: GrantDesk, number: int) -> Grant:
     )
 
     sealed = to_bytes((await desk.grant(request)).sealed, "sealed")
-    context = seal_context(client_tag(public), grant_service(HANDLE))
+    context = seal_context(client_tag(public), grant_service(handle_of(client_tag(public))))
     data = open_sealed(sealing, sealed, purpose=GRANT_PURPOSE, context=context)
     return open_grant(data, client_id=client_tag(public)[:8])
 
@@ -131,6 +131,7 @@ async def ours(draw: random.Random, device: int, client: int) -> list[Public]:
     desk = GrantDesk(
         OneOfMany(device),
         policy,
+        KEYS,
         epoch_ends_us=lambda: EPOCH_ENDS,
         clock_us=lambda: NOW + draw.randrange(1_000_000),
         draw=draw.randbytes,

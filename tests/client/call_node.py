@@ -10,18 +10,18 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from abci_app.devices import handle_of
 from abci_app.http_requests import device_handlers
 from abci_app.http_server import public_routes
 from abci_app.metrics import NodeMetrics
 from edgistry.adapters.http import HttpServer
-from tests.abci_app.desk_world import SERVICE_KEY, Desks, desks
+from tests.abci_app.desk_world import CLIENT, SERVICE_KEY, Desks, desks
 from tests.fake_node import FakeNode, FakeWoofs
+from tests.handle_world import epoch_keys, handle_for
 
 T = TypeVar("T")
 
 PATIENCE_S = 30.0
-HANDLE = handle_of(SERVICE_KEY)
+HANDLE = handle_for(SERVICE_KEY, client_id=CLIENT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ def call_node() -> Iterator[CallNode]:
                     FakeWoofs(),
                     version="1",
                     metrics=NodeMetrics(),
-                    devices=device_handlers(world.requests, world.exchanges),
+                    devices=device_handlers(world.requests, world.exchanges, epoch_keys()),
                 )
             )
             port = await server.listen_tcp("127.0.0.1", 0)

@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from client.cli import program
+from client.identity import read_identity
 from client.params import DURATION
 from edgistry.api import CellArea, DiscoverQuery, NearArea, PolygonArea
 from edgistry.errors import MalformedError
@@ -66,7 +67,7 @@ def test_discover_json_has_exactly_the_documented_shape(node: str) -> None:
         "block_time": BLOCK_TIME,
         "services": [
             {
-                "handle": "0000000000000000000003",
+                "handle": entry(3).handle,
                 "type": "valve",
                 "cell": "87283082effffff",
                 "resolution": 7,
@@ -78,6 +79,9 @@ def test_discover_json_has_exactly_the_documented_shape(node: str) -> None:
             }
         ],
         "next": None,
+        "counts": [],
+        "epoch": 0,
+        "epoch_ends": None,
     }
     assert result.stderr == ""
 
@@ -87,7 +91,7 @@ def test_discover_prints_plain_columns_when_nobody_looks(node: str) -> None:
     lines = result.stdout.splitlines()
     assert lines[0].split("\t")[:3] == ["handle", "type", "cell"]
     assert lines[1] == (
-        "0000000000000000000001\tthermometer\t87283082effffff\t37.77000,-122.42000\t1406 m"
+        f"{entry(1).handle[:16]}\tthermometer\t87283082effffff\t37.77000,-122.42000\t1406 m"
         "\tread\topen\t15m"
     )
     assert len(lines) == 4
@@ -97,7 +101,7 @@ def test_discover_draws_a_table_on_a_terminal(node: str) -> None:
     text = on_a_terminal([*PROGRAM, "discover", "--region", "bay"], node)
     assert "3 services at height 7" in text
     assert "│" in text or "┃" in text
-    assert "0000000000000000000001" in text
+    assert entry(1).handle[:16] in text
 
 
 def on_a_terminal(command: list[str], node: str) -> str:
@@ -125,6 +129,29 @@ def on_a_terminal(command: list[str], node: str) -> str:
     reader.join(10)
     os.close(ours)
     return b"".join(chunks).decode()
+
+
+def test_discover_asks_as_the_user_and_browsing_as_nobody(node: str, fake: FakeNode) -> None:
+    edgistry(node, "discover", "--region", "bay")
+    edgistry(node, "watch", "--region", "bay", "--count", "1")
+    result = edgistry(node, "discover", "--region", "bay", "--browse")
+    mine = {each.tag for each in fake.clients if each is not None}
+    assert mine == {read_identity().tag}
+    assert fake.clients[-1] is None
+    assert [line.split("\t") for line in result.stdout.splitlines()] == [
+        ["type", "cell", "center", "services", "owners"],
+        ["thermometer", "87283082effffff", "37.77000,-122.42000", "2", "1"],
+        ["valve", "87283082effffff", "37.77000,-122.42000", "1", "1"],
+    ]
+
+
+def test_beginning_of_a_handle_that_was_shown_is_taken_by_commands(node: str) -> None:
+    edgistry(node, "discover", "--region", "bay")
+    beginning = entry(1).handle[:16]
+    result = edgistry(node, "call", beginning, "read")
+    assert f"edgistry grant request {beginning}" in result.stderr
+    unknown = edgistry(node, "call", entry(9).handle[:16], "read")
+    assert (unknown.exit_code, "[unknown-handle]" in unknown.stderr) == (1, True)
 
 
 def test_more_results_are_announced_with_their_cursor(node: str) -> None:
@@ -363,7 +390,7 @@ def test_watch_shows_what_is_there_and_ends_after_count(node: str, fake: FakeNod
     assert result.exit_code == 0
     rows = [line.split("\t")[:4] for line in result.stdout.splitlines()]
     assert rows == [
-        [str(HEIGHT), "appeared", entry(number).handle, "thermometer"] for number in (1, 2)
+        [str(HEIGHT), "appeared", entry(number).handle[:16], "thermometer"] for number in (1, 2)
     ]
 
 

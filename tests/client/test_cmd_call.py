@@ -158,7 +158,7 @@ def test_call_without_a_capability_says_where_to_get_one(node: CallNode, keyring
     keyring.remove("hut")
     result = edgistry(node, "call", HANDLE, "read")
     assert result.exit_code == 1
-    assert f"edgistry grant request {HANDLE}" in result.stderr
+    assert f"edgistry grant request {HANDLE[:16]}" in result.stderr
 
 
 def test_call_that_no_node_took_is_given_to_it_later(
@@ -257,4 +257,7 @@ def test_handle_may_begin_like_an_option(node: CallNode, keyring: Keyring) -> No
     handle = "-" + HANDLE[1:]
     result = edgistry(node, "call", "--wait", "0s", handle, "read", "--data", "-x")
     assert result.exit_code == 1
-    assert f"edgistry grant request {handle}" in result.stderr
+    assert f"edgistry grant request {handle[:16]}" in result.stderr
+    # Its beginning does as well, now that it was named here.
+    result = edgistry(node, "call", "--wait", "0s", handle[:16], "read", "--data", "-x")
+    assert f"edgistry grant request {handle[:16]}" in result.stderr

@@ -20,7 +20,7 @@ from edgistry.adapters.clock import wall_us
 from edgistry.envelope import Operation
 from edgistry.errors import FileError
 
-from ..abci_app.granting_world import HANDLE, OneService
+from ..abci_app.granting_world import KEYS, OneService, handle_of
 from ..fake_node import FakeNode, serving_from_a_thread
 
 
@@ -31,9 +31,14 @@ def _folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    desk = GrantDesk(OneService(), GrantsConfig(anyone="read"))
+    desk = GrantDesk(OneService(), GrantsConfig(anyone="read"), KEYS)
     with serving_from_a_thread(FakeNode(), grant_handlers(desk)) as url:
         yield url
+
+
+def own_handle() -> str:
+    """The handle of the service for the user."""
+    return handle_of(read_identity().tag)
 
 
 def edgistry(*arguments: str) -> Result:
@@ -41,25 +46,25 @@ def edgistry(*arguments: str) -> Result:
 
 
 def test_a_grant_is_kept_in_the_keyring_under_its_handle(url: str) -> None:
-    done = edgistry("request", HANDLE, "--node", url, "--json")
+    done = edgistry("request", own_handle(), "--node", url, "--json")
     assert done.exit_code == 0, done.output
     answer = json.loads(done.stdout)
     (line,) = answer["granted"]
-    assert (answer["handle"], answer["type"], line["action"]) == (HANDLE, "valve", "read")
+    assert (answer["handle"], answer["type"], line["action"]) == (own_handle(), "valve", "read")
     assert line["name"].startswith("valve.read.")
     wanted = Wanted(
         operation=Operation.PUT,
         target="valve/read",
         handler="read",
         client=read_identity().id,
-        place=HANDLE,
+        place=own_handle(),
     )
     assert Keyring.of_user().choose(wanted, now_us=wall_us()).entry.name == line["name"]
 
 
 def test_a_later_grant_replaces_the_earlier_one_on_the_same_thing(url: str) -> None:
     for _ in range(2):
-        done = edgistry("request", HANDLE, "--node", url, "--allow", "call, get")
+        done = edgistry("request", own_handle(), "--node", url, "--allow", "call, get")
         assert done.exit_code == 0, done.output
     entries, damaged = Keyring.of_user().entries()
     assert [entry.name.rsplit(".", 1)[0] for entry in entries] == ["valve.read", "valve.read.look"]
@@ -67,14 +72,14 @@ def test_a_later_grant_replaces_the_earlier_one_on_the_same_thing(url: str) -> N
 
 
 def test_a_person_sees_what_was_granted_and_for_how_long(url: str) -> None:
-    done = edgistry("request", HANDLE, "--node", url, "--ttl", "2h")
+    done = edgistry("request", own_handle(), "--node", url, "--ttl", "2h")
     assert done.exit_code == 0, done.output
     assert "valve.read." in done.stdout
-    assert f"edgistry call {HANDLE} ACTION" in done.stderr
+    assert f"edgistry call {own_handle()[:16]} ACTION" in done.stderr
 
 
 def test_what_the_node_does_not_grant_is_refused_with_the_id_to_name(url: str) -> None:
-    done = edgistry("request", HANDLE, "--node", url, "--action", "open")
+    done = edgistry("request", own_handle(), "--node", url, "--action", "open")
     assert done.exit_code == 1
     assert read_identity().id.hex() in done.stderr
     assert "[grants]" in done.stderr
@@ -82,17 +87,17 @@ def test_what_the_node_does_not_grant_is_refused_with_the_id_to_name(url: str) -
 
 
 def test_an_unknown_handle_is_not_found(url: str) -> None:
-    done = edgistry("request", "A" * 22, "--node", url)
-    assert (done.exit_code, "no service with this handle" in done.stderr) == (1, True)
+    done = edgistry("request", handle_of(bytes(16)), "--node", url)
+    assert (done.exit_code, "[unknown-handle]" in done.stderr) == (1, True)
 
 
 def test_words_that_are_no_uses_are_refused_before_anybody_is_asked() -> None:
-    done = edgistry("request", HANDLE, "--node", "http://127.0.0.1:1", "--allow", "mint")
+    done = edgistry("request", own_handle(), "--node", "http://127.0.0.1:1", "--allow", "mint")
     assert (done.exit_code, "use call, get" in done.stderr) == (1, True)
 
 
 def test_a_node_that_does_not_answer_is_exit_code_3() -> None:
-    assert edgistry("request", HANDLE, "--node", "http://127.0.0.1:1").exit_code == 3
+    assert edgistry("request", own_handle(), "--node", "http://127.0.0.1:1").exit_code == 3
 
 
 def test_an_id_is_made_once_and_kept_for_its_owner_only() -> None:

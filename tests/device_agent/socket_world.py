@@ -17,6 +17,7 @@ from device_agent.link import Answer, HttpLink
 from edgistry.adapters.http import HttpServer
 from tests.abci_app.desk_world import Desks, desks
 from tests.fake_node import FakeNode, FakeWoofs
+from tests.handle_world import epoch_keys
 
 from .agent_world import HandClock, Running
 from .test_agent_and_node import CutLink, agent_at, calls, read
@@ -98,7 +99,7 @@ async def connected(
                 FakeWoofs(),
                 version="1",
                 metrics=NodeMetrics(),
-                devices=device_handlers(world.requests, world.exchanges),
+                devices=device_handlers(world.requests, world.exchanges, epoch_keys()),
             )
         )
         port = await server.listen_tcp("127.0.0.1", 0)

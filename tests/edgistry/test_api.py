@@ -314,7 +314,7 @@ def test_every_operation_is_described_once() -> None:
 
 def test_discover_documents_what_it_may_refuse() -> None:
     responses = DOCUMENT["paths"]["/v1/discover"]["get"]["responses"]
-    assert list(responses) == ["200", "400", "404", "408", "413", "422", "500", "503"]
+    assert list(responses) == ["200", "400", "401", "404", "408", "413", "422", "500", "503"]
     assert "unknown-region" in responses["404"]["description"]
     assert "Retry-After" in responses["503"]["headers"]
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from abci_app.devices import handle_of
 from abci_app.mailbox_records import RECORDS, RequestRecord, read_request
 from edgistry.adapters import acknowledging, service_caller
 from edgistry.adapters.http import HttpClient, HttpServer, Response
@@ -18,11 +17,12 @@ from edgistry.calls import CallResult
 from edgistry.errors import CallPendingError, CannotReachError
 from edgistry.kv import prefix_end
 from edgistry.requests_api import KnownOutcome, RequestAnswer
-from tests.abci_app.desk_world import GRANT, SERVICE_KEY, Desks, desks
+from tests.abci_app.desk_world import CLIENT, GRANT, SERVICE_KEY, Desks, desks
 from tests.abci_app.test_submit_and_wait import server_of
+from tests.handle_world import handle_for
 
 LIMIT_S = 20.0
-HANDLE = handle_of(SERVICE_KEY)
+HANDLE = handle_for(SERVICE_KEY, client_id=CLIENT)
 
 
 class Counting:

@@ -33,6 +33,7 @@ from tests.fake_node import (
     serving,
     serving_from_a_thread,
 )
+from tests.handle_world import client_keys
 
 Changes = AsyncGenerator[ServiceChange, None]
 GONE = encode_event(encode_json(GoneEvent(height=HEIGHT, reason="")).decode(), name="gone")
@@ -164,15 +165,15 @@ async def test_watcher_of_a_real_node_ends_up_with_what_discover_shows() -> None
     port = await server.listen_tcp("127.0.0.1", 0)
     known: dict[str, ServiceEntry | None] = {}
     try:
-        async with NodeClient(f"http://127.0.0.1:{port}") as client:
-            await put(node, range(5))
+        async with NodeClient(f"http://127.0.0.1:{port}", keys=client_keys()) as client:
+            records = await put(node, range(5))
             found = client.watch(near=(46.0, 8.0), radius_km=20.0)
             await follow(node, found, known)
-            await node.service.withdraw([next(iter(known))])
-            await put(node, range(5, 8))
+            await node.service.withdraw([records[next(iter(known))]])
+            records |= await put(node, range(5, 8))
             await follow(node, found, known)
             # All that is behind this height is lost, while a service leaves and another comes.
-            await node.service.withdraw([next(iter(known))])
+            await node.service.withdraw([records[next(iter(known))]])
             await put(node, [8])
             reader, watcher = node.app.reader, node.service.watcher
             watcher._log = ChangeLog(reader.head.height, reader.visible_nodes())
@@ -183,9 +184,11 @@ async def test_watcher_of_a_real_node_ends_up_with_what_discover_shows() -> None
         await server.stop(grace_s=1.0)
 
 
-async def put(node: SoloNode, numbers: range | list[int]) -> None:
-    await node.service.register([row(number) for number in numbers])
+async def put(node: SoloNode, numbers: range | list[int]) -> dict[str, str]:
+    """Register services; what the client calls them to what the operator does."""
+    made = (await node.service.register([row(number) for number in numbers])).outcomes
     await node.settle()
+    return {node.handle(str(each.handle)): str(each.handle) for each in made}
 
 
 async def follow(node: SoloNode, found: Changes, known: dict[str, ServiceEntry | None]) -> None:

@@ -72,7 +72,7 @@ class Chaos:
         ]
         for _ in range(calls):
             client, place = self.draw.choice(ways)
-            order = self._drawn(client, self.world.handles[place])
+            order = self._drawn(client, client.handles[place])
             self.orders[order.number] = order
             client.give(order)
 

@@ -23,7 +23,7 @@ from edgistry.adapters.http import HttpClient
 from edgistry.adapters.node_client import BlockingNodeClient
 from edgistry.capability import Capability
 from edgistry.captext import danger_text
-from edgistry.errors import Refused
+from edgistry.errors import NoEpochKeyError, Refused
 
 from ..cut_link import CutLink
 from .agents import ROOT, AgentProcess, Killable
@@ -94,6 +94,8 @@ class ClientProcess(Killable):
         self.url = url
         self.grants: dict[str, dict[str, str]] = {}
         """Capabilities by handle and action."""
+        self.handles: dict[int, str] = {}
+        """The client's handles of the devices' services, by home node."""
 
     def start(self) -> None:
         """Follow orders from now on."""
@@ -140,8 +142,6 @@ class World:
         self.cluster = cluster
         self.links: list[list[Link]] = [[], [], []]
         """Of clients, of devices, between nodes."""
-        self.handles: dict[int, str] = {}
-        """Of the devices' services, by home node."""
         self._stack = stack
         self._configure()
         self.agents = [
@@ -202,23 +202,32 @@ class World:
             agent.pair(f"http://127.0.0.1:{link}", code)
             agent.start()
         for client in self.clients:
-            handles = self.cluster.wait_until("services", lambda: self._handles(client.entry))  # noqa: B023
-            self.handles = dict(zip(HOMES, handles, strict=True))
-            foreign = [self.handles[home] for home in HOMES if home != client.entry]
-            client.grants = asyncio.run(self._grants(client.entry, foreign))
+            keys = ClientKeys.generate()
+            handles = self.cluster.wait_until(
+                "services",
+                lambda: self._handles(client.entry, keys),  # noqa: B023
+            )
+            client.handles = dict(zip(HOMES, handles, strict=True))
+            foreign = [client.handles[home] for home in HOMES if home != client.entry]
+            client.grants = asyncio.run(self._grants(client.entry, keys, foreign))
             client.start()
 
-    def _handles(self, number: int) -> list[str] | None:
+    def _handles(self, number: int, keys: ClientKeys) -> list[str] | None:
         """Of the devices' services, in their order, when a node has all."""
-        with BlockingNodeClient(self.cluster.api(number)) as node:
+        found: dict[str, str] = {}
+        with (
+            contextlib.suppress(NoEpochKeyError),
+            BlockingNodeClient(self.cluster.api(number), keys=keys) as node,
+        ):
             found = {
                 each.type: each.handle for each in node.services(near=(46.0, 8.0), radius_km=20.0)
             }
         wanted = [f"station{at}" for at in range(len(HOMES))]
         return [found[each] for each in wanted] if found.keys() >= set(wanted) else None
 
-    async def _grants(self, entry: int, handles: list[str]) -> dict[str, dict[str, str]]:
-        keys = ClientKeys.generate()
+    async def _grants(
+        self, entry: int, keys: ClientKeys, handles: list[str]
+    ) -> dict[str, dict[str, str]]:
         found = {}
         async with HttpClient(self.cluster.api(entry)) as http:
             for handle in handles:

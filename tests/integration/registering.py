@@ -4,24 +4,30 @@ Rules kept here:
 
 * Whoever gets no answer asks again with the same rows, as people run an import again. A row has
   one handle for ever, whichever answer told it.
-* ``expected`` is exact: after the writers have finished, every node must show these handles and
-  no others.
+* ``expected`` is exact: after the writers have finished, every node must show these devices and
+  no others. Records are named as operators do; clients have handles, so that a device is known by
+  an action that only it has.
 
 Not handled here: breaking anything (the tests do).
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from abci_app.admin_api import DeviceRow, SettledAnswer
 from abci_app.admin_client import AdminClient
+from edgistry.adapters.grant_client import ClientKeys
 from edgistry.adapters.node_client import BlockingNodeClient
-from edgistry.errors import CannotReachError, NotFoundError, TimedOutError
+from edgistry.api import ServiceEntry
+from edgistry.errors import CannotReachError, NoEpochKeyError, NotFoundError, TimedOutError
 
 from .harness import READY_S, Cluster
 
@@ -43,17 +49,34 @@ def device_row(identity: str, *, seeded: random.Random) -> DeviceRow:
         lat=CENTER[0] + seeded.uniform(-0.2, 0.2),
         lon=CENTER[1] + seeded.uniform(-0.2, 0.2),
         type=TYPE,
-        actions=("read",),
+        actions=(f"a.{hashlib.sha256(identity.encode()).hexdigest()[:16]}", "read"),
     )
 
 
+_ACTIONS: dict[str, tuple[str, ...]] = {}
+"""What devices can do, by the names of their records; the others are registered by command."""
+_PLAIN = ("read",)
+
+
+def know(rows: Iterable[DeviceRow], records: Iterable[str]) -> None:
+    """The ``records`` are those of the devices in ``rows``."""
+    _ACTIONS.update({name: row.actions for row, name in zip(rows, records, strict=True)})
+
+
+def missing(shown: Counter[tuple[str, ...]], records: Iterable[str]) -> Counter[tuple[str, ...]]:
+    """What of ``records`` is not ``shown``, by what the devices can do."""
+    return Counter(_ACTIONS.get(name, _PLAIN) for name in records) - shown
+
+
 def register(cluster: Cluster, number: int, *identities: str) -> list[str]:
-    """Register these devices with a node; their handles, as soon as the node has accepted them."""
+    """Register these devices with a node; their records, as soon as the node has accepted them."""
     rows = [device_row(identity, seeded=random.Random(identity)) for identity in identities]
     with AdminClient(cluster.directory(number)) as client:
         outcomes = client.register(rows).outcomes
     assert all(outcome.outcome == "added" for outcome in outcomes), outcomes
-    return [outcome.handle for outcome in outcomes]
+    records = [outcome.handle for outcome in outcomes]
+    know(rows, records)
+    return records
 
 
 def wait_shown(cluster: Cluster, expected: Iterable[str], seconds: float = READY_S) -> None:
@@ -68,22 +91,40 @@ def wait_shown(cluster: Cluster, expected: Iterable[str], seconds: float = READY
     check_shown(cluster, wanted)
 
 
-def discovered(cluster: Cluster, number: int) -> list[str]:
-    """The handles of all devices near ``CENTER`` that a node shows, in its order."""
-    with BlockingNodeClient(cluster.api(number)) as client:
-        services = client.services(near=CENTER, radius_km=RADIUS_KM, type=TYPE, limit=1000)
-        return [service.handle for service in services]
+def discovered(cluster: Cluster, number: int) -> Counter[tuple[str, ...]]:
+    """What all devices near ``CENTER`` can do that a node shows."""
+    services = services_of(cluster, number, ClientKeys.generate())
+    return Counter(service.actions for service in services)
+
+
+def services_of(cluster: Cluster, number: int, keys: ClientKeys) -> list[ServiceEntry]:
+    """All devices near ``CENTER`` as a node shows them to a client, in its order."""
+
+    def look() -> list[ServiceEntry] | None:
+        with (
+            contextlib.suppress(NoEpochKeyError),
+            BlockingNodeClient(cluster.api(number), keys=keys) as client,
+        ):
+            return list(client.services(near=CENTER, radius_km=RADIUS_KM, type=TYPE, limit=1000))
+        return None
+
+    found = look()
+    if found is None:
+        cluster.wait_until(f"node {number} to have handles", lambda: look() is not None)
+        found = look()
+    assert found is not None
+    return found
 
 
 def check_shown(cluster: Cluster, expected: Iterable[str], numbers: Iterable[int] = ()) -> None:
-    """Every one of these nodes (all if none is named) shows exactly the ``expected`` handles."""
-    wanted = sorted(expected)
+    """Every one of these nodes (all if none is named) shows exactly the ``expected`` records."""
+    wanted = list(expected)
     for number in numbers or cluster.numbers:
-        shown = sorted(discovered(cluster, number))
-        missing, extra = set(wanted) - set(shown), set(shown) - set(wanted)
-        assert shown == wanted, (
-            f"node {number} shows {len(shown)} of {len(wanted)} devices; missing {missing},"
-            f" not expected {extra}\n{cluster.report()}"
+        shown = discovered(cluster, number)
+        lacks = missing(shown, wanted)
+        assert (lacks, shown.total()) == (Counter(), len(wanted)), (
+            f"node {number} shows {shown.total()} of {len(wanted)} devices; missing {lacks}"
+            f"\n{cluster.report()}"
         )
 
 
@@ -192,6 +233,7 @@ class _Writer:
             assert outcome.outcome != "rejected", outcome
             assert row.id is not None
             self.handles[row.id] = outcome.handle
+        know(rows, [outcome.handle for outcome in answer.outcomes])
         self._confirm(client, [outcome.sequence for outcome in answer.outcomes])
         again = self._until_answered(lambda: client.register(rows))
         for outcome, before in zip(again.outcomes, answer.outcomes, strict=True):

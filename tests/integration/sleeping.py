@@ -10,6 +10,7 @@ with SleepingWorld() as world:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import shutil
@@ -28,6 +29,7 @@ from abci_app.initialize import init_node
 from device_agent.config import AgentConfig, CycleConfig, HandlersConfig, RadioConfig
 from device_agent.directory import AgentDirectory, create
 from edgistry.adapters.node_client import BlockingNodeClient
+from edgistry.errors import NoEpochKeyError
 
 from ..abci_app.hosts import HostProcess
 from .harness import reserve_ports
@@ -136,6 +138,12 @@ class Person:
         """What ``edgistry WORDS --json`` answers."""
         return json.loads(self.edgistry(*words, "--json").stdout)
 
+    def handle(self, type_name: str) -> str:
+        """This person's handle of the only service of that type."""
+        where = ("--near", f"{PLACE[0]},{PLACE[1]}", "--radius-km", "20", "--type", type_name)
+        (found,) = self.json("discover", *where)["services"]
+        return str(found["handle"])
+
     def call(self, handle: str, action: str = "read", *words: str) -> str:
         """Give a call without waiting; its id."""
         answer = self.json("call", handle, action, "--wait", "0s", *words)
@@ -183,21 +191,21 @@ class SleepingWorld:
             self.set_up(device, type_name)
         return device
 
-    def set_up(self, device: SleepingDevice, type_name: str) -> str:
-        """Let ``device`` wake until its service is listed; the handle."""
+    def set_up(self, device: SleepingDevice, type_name: str) -> None:
+        """Let ``device`` wake until its service is listed."""
 
         def listed() -> bool:
             device.wake()
             return bool(self.handles(type_name))
 
         self.node.until(listed, f"the listing of the {type_name}")
-        return self.handles(type_name)[0]
 
     def handles(self, type_name: str) -> list[str]:
-        """Handles of the services of this type that clients find."""
-        with BlockingNodeClient(self.node.url) as client:
+        """Handles of the services of this type that somebody finds."""
+        with contextlib.suppress(NoEpochKeyError), BlockingNodeClient(self.node.url) as client:
             found = client.services(near=PLACE, radius_km=20.0, type=type_name)
             return [each.handle for each in found]
+        return []
 
     def person(self) -> Person:
         """Somebody new."""

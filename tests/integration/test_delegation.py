@@ -47,8 +47,8 @@ class Delegated:
     def __init__(self, world: SleepingWorld) -> None:
         self.world = world
         self.device: SleepingDevice = world.device("thermometer", HANDLERS)
-        (self.handle,) = world.handles("thermometer")
         self.alice, self.bob, self.eve = (world.person() for _ in range(3))
+        self.handle = self.alice.handle("thermometer")
         granted = self.alice.json("grant", "request", self.handle, "--allow", "call,latest")
         call, look = granted["granted"]
         self.locked, self.badge = (world.root / name for name in ("locked.cap", "badge.cap"))

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from abci_app.admin_client import AdminClient
 from abci_app.devices import parse_handle
+from edgistry.adapters.grant_client import ClientKeys
 from edgistry.adapters.http import HttpClient
-from edgistry.adapters.node_client import BlockingNodeClient
 from edgistry.adapters.service_caller import CallTracker
 from edgistry.calls import CallResult, Ticket
 from edgistry.errors import (
@@ -36,7 +37,9 @@ from .lying_node import (
     UNCHECKED,
     VARIABLE,
 )
-from .test_peer_link import COMMAND_S, ENTRY, HOME, Client, Device
+from .test_peer_link import COMMAND_S, ENTRY, HOME, Client, Device, handles_by_type
+
+KEYS = ClientKeys.generate()
 
 pytestmark = pytest.mark.engine
 
@@ -105,9 +108,8 @@ def handles(cluster: Cluster, devices: tuple[Device, Device]) -> dict[str, str]:
     def listed() -> dict[str, str] | None:
         for device in devices:
             device.wake()
-        with BlockingNodeClient(cluster.api(ENTRY)) as node:
-            found = node.discover(near=(46.0, 8.0), radius_km=20.0).services
-        return {each.type: each.handle for each in found} if len(found) == len(devices) else None
+        found = handles_by_type(cluster, ENTRY, KEYS)
+        return found if len(found) == len(devices) else None
 
     return cluster.wait_until("both services listed", listed)
 
@@ -115,7 +117,14 @@ def handles(cluster: Cluster, devices: tuple[Device, Device]) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def client(cluster: Cluster, handles: dict[str, str]) -> Client:
     """A client of the entry node, who calls the first device."""
-    return Client(cluster, ENTRY, handles["thermometer"])
+    return Client(cluster, ENTRY, handles["thermometer"], KEYS)
+
+
+def record_of(cluster: Cluster, type_name: str) -> bytes:
+    """The record key of the service of that type, as its operator knows it."""
+    with AdminClient(cluster.directory(HOME)) as admin:
+        (name,) = [each.handle for each in admin.devices() if each.type == type_name]
+    return parse_handle(name)
 
 
 def effects(devices: tuple[Device, Device]) -> list[str]:
@@ -154,13 +163,12 @@ def test_request_that_the_entry_node_changed_is_refused_by_the_home_node(
     cluster: Cluster,
     entry: Liar,
     devices: tuple[Device, Device],
-    handles: dict[str, str],
     client: Client,
     lie: str,
 ) -> None:
     before = effects(devices)
     data = f"asked-{lie.strip()}".encode()
-    entry.tell(lie + parse_handle(handles["lock"]).hex() if lie == OTHER_SERVICE else lie)
+    entry.tell(lie + record_of(cluster, "lock").hex() if lie == OTHER_SERVICE else lie)
     ticket = client.ticket(data)
     with pytest.raises(BadTagError, match="tag does not verify"):
         client.submit(ticket)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from edgistry.adapters.service_caller import CallTracker, ServiceCaller
 from edgistry.calls import CallResult, Ticket
 from edgistry.capability import Capability
 from edgistry.codec import replace
-from edgistry.errors import BadTagError
+from edgistry.errors import BadTagError, NoEpochKeyError
 from edgistry.requests_api import RequestAnswer
 
 from .harness import Cluster
@@ -89,10 +90,9 @@ class Device:
 class Client:
     """A client with keys of its own, at one node."""
 
-    def __init__(self, cluster: Cluster, node: int, handle: str) -> None:
+    def __init__(self, cluster: Cluster, node: int, handle: str, keys: ClientKeys) -> None:
         self._url = cluster.api(node)
         self._handle = handle
-        keys = ClientKeys.generate()
 
         async def ask() -> Capability:
             async with HttpClient(self._url) as http:
@@ -143,6 +143,17 @@ class Client:
         return asyncio.run(result())
 
 
+def handles_by_type(cluster: Cluster, number: int, keys: ClientKeys) -> dict[str, str]:
+    """The client's handles of the devices' services that a node lists."""
+    with (
+        contextlib.suppress(NoEpochKeyError),
+        BlockingNodeClient(cluster.api(number), keys=keys) as node,
+    ):
+        found = node.discover(near=(46.0, 8.0), radius_km=20.0).services
+        return {each.type: each.handle for each in found}
+    return {}
+
+
 def _forged(ticket: Ticket) -> Ticket:
     envelope = bytes([*ticket.envelope[:-1], ticket.envelope[-1] ^ 1])
     return replace(ticket, envelope=envelope)
@@ -168,13 +179,14 @@ def device(cluster: Cluster) -> Iterator[Device]:
 def client(cluster: Cluster, device: Device) -> Client:
     """A client at another node."""
 
+    keys = ClientKeys.generate()
+
     def listed() -> str | None:
         device.wake()
-        with BlockingNodeClient(cluster.api(ENTRY)) as node:
-            found = node.discover(near=(46.0, 8.0), radius_km=20.0).services
-        return found[0].handle if found else None
+        found = handles_by_type(cluster, ENTRY, keys)
+        return next(iter(found.values()), None)
 
-    return Client(cluster, ENTRY, cluster.wait_until("the service listed", listed))
+    return Client(cluster, ENTRY, cluster.wait_until("the service listed", listed), keys)
 
 
 def test_client_at_one_node_calls_a_sleeping_device_at_home_at_another(

@@ -8,6 +8,7 @@ each.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import tempfile
 import time
@@ -23,12 +24,13 @@ from abci_app.admin_client import AdminClient
 from abci_app.config import PORTS_PER_NODE, ForwardConfig
 from abci_app.mirror import mirror_name
 from device_agent.config import AgentConfig, CycleConfig, HandlersConfig, RadioConfig
+from edgistry.adapters.grant_client import ClientKeys
 from edgistry.adapters.http import HttpClient
 from edgistry.adapters.node_client import BlockingNodeClient
 from edgistry.captext import danger_text
 from edgistry.codec import encode_json
 from edgistry.envelope import Operation
-from edgistry.errors import Refused
+from edgistry.errors import NoEpochKeyError, Refused
 from edgistry.requests_api import SubmitBody, to_text
 
 from ..abci_app.hosts import LIMIT_S, HostProcess
@@ -37,7 +39,7 @@ from .harness import reserve_ports
 from .sleeping import NodeProcess
 
 WOOF = "sensors/air"
-CLIENT = b"caller-1"
+KEYS = ClientKeys.generate()
 CALLS_A_GRANT = 100
 """Nobody fetches these outcomes, and a node keeps 256 for one grant before it takes no more."""
 CALLS_A_ROUND = 5
@@ -139,7 +141,10 @@ class Chain:
         self.node.forward(config)
 
     def _is_listed(self) -> bool:
-        with BlockingNodeClient(self.node.url) as client:
+        with (
+            contextlib.suppress(NoEpochKeyError),
+            BlockingNodeClient(self.node.url, keys=KEYS) as client,
+        ):
             for service in client.services(near=(46.0, 8.0), radius_km=20.0):
                 self.handle = service.handle
                 return True
@@ -158,7 +163,7 @@ class Chain:
             "station/measure",
             reading,
             handler="measure",
-            client=CLIENT,
+            client=KEYS.id,
             sequence=now_us,
             deadline=now_us + 3_600_000_000,
         )

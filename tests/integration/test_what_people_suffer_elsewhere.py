@@ -53,8 +53,8 @@ class Hut:
 
     def __init__(self, world: SleepingWorld, type_name: str) -> None:
         self.device: SleepingDevice = world.device(type_name, HANDLERS)
-        (self.handle,) = world.handles(type_name)
         self.person: Person = world.person()
+        self.handle = self.person.handle(type_name)
         self.person.edgistry("grant", "request", self.handle)
 
     @property
@@ -241,8 +241,9 @@ def test_service_is_listed_only_when_calls_of_it_can_be_answered(world: Sleeping
     device = world.device("anemometer", HANDLERS, ready=False)
     device.pair(world.node)
     assert world.handles("anemometer") == []
-    handle = world.set_up(device, "anemometer")
+    world.set_up(device, "anemometer")
     person = world.person()
+    handle = person.handle("anemometer")
     person.edgistry("grant", "request", handle)
     request = person.call(handle, "read", "--data", "first")
     device.wake()
