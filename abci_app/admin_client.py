@@ -42,6 +42,7 @@ from .admin_api import (
     WithdrawAnswer,
     WithdrawRequest,
 )
+from .audit_api import QueryList
 from .devices import Identity, identity_of
 from .directory import NodeDirectory
 from .forwards_api import ForwardList, SettleRequest
@@ -250,6 +251,10 @@ class AdminClient:
         """Elements in doubt of ``woof`` up to ``through`` are there, the others are not."""
         body = SettleRequest(woof=woof, through=through)
         return self._post("/admin/forwards/settle", body, ForwardList)
+
+    def queries(self, limit: int) -> QueryList:
+        """Up to ``limit`` questions to the node, the newest first."""
+        return self._get("/admin/queries", QueryList, {"limit": str(limit)})
 
     def mailboxes(self, limit: int) -> MailboxList:
         """Up to ``limit`` mailboxes."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import click
 
+from .cli_audit import audit
 from .cli_cap import cap
 from .cli_cluster import cluster
 from .cli_dead_letters import dead_letters
@@ -43,7 +44,7 @@ def program() -> None:
 
 for _command in (
     init, run, host, status, pair_code, device, fleet, region, cap, handlers, dead_letters,
-    mailbox, forwards, cluster, engine, abci, repair,
+    mailbox, forwards, audit, cluster, engine, abci, repair,
 ):  # fmt: skip
     program.add_command(_command)
 

@@ -21,8 +21,11 @@ from edgistry.errors import InvalidValueError
 from edgistry.grants_api import MAX_TTL_S
 from edgistry.handlers import check_module
 from edgistry.policy import MAX_CROWD, MAX_NOISE_M, PolicyLimits
+from edgistry.slots import DEFAULT_SLOT_US
 from edgistry.woof import check_handler, split_name
 from edgistry.woof_uri import parse_woof_uri
+
+from .config_guards import AuditConfig, BudgetsConfig, check_slot
 
 EngineKind = Literal["solo", "cometbft", "none"]
 EngineLevel = Literal["debug", "info", "error", "none"]
@@ -278,7 +281,7 @@ def check_crowd(crowd: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivacyConfig:
-    """What the policies of devices may show."""
+    """What the policies of devices may show, and what the time of answers tells."""
 
     finest_resolution: int = setting(
         FINEST_PUBLISHED,
@@ -288,6 +291,17 @@ class PrivacyConfig:
     least_noise_m: int = setting(0, help="The least radius of noise, in metres.", check=check_noise)
     least_crowd: int = setting(
         1, help="The least number of owners to be shown among.", check=check_crowd
+    )
+    slot_ms: int = setting(
+        DEFAULT_SLOT_US // 1000,
+        help=(
+            "Whatever is answered about one service leaves at edges of slots of this length, so\n"
+            "that the time it took tells nothing; 0: at once, for one's own devices and clients."
+        ),
+        check=check_slot,
+    )
+    jitter_ms: int = setting(
+        0, help="And then later by up to this time, drawn for each answer.", check=check_slot
     )
 
     @property
@@ -338,8 +352,13 @@ class NodeConfig:
     )
     privacy: PrivacyConfig = section(
         PrivacyConfig,
-        help="What the policies of devices may show. One that shows more is refused, not changed.",
+        help=(
+            "What the policies of devices may show (one that shows more is refused, not changed),\n"
+            "and when answers about them leave."
+        ),
     )
+    budgets: BudgetsConfig = section(BudgetsConfig, help="How much one client may ask.")
+    audit: AuditConfig = section(AuditConfig, help="What was asked, for the operator.")
     log: LogConfig = section(LogConfig, help="Logs are in the directory logs/, by size.")
     forward: tuple[ForwardConfig, ...] = tables(
         help=(

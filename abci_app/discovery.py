@@ -236,6 +236,18 @@ class ServiceIndex:
             return self._all
         return self._by_type.get(type_name) or _NOTHING
 
+    def listed_in(
+        self, cover: Cover, type_name: str | None, *, is_visible: Callable[[bytes], bool]
+    ) -> Iterator[list[Found]]:
+        """All visible services of ``cover``, in the order of this index, some at a time.
+
+        The index must not change before the last of them was taken.
+        """
+        shown = _Shown(self._profiles, is_visible)
+        for run in _runs_in(self._entries(type_name), cover, b""):
+            rows = [(b"", row) for row in run if shown[row[_PLACE_BYTES:]]]
+            yield list(self._page(rows, next=None).items)
+
     def _page(self, found: Iterable[tuple[bytes, bytes]], *, next: Place | None) -> Page:
         profiles, number_of = self._profiles, int.from_bytes
         items = [

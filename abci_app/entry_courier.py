@@ -23,6 +23,7 @@ from typing import Final
 
 from edgistry.adapters.log import get_logger
 from edgistry.errors import (
+    BudgetError,
     ExpiredError,
     MailboxFullError,
     NodeProblemError,
@@ -254,7 +255,7 @@ class Courier:
             return
         try:
             answer, _ = await link.pass_on(record.passed_request(envelope))
-        except MailboxFullError:
+        except (MailboxFullError, BudgetError):
             self._rest(record)
         except Refused as error:
             if is_away(error):

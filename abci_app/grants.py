@@ -103,21 +103,36 @@ class GrantDesk:
         sealing_key = to_bytes(body.sealing_key, "sealing_key")
         if len(sealing_key) != _KEY_BYTES:
             raise InvalidValueError("sealing_key: an X25519 public key has 32 bytes")
+        record = service_of_signer(self._keys, body.handle, client.tag)
+        grant, _ = self.granted_to(client, body, record, now_us=now_us)
+        sealed = seal(
+            sealing_key,
+            encode_grant(grant),
+            purpose=GRANT_PURPOSE,
+            context=seal_context(client.tag, grant.service),
+        )
+        return GrantAnswer(sealed=to_text(sealed))
+
+    def granted_to(
+        self, client: Client, body: GrantBody, record: bytes, *, now_us: int
+    ) -> tuple[Grant, ServiceOffer]:
+        """What ``client`` gets of the service ``record``, which ``body`` names by its handle.
+
+        Raises: as ``grant``, but for what is wrong with ``body`` itself.
+        """
         if body.ttl_s > self._policy.max_ttl_s:
             raise LimitExceededError(
                 f"this node grants for at most {self._policy.max_ttl_s} seconds"
             )
-        record = service_of_signer(self._keys, body.handle, client.tag)
         found = self._pairings.by_record(record)
         if found is None:
             raise NotFoundError("there is no service with this handle here")
         paired, service = found
-        named = grant_service(body.handle)
         not_after_us = end_of_grant(now_us, body.ttl_s, self._epoch_ends_us())
         wanted = decide(self._policy, service, body, client.id)
         grant = Grant(
             version=1,
-            service=named,
+            service=grant_service(body.handle),
             type=service.type,
             not_after_us=not_after_us,
             granted=tuple(
@@ -125,13 +140,7 @@ class GrantDesk:
                 for action, rights in wanted
             ),
         )
-        sealed = seal(
-            sealing_key,
-            encode_grant(grant),
-            purpose=GRANT_PURPOSE,
-            context=seal_context(client.tag, named),
-        )
-        return GrantAnswer(sealed=to_text(sealed))
+        return grant, service
 
     def _granted(
         self,

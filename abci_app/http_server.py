@@ -12,7 +12,7 @@ Not handled here: sockets and limits (``edgistry.adapters.http``), reading a que
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Protocol
 
 from edgistry.adapters.http import Handler, HttpServer, Request, Response, Route, json_response
@@ -40,6 +40,9 @@ from edgistry.watch_api import WatchQuery, parse_height, parse_watch_body, parse
 
 from .http_signed import Signers
 from .metrics import NodeMetrics
+
+Around = Callable[[str, Handler], Handler]
+"""From an operation's name and handler to what is called in its place."""
 
 _EVENT_HEADERS = {"Content-Type": EVENT_CONTENT_TYPE, "Cache-Control": "no-store"}
 
@@ -93,6 +96,7 @@ def public_server(
     metrics: NodeMetrics | None = None,
     devices: Mapping[str, Handler] | None = None,
     signers: Signers | None = None,
+    around: Around | None = None,
 ) -> HttpServer:
     """A server of the public API of ``node``, counting into ``metrics``; not yet listening.
 
@@ -101,7 +105,13 @@ def public_server(
     """
     counted = metrics or NodeMetrics()
     routes = public_routes(
-        node, woofs, version=version, metrics=counted, devices=devices, signers=signers
+        node,
+        woofs,
+        version=version,
+        metrics=counted,
+        devices=devices,
+        signers=signers,
+        around=around,
     )
     return HttpServer(routes, observe=counted.observe, body_limit=MAX_ENVELOPE_BYTES)
 
@@ -114,8 +124,9 @@ def public_routes(
     metrics: NodeMetrics,
     devices: Mapping[str, Handler] | None = None,
     signers: Signers | None = None,
+    around: Around | None = None,
 ) -> list[Route]:
-    """One route for each operation of the API."""
+    """One route for each operation of the API; ``around`` puts something around its handler."""
     handlers = {
         **_search_handlers(node, signers or Signers()),
         **_handlers(node, version=version, metrics=metrics),
@@ -123,6 +134,8 @@ def public_routes(
         **_NO_DEVICES,
         **(devices or {}),
     }
+    if around is not None:
+        handlers = {name: around(name, handler) for name, handler in handlers.items()}
     return [
         Route(method=each.method, template=each.path, handler=handlers[each.name])
         for each in OPERATIONS
@@ -141,6 +154,7 @@ _NO_DEVICES: Mapping[str, Handler] = dict.fromkeys(
         "request_cancel",
         "request_acknowledge",
         "grant",
+        "any_grant",
     ),
     _no_devices,
 )

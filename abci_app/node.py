@@ -28,15 +28,19 @@ from edgistry.errors import ChainMismatchError, ConfigError, UnavailableError
 from edgistry.transactions import node_id_of, owner_tag
 
 from .abci_server import ABCIServer
+from .admin_audit import audit_admin_routes
 from .admin_forwards import forward_routes
 from .admin_issuing import issuing_routes
 from .admin_server import admin_server
+from .any_grants import AnyGrantDesk
+from .anycast_parts import open_anycast_parts
 from .application import RegistryApplication
 from .comet_config import Genesis, read_genesis
 from .config import NodeConfig, peer_id_of
 from .consensus import CometConsensus, Consensus, SoloConsensus, check_port_free
 from .device_parts import listen_on_link, open_device_parts
 from .directory import NodeDirectory, read_registry_seed
+from .doors import Doors, party_budget
 from .grants import GrantDesk
 from .handler_desk import HandlerDesk
 from .http_server import public_server
@@ -45,6 +49,7 @@ from .mailbox_parts import open_mailbox_parts
 from .metrics import NodeMetrics
 from .pairing import PairingTable
 from .peer_parts import open_peer_parts
+from .query_audit import open_query_audit
 from .running import Running, stop_signal
 from .schema import genesis_members
 from .service import NodeService
@@ -121,6 +126,16 @@ async def run_node(
         )
         mail.exchanges.on_exchange = devices.stand_ins.heard
         members = genesis_members(genesis.state)
+        budget = party_budget(config)
+        if budget is not None:
+            mail.requests.budget = budget.spend
+        grants = GrantDesk(
+            pairings,
+            config.grants,
+            service.epochs.keys,
+            epoch_ends_us=lambda: service.epochs.keys.ends_us,
+        )
+        any_grants = AnyGrantDesk(grants)
         peers = open_peer_parts(
             config,
             seed=seed,
@@ -130,16 +145,21 @@ async def run_node(
             committer=local.woofs.committer,
             find=app.reader.service,
             requests=mail.requests,
-            grants=GrantDesk(
-                pairings,
-                config.grants,
-                service.epochs.keys,
-                epoch_ends_us=lambda: service.epochs.keys.ends_us,
-            ),
+            grants=grants,
+            any_grants=any_grants,
             keys=service.epochs.keys,
+        )
+        anycast = open_anycast_parts(
+            service.discoverer,
+            node_id=node_id,
+            keys=service.epochs.keys,
+            reader=app.reader,
+            local=any_grants,
+            links=peers.links,
         )
         service.discoverer.outstanding = peers.outstanding(mail.writer.boxes)
         parts.push_async_callback(peers.courier.close)
+        audit = open_query_audit(config, local.woofs, seed=seed)
         tasks = Running(
             consensus.run(),
             service.run(),
@@ -147,6 +167,7 @@ async def run_node(
             *mail.running(),
             *devices.running(),
             *peers.running(),
+            *([] if audit is None else [audit.run()]),
         )
         async with tasks as running, AsyncExitStack() as doors:
             metrics = NodeMetrics()
@@ -155,12 +176,16 @@ async def run_node(
             devices.watch(metrics)
             service.watch_metrics(metrics)
             peers.watch(metrics)
+            anycast.watch(metrics)
+            guards = Doors.of(config, note=None if audit is None else audit.note)
+            guards.watch(metrics)
             http = public_server(
                 service,
                 local.door,
                 version=__version__,
                 metrics=metrics,
-                devices=peers.handlers(mail.exchanges),
+                devices=peers.handlers(mail.exchanges, anycast),
+                around=guards.around,
             )
             link = await listen_on_link(
                 config,
@@ -177,6 +202,7 @@ async def run_node(
                 *issuing_routes(issuing),
                 *devices.admin_routes(),
                 *mail.admin_routes(),
+                *audit_admin_routes(audit),
             ]
             admin = admin_server(service, desk, more=more)
             doors.push_async_callback(admin.stop)

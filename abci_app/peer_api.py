@@ -17,9 +17,10 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 from edgistry.codec import Answer, Meta, Wire
+from edgistry.handles import HANDLE_BYTES
 from edgistry.messages import MAX_PRIORITY, MAX_QUEUED_ENVELOPE_BYTES
 from edgistry.requests_api import MAX_WAIT_S, RequestAnswer
-from edgistry.signed_request import MAX_BODY_BYTES
+from edgistry.signed_request import MAX_BODY_BYTES, SignedRequest
 from edgistry.transactions import Bytes16, Bytes32
 
 PASS_PATH: Final = "/peer/v1/requests"
@@ -28,6 +29,7 @@ ACKNOWLEDGE_PATH: Final = "/peer/v1/requests/acknowledge"
 CANCEL_PATH: Final = "/peer/v1/requests/cancel"
 OUTCOMES_PATH: Final = "/peer/v1/requests/outcomes"
 GRANT_PATH: Final = "/peer/v1/grants"
+ANY_GRANT_PATH: Final = "/peer/v1/any/grants"
 
 MAX_REFERENCES: Final = 256
 MAX_OUTCOME_BYTES: Final = 1 << 20
@@ -55,6 +57,17 @@ class Reference(Wire):
 
     id: Bytes16
     fetch_hash: Bytes32
+
+
+class PassedAnyGrant(Wire):
+    """A wish for any service, and the service that the entry node chose."""
+
+    request: SignedRequest
+    """As the client signed it."""
+    service: Bytes16
+    """The record key of the service."""
+    handle: Annotated[bytes, Meta(min_length=HANDLE_BYTES, max_length=HANDLE_BYTES)]
+    """The alias that the client gets for it."""
 
 
 class Look(Wire):

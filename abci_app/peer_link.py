@@ -19,6 +19,7 @@ from typing import Final, Protocol, TypeVar
 from edgistry.adapters.http import HttpClient, Response
 from edgistry.adapters.problems import decode_answer, refusal_of
 from edgistry.adapters.tls import client_context
+from edgistry.anycast_api import AnyGrantAnswer
 from edgistry.api import PROBLEM_CONTENT_TYPE, Problem
 from edgistry.codec import Answer, Wire, encode
 from edgistry.envelope import MAX_U64
@@ -38,6 +39,7 @@ from edgistry.transactions import NodeId
 
 from .peer_api import (
     ACKNOWLEDGE_PATH,
+    ANY_GRANT_PATH,
     CANCEL_PATH,
     GRANT_PATH,
     LOOK_PATH,
@@ -47,6 +49,7 @@ from .peer_api import (
     EndedAnswer,
     Look,
     PassedAnswer,
+    PassedAnyGrant,
     PassedRequest,
     Reference,
     WhichEnded,
@@ -159,6 +162,10 @@ class PeerLink:
             Refused: it does not, or ``is_away``.
         """
         return await self._ask(GRANT_PATH, request, GrantAnswer)
+
+    async def any_grant(self, passed: PassedAnyGrant) -> AnyGrantAnswer:
+        """What the node grants on the service that was chosen. Raises as ``grant``."""
+        return await self._ask(ANY_GRANT_PATH, passed, AnyGrantAnswer)
 
     async def close(self) -> None:
         """Close all connections. Closing twice is safe."""

@@ -16,12 +16,15 @@ from edgistry.errors import ConfigError
 from edgistry.kv import KeyValue
 from edgistry.transactions import NodeId
 
+from .any_grants import AnyGrants
+from .anycast_parts import AnycastParts
 from .config import NodeConfig, peer_id_of
 from .discover_service import Outstanding
 from .entry_book import EntryBook
 from .entry_courier import Courier
 from .entry_desk import EntryDesk, FindService, GrantForwarder
 from .handle_opening import OpeningKeys
+from .http_any import any_handlers
 from .http_grants import PublicGrants, grant_handlers
 from .http_requests import PublicExchange, device_handlers
 from .mailbox_boxes import Boxes
@@ -43,14 +46,20 @@ class PeerParts:
     book: EntryBook
     courier: Courier
     keys: OpeningKeys
+    links: Mapping[NodeId, PeerLink]
     routes: list[Route]
     """What other nodes ask of this one, over the link."""
 
-    def handlers(self, exchanges: PublicExchange) -> Mapping[str, Handler]:
+    def handlers(
+        self, exchanges: PublicExchange, anycast: AnycastParts | None = None
+    ) -> Mapping[str, Handler]:
         """The part of the public API that is about devices; ``exchanges`` are with this node's."""
+        requests = self.requests if anycast is None else anycast.watched(self.requests)
+        any_service = {} if anycast is None else any_handlers(anycast.desk)
         return {
-            **device_handlers(self.requests, exchanges, self.keys),
+            **device_handlers(requests, exchanges, self.keys),
             **grant_handlers(self.grants),
+            **any_service,
         }
 
     def outstanding(self, boxes: Boxes) -> Outstanding:
@@ -95,6 +104,7 @@ def open_peer_parts(
     requests: RequestDesk,
     grants: PublicGrants,
     keys: OpeningKeys,
+    any_grants: AnyGrants,
 ) -> PeerParts:
     """Requests that entered are in ``store``; ``requests`` and ``grants`` are this node's own.
 
@@ -115,7 +125,8 @@ def open_peer_parts(
         book=book,
         courier=courier,
         keys=keys,
-        routes=peer_routes(requests, grants),
+        links=links,
+        routes=peer_routes(requests, grants, any_grants),
     )
 
 

@@ -25,10 +25,12 @@ from edgistry.errors import (
 from edgistry.requests_api import RequestAnswer, to_text
 from edgistry.signed_request import SignedRequest
 
+from .any_grants import AnyGrants
 from .http_grants import PublicGrants
 from .mailbox_states import State
 from .peer_api import (
     ACKNOWLEDGE_PATH,
+    ANY_GRANT_PATH,
     CANCEL_PATH,
     GRANT_PATH,
     LOOK_PATH,
@@ -39,6 +41,7 @@ from .peer_api import (
     EndedAnswer,
     Look,
     PassedAnswer,
+    PassedAnyGrant,
     PassedRequest,
     Reference,
     WhichEnded,
@@ -48,9 +51,9 @@ from .request_desk import Asked, FetchHash, RequestDesk
 T = TypeVar("T", bound=Wire)
 
 
-def peer_routes(requests: RequestDesk, grants: PublicGrants) -> list[Route]:
+def peer_routes(requests: RequestDesk, grants: PublicGrants, any_grants: AnyGrants) -> list[Route]:
     """The operations between nodes; for the server of the link."""
-    peers = _Peers(requests, grants)
+    peers = _Peers(requests, grants, any_grants)
     return [
         Route(method="POST", template=path, handler=handler)
         for path, handler in (
@@ -60,6 +63,7 @@ def peer_routes(requests: RequestDesk, grants: PublicGrants) -> list[Route]:
             (CANCEL_PATH, peers.cancel),
             (OUTCOMES_PATH, peers.which_ended),
             (GRANT_PATH, peers.grant),
+            (ANY_GRANT_PATH, peers.any_grant),
         )
     ]
 
@@ -67,9 +71,10 @@ def peer_routes(requests: RequestDesk, grants: PublicGrants) -> list[Route]:
 class _Peers:
     """From requests of nodes to use cases."""
 
-    def __init__(self, requests: RequestDesk, grants: PublicGrants) -> None:
+    def __init__(self, requests: RequestDesk, grants: PublicGrants, any_grants: AnyGrants) -> None:
         self._requests = requests
         self._grants = grants
+        self._any_grants = any_grants
 
     async def take(self, request: Request) -> Response:
         passed = _read(request, PassedRequest)
@@ -123,6 +128,10 @@ class _Peers:
 
     async def grant(self, request: Request) -> Response:
         return json_response(await self._grants.grant(_read(request, SignedRequest)))
+
+    async def any_grant(self, request: Request) -> Response:
+        passed = _read(request, PassedAnyGrant)
+        return json_response(await self._any_grants.any_grant(passed))
 
 
 def _read(request: Request, kind: type[T]) -> T:

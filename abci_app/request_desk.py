@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, cast
 
@@ -97,6 +97,10 @@ def digest_of(fetch_key: bytes | FetchHash) -> bytes:
     return NO_FETCH_KEY
 
 
+SpendBudget = Callable[[bytes], None]
+"""Takes one request from the budget of a party; raises ``BudgetError``."""
+
+
 class Mirrors(Protocol):
     """Copies of devices' WooFs. ``MirrorReader`` is one."""
 
@@ -122,6 +126,8 @@ class RequestDesk:
         self._mirrors = mirrors
         self._pairings = pairings
         self._keys = DeviceKeys(writer.store, guard)
+        self.budget: SpendBudget | None = None
+        """Takes from what a client may ask; called when its authority has been checked."""
         self.answers = NodeAnswers(writer.boxes, pairings, self._keys)
         writer.exchange.sharing = self.answers
 
@@ -138,6 +144,7 @@ class RequestDesk:
             AuthorityError, MalformedError: the device would refuse it.
             KeyReusedError, SentBeforeError, InvalidValueError, MailboxFullError: as
                 ``Mailbox.submit``.
+            BudgetError: the client has asked for too much.
             StorageError: it cannot be written.
         """
         try:
@@ -173,6 +180,9 @@ class RequestDesk:
                 idempotency_key=asked.idempotency_key,
             ),
         )
+        if self.budget is not None and self._writer.boxes.lookup(submission.id) is None:
+            # Of what was taken its sender must hear, whatever else it has asked.
+            self.budget(_payer_of(checked))
         action = reusable_action(checked, service)
         if action is not None:
             submission = replace(
@@ -480,3 +490,9 @@ def _party_of(checked: Checked) -> bytes:
     chain = checked.chain
     client = chain.clients[0] if chain.clients else OWN_CLIENT
     return chain.serial.to_bytes(4, "big") + client
+
+
+def _payer_of(checked: Checked) -> bytes:
+    """Who pays: the client that a grant names, by whichever grant; else who has the grant."""
+    clients = checked.chain.clients
+    return clients[0] if clients else _party_of(checked)

@@ -14,16 +14,22 @@ import click
 from edgistry.adapters.http import run
 from edgistry.adapters.node_client import NodeClient
 from edgistry.adapters.service_caller import keys_of_attempts
+from edgistry.api import DiscoverBody
+from edgistry.discover_query import check_discover_body
 from edgistry.envelope import MAX_DEADLINE_AHEAD_US
 from edgistry.errors import InvalidValueError, KeyReusedError
 from edgistry.messages import MAX_IDEMPOTENCY_KEY_BYTES, MAX_PRIORITY
 
+from .area_options import area_fields, area_options, usage_errors
 from .call_options import authority_for, show_result
 from .element_view import element_from
 from .following import Following, follow_kept, now_us
 from .handle_book import HandleBook
+from .identity import read_identity
 from .params import DURATION, HandleCommand, json_option, node_options, option
 from .tickets import Tickets
+
+_AREA = ("region", "cell", "near", "radius_km", "polygon", "type_name")
 
 wait_option = option(
     "--wait",
@@ -45,8 +51,15 @@ hex_answer_option = option(
 
 
 @click.command("call", cls=HandleCommand, short_help="Call a service of a device.")
-@click.argument("handle")
-@click.argument("action")
+@click.argument("handle", metavar="[HANDLE]")
+@click.argument("action", required=False)
+@option(
+    "--any",
+    "is_any",
+    is_flag=True,
+    help="Call any one service of --type in the area given; without HANDLE.",
+)
+@area_options("call")
 @option("--data", metavar="TEXT", help="What to send with the call.")
 @option("--file", metavar="FILE", help="Send the content of FILE; - is standard input.")
 @option(
@@ -104,8 +117,12 @@ hex_answer_option = option(
 @hex_answer_option
 @node_options
 @json_option
-def call(handle: str, action: str, **told: Any) -> None:
+def call(handle: str, action: str | None, **told: Any) -> None:
     """Call ACTION of the service HANDLE, and print what it answers.
+
+    With --any a node chooses a service of --type in --region (or another area) instead. Another
+    one is tried while it is certain that the first does not carry the call out, or when the action
+    only reads. What the call needs is granted to you on the way.
 
     The device sleeps; its node keeps the call until it wakes. Ctrl-C ends the waiting and not the
     call: `edgistry request` shows it, waits on, or takes it back. `edgistry discover` shows
@@ -118,8 +135,25 @@ def call(handle: str, action: str, **told: Any) -> None:
       edgistry call 4jwq3YcJ1y0hTnDv read
       edgistry call 4jwq3YcJ1y0hTnDv read --max-age 10m --json
       edgistry call 4jwq3YcJ1y0hTnDv set --data '{"every": "5m"}' --ttl 1d --wait 0s
+      edgistry call --any --type thermometer --region bayarea read
     """
-    handle = HandleBook.of_user().whole(handle)
+    area = {name: told.pop(name) for name in _AREA}
+    is_any = told.pop("is_any")
+    if is_any:
+        if action is not None:
+            raise click.UsageError("--any chooses the service: give an ACTION and no HANDLE")
+        action = handle
+        for name in ("capability", "beside", "idempotency_key"):
+            if told[name]:
+                raise click.UsageError(f"--{name.replace('_', '-')} does not go with --any")
+        if area["type_name"] is None:
+            raise click.UsageError("--any needs --type")
+    elif action is None:
+        raise click.UsageError("Missing argument 'ACTION'.")
+    elif any(area[name] is not None for name in _AREA if name != "type_name"):
+        raise click.UsageError("an area goes with --any")
+    if not is_any:
+        handle = HandleBook.of_user().whole(handle)
     if told["beside"] and told["capability"] is None:
         raise click.UsageError("--beside goes with --capability; the keyring finds its own")
     if not 0 < told["ttl_s"] * 1_000_000 <= MAX_DEADLINE_AHEAD_US:
@@ -131,6 +165,11 @@ def call(handle: str, action: str, **told: Any) -> None:
     tickets = Tickets.of_user()
     tickets.remove_old(now_us())
     following = Following(tickets, keeps=key is not None)
+    if is_any:
+        fields = _area_of(area)
+        with following.waiting(wait_s=told["wait_s"], as_json=told["as_json"]):
+            run(_call_any(following, action, payload, fields, told))
+        return
     with following.waiting(wait_s=told["wait_s"], as_json=told["as_json"]):
         known = None
         if key is not None:
@@ -175,6 +214,40 @@ async def _call(
             priority=told["priority"],
             idempotency_key=key,
             device_only=told["device_only"],
+        )
+    name = following.answer.id if following.answer is not None else ""
+    show_result(result, name, as_json=told["as_json"], as_hex=told["as_hex"])
+    following.ended()
+
+
+def _area_of(area: dict[str, Any]) -> dict[str, Any]:
+    """Type and area, checked as for discover."""
+    fields = {name: value for name, value in area_fields(**area).items() if value is not None}
+    with usage_errors():
+        check_discover_body(DiscoverBody(**fields))
+    return fields
+
+
+async def _call_any(
+    following: Following,
+    action: str,
+    payload: bytes,
+    fields: dict[str, Any],
+    told: dict[str, Any],
+) -> None:
+    async with NodeClient(told["node"], timeout_s=told["timeout_s"]) as node:
+        result = await node.call_any(
+            action,
+            payload,
+            keys=read_identity(),
+            wait_s=told["wait_s"],
+            keep=following.keep,
+            news=following.news,
+            ttl_s=told["ttl_s"],
+            max_age_s=round(told["max_age_s"]),
+            priority=told["priority"],
+            device_only=told["device_only"],
+            **fields,
         )
     name = following.answer.id if following.answer is not None else ""
     show_result(result, name, as_json=told["as_json"], as_hex=told["as_hex"])

@@ -24,6 +24,7 @@ from edgistry.adapters.service_caller import CallTracker
 from edgistry.calls import Ticket
 from edgistry.errors import (
     BadReplyError,
+    BudgetError,
     CallPendingError,
     CannotReachError,
     Refused,
@@ -48,6 +49,7 @@ _NO_WORD = (
     UnexpectedAnswerError,
     BadReplyError,
     UnprovenRefusalError,
+    BudgetError,
 )
 """What says nothing of the call itself: another try may bring its outcome."""
 

@@ -59,6 +59,19 @@ class Budgets:
                 is enough.
             LimitExceededError: no bucket can ever hold as much.
         """
+        self._checked(name, cost, now_us).left -= cost
+
+    def check(self, name: bytes, cost: float, *, now_us: int) -> None:
+        """Raises as ``spend``, and takes nothing."""
+        self._checked(name, cost, now_us)
+
+    def take(self, name: bytes, cost: float, *, now_us: int) -> None:
+        """Take ``cost``, or what there is: for what is known only when it has been spent."""
+        bucket = self._bucket(name, now_us)
+        self._refill(bucket, now_us)
+        bucket.left = max(0.0, bucket.left - cost)
+
+    def _checked(self, name: bytes, cost: float, now_us: int) -> _Bucket:
         if cost > self._burst:
             raise LimitExceededError(
                 f"this costs {cost:g}, more than the {self._burst:g} that anybody may spend at once"
@@ -71,7 +84,7 @@ class Budgets:
                 f"this costs {cost:g} and {bucket.left:.1f} are left",
                 retry_after_s=max(1, wait_s),
             )
-        bucket.left -= cost
+        return bucket
 
     def _bucket(self, name: bytes, now_us: int) -> _Bucket:
         bucket = self._buckets.get(name)

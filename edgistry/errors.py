@@ -979,6 +979,19 @@ class NoMemberError(NotFoundError):
     )
 
 
+class MembersBusyError(Refused):
+    """All services of the asked type in that area have as much to do as they may."""
+
+    code = "members-busy"
+    number = 245
+    http_status = 429
+    help = "Ask again after the time in Retry-After, or for a larger area."
+
+    def __init__(self, detail: str, *, retry_after_s: int = 15) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
 class MissingLibraryError(Refused):
     """This needs a library that is not installed here."""
 

@@ -30,6 +30,7 @@ USE_NOISE = b"\x30"
 USE_HANDLE_SEAL = b"\x33"
 USE_HANDLE_ORDER = b"\x34"
 USE_HANDLE_CURSOR = b"\x35"
+USE_PSEUDONYM = b"\x3a"
 
 KEY_BYTES = 32
 """Secrets, epoch keys and chain states."""

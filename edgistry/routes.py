@@ -12,6 +12,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .anycast_api import ANY_GRANT_PATH, AnyGrantAnswer, AnyGrantBody
 from .api import (
     DEFAULT_RESULTS,
     ENVELOPE_CONTENT_TYPE,
@@ -38,7 +39,9 @@ from .errors import (
     LimitExceededError,
     MailboxFullError,
     MalformedError,
+    MembersBusyError,
     NoEpochKeyError,
+    NoMemberError,
     NoRegistryError,
     NotEndedError,
     NotFoundError,
@@ -371,6 +374,26 @@ OPERATIONS = (
             ClientSignatureError,
             NotFoundError,
             UnknownHandleError,
+            GrantRefusedError,
+            InvalidValueError,
+            LimitExceededError,
+            NoRegistryError,
+        ),
+    ),
+    Operation(
+        name="any_grant",
+        method="POST",
+        path=ANY_GRANT_PATH,
+        summary="Ask for capabilities on any service of a type in an area; signed, as for a grant.",
+        answer=AnyGrantAnswer,
+        parameters=_SIGNED,
+        body=AnyGrantBody,
+        refusals=(
+            ClientSignatureError,
+            NoMemberError,
+            MembersBusyError,
+            NoEpochKeyError,
+            UnknownRegionError,
             GrantRefusedError,
             InvalidValueError,
             LimitExceededError,

@@ -50,6 +50,8 @@ PURE = (
     "edgistry.*",
     "!edgistry.adapters*",
     "abci_app.admin_api",
+    "abci_app.audit_api",
+    "abci_app.choices",
     "abci_app.anycast",
     "abci_app.devices",
     "abci_app.pairing",

@@ -214,6 +214,7 @@ class HttpServer:
                     query=query,
                     headers=raw.headers,
                     body=body,
+                    address=raw.remote or "",
                     peer_uid=cast(Connection, raw.protocol).peer_uid,
                     peer_node=cast(Connection, raw.protocol).peer_node,
                 )

@@ -42,6 +42,8 @@ from ..codec import Answer
 from ..discover_query import check_discover_body, discover_body, discover_parameters
 from ..errors import InvalidValueError, UnexpectedAnswerError
 from ..watch_api import ServiceChange, WatchBody, WatchQuery, check_watch_body
+from .acknowledging import Acknowledger
+from .any_caller import AnyCaller
 from .clock import wall_us
 from .grant_client import ClientKeys
 from .http import HttpClient, Response
@@ -118,7 +120,9 @@ class NodeClient(WoofClient):
         self.node = node
         self.keys = ClientKeys.generate() if keys is None else keys
         self._patience_s = patience_s
+        self._clock_us = clock_us
         self._http = HttpClient(node, timeout_s=timeout_s, response_limit=MAX_ANSWER_BYTES)
+        self._acknowledger = Acknowledger(self._http)
         caller = None
         if capability is not None:
             caller = WoofCaller(
@@ -134,7 +138,12 @@ class NodeClient(WoofClient):
         self._services = None
         if capability is not None:
             self._services = ServiceCaller(
-                self._http, capability, beside=beside, client=client, clock_us=clock_us
+                self._http,
+                capability,
+                beside=beside,
+                client=client,
+                clock_us=clock_us,
+                acknowledger=self._acknowledger,
             )
 
     async def discover(self, **what: Unpack[DiscoverArguments]) -> DiscoverAnswer:
@@ -258,6 +267,62 @@ class NodeClient(WoofClient):
             **how,
         )
 
+    async def call_any(
+        self,
+        action: str,
+        data: bytes = b"",
+        *,
+        type: str,
+        keys: ClientKeys | None = None,
+        wait_s: float = DEFAULT_WAIT_S,
+        patience_s: float | None = None,
+        keep: Keep = lambda ticket: None,
+        news: News | None = None,
+        acknowledge: bool = True,
+        region: str | None = None,
+        cell: str | None = None,
+        near: tuple[float, float] | None = None,
+        radius_km: float | None = None,
+        polygon: dict[str, Any] | None = None,
+        **how: Unpack[CallOptions],
+    ) -> CallResult:
+        """Have any one service of ``type`` in an area carry out ``action``; its answer.
+
+        The area is given as for ``discover``. The node chooses, and its service's home node grants
+        what the call needs to ``keys``, by default the client's. One that has
+        not answered after ``patience_s`` (a third of ``wait_s``) is given up for another, if the
+        first certainly does not carry the call out or the action only reads. There is one answer.
+
+        Raises:
+            NoMemberError, MembersBusyError, GrantRefusedError: nobody there can be called.
+            CallPendingError, CallEndedError, Refused: as ``call``.
+        """
+        area = {
+            "region": region,
+            "cell": cell,
+            "near": near,
+            "radius_km": radius_km,
+            "polygon": polygon,
+        }
+        caller = AnyCaller(
+            self._http,
+            keys or self.keys,
+            clock_us=self._clock_us,
+            acknowledger=self._acknowledger,
+        )
+        return await caller.call(
+            action,
+            data,
+            type=type,
+            area={name: value for name, value in area.items() if value is not None},
+            wait_s=wait_s,
+            patience_s=patience_s,
+            keep=keep,
+            news=news,
+            acknowledge=acknowledge,
+            **how,
+        )
+
     async def status(self) -> StatusAnswer:
         """How the node is doing."""
         return await self._get("/v1/status", StatusAnswer)
@@ -362,6 +427,10 @@ class BlockingNodeClient(BlockingWoofs):
                 **how,
             )
         )
+
+    def call_any(self, action: str, data: bytes = b"", **how: Any) -> CallResult:
+        """See ``NodeClient.call_any``."""
+        return self._runner.run(self._client.call_any(action, data, **how))
 
     def status(self) -> StatusAnswer:
         """See ``NodeClient.status``."""

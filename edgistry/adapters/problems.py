@@ -16,8 +16,10 @@ from typing import TypeVar
 from ..api import Problem
 from ..codec import Answer, decode_json
 from ..errors import (
+    BudgetError,
     MailboxFullError,
     MalformedError,
+    MembersBusyError,
     NodeProblemError,
     NotYetError,
     Refused,
@@ -35,10 +37,11 @@ MAX_ANSWER_BYTES = 64_000_000
 def refusal_of(problem: Problem, *, retry_after: str | None = None) -> Refused:
     """The refusal that a node sent as ``problem``; ``NodeProblemError`` for an unknown code."""
     kind = _KINDS.get(problem.code)
-    if kind in (NotYetError, MailboxFullError, ServiceFullError):
-        if retry_after is None or not retry_after.isdecimal():
-            return kind(problem.detail)
-        return kind(problem.detail, retry_after_s=int(retry_after[:6]))
+    later = next((each for each in _LATER if each is kind), None)
+    if later is not None:
+        if retry_after is not None and retry_after.isdecimal():
+            return later(problem.detail, retry_after_s=int(retry_after[:6]))
+        return later(problem.detail)
     # Classes that carry more than the detail can't be made again from it alone.
     if kind is None or kind.__init__ is not Refused.__init__:
         return NodeProblemError(
@@ -46,6 +49,9 @@ def refusal_of(problem: Problem, *, retry_after: str | None = None) -> Refused:
         )
     return kind(problem.detail)
 
+
+_LATER = (NotYetError, MailboxFullError, ServiceFullError, BudgetError, MembersBusyError)
+"""What says when to come back."""
 
 _KINDS = {kind.code: kind for kind in every_refusal()}
 

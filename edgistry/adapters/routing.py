@@ -43,6 +43,8 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     """Header fields; look-up ignores case."""
     body: bytes = b""
+    address: str = ""
+    """Where a TCP connection comes from, without its port; "" over a Unix socket."""
     peer_uid: int | None = None
     """User id of the process at the other end of a Unix socket; ``None`` over TCP."""
     peer_node: NodeId | None = None

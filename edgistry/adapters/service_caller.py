@@ -111,6 +111,7 @@ class ServiceCaller:
         beside: Sequence[Capability] = (),
         client: bytes | None = None,
         clock_us: Callable[[], int] = wall_us,
+        acknowledger: Acknowledger | None = None,
     ) -> None:
         self._http = http
         self._capability = capability
@@ -119,7 +120,7 @@ class ServiceCaller:
         self._client = client or (named[0] if named else None)
         self._clock_us = clock_us
         self._sequencer = Sequencer()
-        self._acknowledger = Acknowledger(http)
+        self._acknowledger = acknowledger or Acknowledger(http)
 
     def ticket(
         self,

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from abci_app.any_grants import AnyGrantDesk
 from abci_app.config import GrantsConfig
 from abci_app.entry_book import EntryBook
 from abci_app.entry_courier import Courier
@@ -142,7 +143,8 @@ async def nodes(
             home.now_us = now_us
         woofs = DurableWoofs(kept)
         policy = GrantDesk(home.pairings, GrantsConfig(), KEYS, clock_us=lambda: home.now_us)
-        way = CutWay(HttpServer(peer_routes(home.requests, policy)))
+        any_grants = AnyGrantDesk(policy, clock_us=lambda: home.now_us)
+        way = CutWay(HttpServer(peer_routes(home.requests, policy, any_grants)))
         link = PeerLink(HOME, way, steady_s=lambda: world.steady_s)
         book = EntryBook(
             kept, woofs.committer, limits=EntryLimits(**limits), clock_us=lambda: home.now_us

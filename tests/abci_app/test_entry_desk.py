@@ -21,6 +21,7 @@ from edgistry.envelope import BY_NODE, Status, encode_reply
 from edgistry.errors import (
     BadReplyError,
     BadTagError,
+    BudgetError,
     CaveatError,
     DiskFullError,
     ExpiredError,
@@ -451,6 +452,34 @@ async def test_home_node_that_is_full_later_gets_the_request_when_it_has_room() 
         await world.home.device.wake()
         await world.step()
         assert (await world.fetch(first)).state == "RESPONDED"
+        world.courier._rested(text_bytes(answer.id), world.link.node)
+        await world.step()
+        assert stage(world, answer) == Stage.PASSED
+
+
+async def test_client_that_asks_the_home_node_too_much_is_told_and_what_waits_waits() -> None:
+    async with nodes() as world:
+        left = [1]
+
+        def spend(party: bytes) -> None:
+            assert party
+            if not left[0]:
+                raise BudgetError("spent", retry_after_s=7)
+            left[0] -= 1
+
+        world.home.requests.budget = spend
+        asked = world.home.asked(world.home.bind())
+        await world.entry.submit(asked)
+        with pytest.raises(BudgetError) as refused:
+            await world.submit(world.home.bind())
+        assert (refused.value.retry_after_s, world.link.seems_up) == (7, True)
+        # What was taken is known, also at the home node and with nothing left.
+        assert (await world.home.requests.submit(asked))[1] is False
+        _, answer = await held(world)
+        world.way.is_cut = False
+        await world.step()
+        assert stage(world, answer) == Stage.SENT
+        left[0] = 1
         world.courier._rested(text_bytes(answer.id), world.link.node)
         await world.step()
         assert stage(world, answer) == Stage.PASSED

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from abci_app.any_grants import AnyGrantDesk
 from abci_app.config import GrantsConfig, LinkConfig, NodeConfig
 from abci_app.entry_desk import GrantForwarder
 from abci_app.grants import GrantDesk
 from abci_app.peer_api import (
     ACKNOWLEDGE_PATH,
+    ANY_GRANT_PATH,
     CANCEL_PATH,
     GRANT_PATH,
     LOOK_PATH,
@@ -56,7 +58,15 @@ from .test_grants import NOW, Asker
 
 HOME_SEED, ENTRY_SEED, STRANGER_SEED = (generate_signing_key() for _ in range(3))
 NOBODY = Reference(id=b"?" * 16, fetch_hash=b"?" * 32)
-PATHS = (PASS_PATH, LOOK_PATH, ACKNOWLEDGE_PATH, CANCEL_PATH, OUTCOMES_PATH, GRANT_PATH)
+PATHS = (
+    PASS_PATH,
+    LOOK_PATH,
+    ACKNOWLEDGE_PATH,
+    CANCEL_PATH,
+    OUTCOMES_PATH,
+    GRANT_PATH,
+    ANY_GRANT_PATH,
+)
 
 
 @contextlib.asynccontextmanager
@@ -64,7 +74,7 @@ async def listening() -> AsyncIterator[str]:
     """A home node's link over TLS that knows the entry node; its address."""
     async with desks() as home:
         grants = GrantDesk(home.pairings, GrantsConfig(), KEYS)
-        server = HttpServer(peer_routes(home.requests, grants))
+        server = HttpServer(peer_routes(home.requests, grants, AnyGrantDesk(grants)))
         context = server_context(HOME_SEED, members=[public_key_of(ENTRY_SEED)])
         port = await server.listen_tcp("127.0.0.1", 0, tls=context)
         try:
@@ -117,9 +127,8 @@ async def test_refusal_passes_the_link_as_what_it_is() -> None:
 @given(body=st.binary(max_size=200))
 async def test_any_bytes_from_a_node_are_answered_or_refused(path: str, body: bytes) -> None:
     async with desks() as home:
-        server = HttpServer(
-            peer_routes(home.requests, GrantDesk(home.pairings, GrantsConfig(), KEYS))
-        )
+        grants = GrantDesk(home.pairings, GrantsConfig(), KEYS)
+        server = HttpServer(peer_routes(home.requests, grants, AnyGrantDesk(grants)))
         request = Request(method="POST", path=path, body=body, peer_node=ENTRY)
         assert (await server.answer(request)).status in {200, 400, 413}
 
@@ -132,7 +141,7 @@ async def granting() -> AsyncIterator[tuple[GrantForwarder, CutWay]]:
     """The entry node's side of grants on a service of ``granting_world``."""
     async with desks() as home:
         desk = GrantDesk(OneService(), GrantsConfig(), KEYS, clock_us=lambda: NOW)
-        way = CutWay(HttpServer(peer_routes(home.requests, desk)))
+        way = CutWay(HttpServer(peer_routes(home.requests, desk, AnyGrantDesk(desk))))
         nobody = GrantDesk(home.pairings, GrantsConfig(), KEYS, clock_us=lambda: NOW)
 
         def find(key: bytes) -> StoredService | None:

@@ -13,6 +13,8 @@ import pytest
 import abci_app.mailbox_writer as writer_module
 from abci_app.mailbox_states import State
 from abci_app.request_desk import FetchHash
+from edgistry import caveats
+from edgistry.capability_chain import Entry
 from edgistry.envelope import BY_NODE, Operation, Status
 from edgistry.errors import (
     BadReplyError,
@@ -30,8 +32,20 @@ from edgistry.errors import (
     WrongEpochError,
 )
 from edgistry.kv import MemoryKeyValue
+from edgistry.rights import Right
 
-from .desk_world import CLIENT, DEVICE, FETCH_KEY, GRANT, HOUR, SECOND, Desks, desks, text_bytes
+from .desk_world import (
+    CLIENT,
+    DEVICE,
+    DEVICE_ISSUER,
+    FETCH_KEY,
+    GRANT,
+    HOUR,
+    SECOND,
+    Desks,
+    desks,
+    text_bytes,
+)
 
 
 async def test_call_to_a_sleeping_device_is_answered_end_to_end() -> None:
@@ -363,3 +377,19 @@ async def test_node_s_own_request_is_seen_by_no_hash() -> None:
         )
         with pytest.raises(UnknownRequestError):
             await world.requests.fetch(number, FetchHash(bytes(32)))
+
+
+async def test_client_that_grants_name_pays_from_one_budget_whatever_it_was_granted() -> None:
+    async with desks() as world:
+        paid: list[bytes] = []
+        world.requests.budget = paid.append
+        for serial in (901, 902):
+            granted = DEVICE_ISSUER.mint(
+                serial=serial,
+                entries=(Entry(Right.PUT | Right.INVOKE, "thermometer/read"),),
+                caveats=(caveats.client(CLIENT),),
+            )
+            await world.submit(world.bind(granted))
+        await world.submit(world.bind())
+        assert paid[0] == paid[1] == CLIENT
+        assert paid[2] not in {CLIENT, b""}

@@ -261,3 +261,35 @@ def test_handle_may_begin_like_an_option(node: CallNode, keyring: Keyring) -> No
     # Its beginning does as well, now that it was named here.
     result = edgistry(node, "call", "--wait", "0s", handle[:16], "read", "--data", "-x")
     assert f"edgistry grant request {handle[:16]}" in result.stderr
+
+
+# --- any service --------------------------------------------------------------------------------
+
+
+AREA = ("--any", "--type", "valve", "--cell", "87283082bffffff")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("call", "--any", "--cell", "87283082bffffff", "read"), "--any needs --type"),
+        (("call", *AREA, "hut", "read"), "give an ACTION and no HANDLE"),
+        (("call", *AREA, "--idempotency-key", "k", "read"), "does not go with --any"),
+        (("call", *AREA, "--capability", "x", "read"), "does not go with --any"),
+        (("call", "--any", "--type", "valve", "read"), "exactly one"),
+        (("call", "hut"), "Missing argument"),
+        (("call", "hut", "read", "--region", "bay"), "an area goes with --any"),
+    ],
+)
+def test_what_does_not_go_together_is_a_usage_error(
+    node: CallNode, words: tuple[str, ...], said: str
+) -> None:
+    result = edgistry(node, *words)
+    assert result.exit_code == 2
+    assert said in result.output
+
+
+def test_a_node_without_services_has_nobody_to_call(node: CallNode) -> None:
+    result = edgistry(node, "call", *AREA, "read")
+    assert result.exit_code == 1
+    assert Tickets.of_user().folder.exists() is False or not list(Tickets.of_user().all())

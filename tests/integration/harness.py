@@ -72,6 +72,8 @@ class Cluster:
             chain_id=self.chain_id,
             lease_s=lease_s,
         )
+        for number in self.numbers:
+            self.edit_settings(number, "slot_ms = 250", "slot_ms = 0")
         self.programs: dict[int, Sequence[str]] = {}
         """What runs in place of ``edgistry-node``, by node."""
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
@@ -107,6 +109,13 @@ class Cluster:
             document = json.loads(path.read_text())
             edit(document["app_state"])
             path.write_text(json.dumps(document))
+
+    def edit_settings(self, number: int, old: str, new: str) -> None:
+        """Write ``new`` in place of ``old`` in a node's node.toml, before it starts."""
+        path = self.directory(number).root / "node.toml"
+        text = path.read_text()
+        assert old in text, f"{path} does not say {old}"
+        path.write_text(text.replace(old, new, 1))
 
     # --- where things are -----------------------------------------------------------------------
 

@@ -1,0 +1,91 @@
+"""How much each service has to do that this node chose it for: the load that anycast looks at.
+
+Rules kept here:
+
+* Pure; time is an argument. A choice counts from when it was made until the request that was made
+  with it has ended, as far as this node sees; one that no request follows, for ``UNUSED_US``.
+* Bounded: of more choices than there is room for, the oldest count no longer.
+
+Not handled here: choosing (``anycast``), and requests themselves.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+UNUSED_US: Final = 60_000_000
+MAX_CHOICES: Final = 50_000
+
+
+@dataclass(slots=True)
+class _Choice:
+    record: bytes
+    client: bytes
+    until_us: int
+    request: bytes = b""
+
+
+class Choices:
+    """The choices of this node that have not ended; at most ``most``."""
+
+    def __init__(self, *, most: int = MAX_CHOICES) -> None:
+        self._most = most
+        self._all: OrderedDict[int, _Choice] = OrderedDict()
+        self._of: dict[bytes, set[int]] = {}
+        self._by_request: dict[bytes, int] = {}
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def made(self, record: bytes, client: bytes, *, now_us: int) -> None:
+        """The client with that id was given the service ``record``."""
+        if len(self._all) >= self._most:
+            self._forget(next(iter(self._all)))
+        number, self._next = self._next, self._next + 1
+        self._all[number] = _Choice(record, client, now_us + UNUSED_US)
+        self._of.setdefault(record, set()).add(number)
+
+    def is_awaited(self, record: bytes) -> bool:
+        """Whether a request to ``record`` may belong to a choice."""
+        return any(not self._all[number].request for number in self._of.get(record, ()))
+
+    def submitted(self, record: bytes, client: bytes, request: bytes, *, until_us: int) -> None:
+        """``request`` was made, and ends by ``until_us``; of no use to whoever was not chosen."""
+        if request in self._by_request:
+            return
+        for number in sorted(self._of.get(record, ())):
+            choice = self._all[number]
+            if not choice.request and choice.client == client:
+                choice.request, choice.until_us = request, until_us
+                self._by_request[request] = number
+                return
+
+    def ended(self, request: bytes) -> None:
+        """``request`` has ended."""
+        number = self._by_request.get(request)
+        if number is not None:
+            self._forget(number)
+
+    def loaded(self) -> list[bytes]:
+        """The services with choices that have not ended."""
+        return list(self._of)
+
+    def load(self, record: bytes, *, now_us: int) -> int:
+        """How many choices of ``record`` have not ended."""
+        numbers = self._of.get(record)
+        if not numbers:
+            return 0
+        for number in [each for each in numbers if self._all[each].until_us <= now_us]:
+            self._forget(number)
+        return len(self._of.get(record, ()))
+
+    def _forget(self, number: int) -> None:
+        choice = self._all.pop(number)
+        self._by_request.pop(choice.request, None)
+        numbers = self._of[choice.record]
+        numbers.discard(number)
+        if not numbers:
+            del self._of[choice.record]

@@ -1,0 +1,482 @@
+"""Any service of a type in an area: who is chosen, what comes back, and what a call does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from abci_app.any_desk import MAX_LOAD
+from abci_app.any_grants import AnyGrantDesk
+from abci_app.config import GrantsConfig
+from abci_app.discovery import ServiceIndex
+from abci_app.grants import GrantDesk
+from abci_app.memberships import Memberships
+from abci_app.peer_api import PassedAnyGrant
+from edgistry.adapters.any_caller import request_any_grant
+from edgistry.adapters.crypto import sealing_public_key_of, signer
+from edgistry.adapters.grant_client import ClientKeys
+from edgistry.adapters.http import HttpClient
+from edgistry.adapters.node_client import NodeClient
+from edgistry.anycast_api import (
+    ANY_GRANT_PATH,
+    SealedAny,
+    encode_sealed,
+    open_any_grant,
+    read_any_body,
+)
+from edgistry.api import CellArea, DiscoverQuery
+from edgistry.codec import encode_json, replace
+from edgistry.errors import (
+    BadReplyError,
+    CallPendingError,
+    ClientSignatureError,
+    GrantRefusedError,
+    InvalidValueError,
+    MailboxFullError,
+    MalformedError,
+    MembersBusyError,
+    NoEpochKeyError,
+    NoMemberError,
+    NotFoundError,
+    Refused,
+    SealError,
+    UnavailableError,
+    UnknownHandleError,
+)
+from edgistry.grants_api import GRANTS_PATH
+from edgistry.handles import HandleKind, Target, parse_handle_text
+from edgistry.requests_api import RequestAnswer, to_text
+from edgistry.signed_request import SignedRequest, sign_request
+from edgistry.transactions import NodeId, RecordKey
+
+from .any_world import (
+    AREA,
+    HOME,
+    AnyWorld,
+    CellListing,
+    ManyPairings,
+    OneOfMany,
+    any_world,
+    enter,
+    epoch_keys,
+    listed,
+    record_of,
+    stored,
+)
+
+ME = ClientKeys.generate()
+FAR = "87754e64dffffff"
+
+
+def signed(world_us: int, *, path: str = ANY_GRANT_PATH, **fields: Any) -> SignedRequest:
+    plain = {
+        "type": "valve",
+        "cell": AREA,
+        "actions": ["read"],
+        "sealing_key": to_text(sealing_public_key_of(ME.sealing)),
+    }
+    return sign_request(
+        "POST",
+        path,
+        encode_json({**plain, **fields}),
+        client=ME.public_key,
+        sign=signer(ME.signing),
+        time_us=world_us,
+        nonce=b"n" * 16,
+    )
+
+
+async def ask(world: AnyWorld, **fields: Any) -> str:
+    """The alias handle of whoever was chosen."""
+    return (await world.desk.any_grant(signed(world.now_us, **fields))).handle
+
+
+def behind(world: AnyWorld, handle: str) -> bytes:
+    return world.keys.handles().open(parse_handle_text(handle)).record
+
+
+# --- who is chosen ------------------------------------------------------------------------------
+
+
+async def test_choices_are_spread_evenly_over_those_that_wake_equally_soon() -> None:
+    async with any_world(5) as world:
+        chosen = Counter([behind(world, await ask(world)) for _ in range(20)])
+    assert [chosen[record_of(number)] for number in range(5)] == [4] * 5
+
+
+async def test_two_choices_of_one_service_have_no_name_in_common() -> None:
+    async with any_world(1) as world:
+        one, two = await ask(world), await ask(world)
+    first, second = parse_handle_text(one), parse_handle_text(two)
+    assert first.kind is second.kind is HandleKind.ALIAS
+    assert first.tag != second.tag
+    assert first.sealed != second.sealed
+
+
+async def test_nobody_has_more_to_do_than_a_device_takes_at_a_time() -> None:
+    async with any_world(2) as world:
+        for _ in range(2 * MAX_LOAD):
+            await ask(world)
+        with pytest.raises(MembersBusyError) as refused:
+            await ask(world)
+        assert (refused.value.http_status, refused.value.retry_after_s) == (429, 15)
+        world.desk._clock_us = lambda: world.now_us + 61_000_000  # nobody made any request
+        later = signed(world.now_us + 61_000_000)
+        assert (await world.desk.any_grant(later)).handle
+
+
+async def test_nobody_of_that_type_or_area_or_action_is_no_member() -> None:
+    async with any_world() as world:
+        for fields in ({"type": "camera"}, {"cell": FAR}, {"actions": ["dance"]}):
+            with pytest.raises(NoMemberError) as refused:
+                await ask(world, **fields)
+            assert refused.value.http_status == 404
+
+
+async def test_who_is_to_be_avoided_or_was_withdrawn_or_changed_is_passed_over() -> None:
+    async with any_world(3) as world:
+        first = await ask(world)
+        second = await ask(world, avoid=[first])
+        records = {behind(world, first), behind(world, second)}
+        (third,) = {record_of(number) for number in range(3)} - records
+        assert behind(world, await ask(world, avoid=[first, second])) == third
+        del world.registry[third]
+        with pytest.raises(NoMemberError):
+            await ask(world, avoid=[first, second])
+        world.registry[third] = stored(type="camera")
+        with pytest.raises(NoMemberError):
+            await ask(world, avoid=[first, second])
+
+
+async def test_a_handle_of_ones_own_or_of_another_epoch_avoids_nobody() -> None:
+    async with any_world(1) as world:
+        target = Target(HOME, RecordKey(record_of(0)))
+        own = world.keys.handles().own(ME.tag, target).text
+        assert await ask(world, avoid=[own])
+        alias = await ask(world)
+        enter(world.keys, 8)
+        assert await ask(world, avoid=[alias])
+
+
+async def test_services_of_a_node_without_a_link_are_not_chosen() -> None:
+    async with any_world(1) as world:
+        world.registry[record_of(0)] = stored(home=b"x" * 20)
+        world.index.rebuild([(record_of(0), listed(world.registry[record_of(0)]))])
+        with pytest.raises(NoMemberError):
+            await ask(world)
+
+
+async def test_without_an_epoch_key_nobody_can_be_named() -> None:
+    async with any_world() as world:
+        world.keys.put({}, world.keys._states, epoch_us=1)
+        with pytest.raises(NoEpochKeyError):
+            await ask(world)
+
+
+class Deaf:
+    """A home node that does not answer, or refuses."""
+
+    def __init__(self, error: Refused) -> None:
+        self.error = error
+        self.asked = 0
+
+    async def any_grant(self, passed: PassedAnyGrant) -> Any:
+        self.asked += 1
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (UnavailableError("away"), NoMemberError),
+        (NotFoundError("gone"), NoMemberError),
+        (GrantRefusedError("no"), GrantRefusedError),
+    ],
+)
+async def test_members_that_grant_nothing_are_passed_over_a_few_times(
+    error: Refused, told: type[Refused]
+) -> None:
+    deaf = Deaf(error)
+    async with any_world(5, local=deaf) as world:
+        with pytest.raises(told):
+            await ask(world)
+        assert (deaf.asked, len(world.choices)) == (3, 0)
+
+
+async def test_what_is_malformed_unsigned_or_signed_for_another_path_is_refused() -> None:
+    async with any_world() as world:
+        for fields, error in (
+            ({"cell": None}, MalformedError),
+            ({"type": "Not A Name"}, MalformedError),
+            ({"actions": []}, MalformedError),
+            ({"sealing_key": to_text(b"short")}, InvalidValueError),
+            ({"path": GRANTS_PATH}, MalformedError),
+            ({"avoid": ["x"]}, MalformedError),
+        ):
+            with pytest.raises(error):
+                await ask(world, **fields)
+        with pytest.raises(ClientSignatureError):
+            await world.desk.any_grant(replace(signed(world.now_us), signature=bytes(64)))
+        with pytest.raises(ClientSignatureError):
+            await world.desk.any_grant(signed(world.now_us - 3600_000_000))
+
+
+# --- frozen memberships -------------------------------------------------------------------------
+
+
+def memberships(count: int, **bounds: int) -> tuple[Memberships, ServiceIndex, CellListing]:
+    index = ServiceIndex()
+    index.rebuild([(record_of(number), listed(stored())) for number in range(count)])
+    listing = CellListing(index)
+    made = Memberships(listing, is_visible=lambda _: True, seed=b"s" * 32, **bounds)
+    return made, index, listing
+
+
+def query(cell: str = AREA, type_name: str = "valve") -> DiscoverQuery:
+    return DiscoverQuery(area=CellArea(cell=cell), type=type_name)
+
+
+async def test_members_are_frozen_for_the_epoch() -> None:
+    made, index, listing = memberships(3)
+    before = await made.of(query(), epoch=1)
+    index.rebuild([(record_of(9), listed(stored()))])
+    assert (await made.of(query(), epoch=1)) is before
+    assert listing.covered == 1
+    after = await made.of(query(), epoch=2)
+    assert list(after.profiles) == [record_of(9)]
+
+
+async def test_an_area_with_nobody_is_looked_at_again() -> None:
+    made, index, _ = memberships(0)
+    assert not (await made.of(query(), epoch=1)).profiles
+    index.rebuild([(record_of(1), listed(stored()))])
+    assert len((await made.of(query(), epoch=1)).members) == 1
+
+
+async def test_many_areas_do_not_grow_without_bound() -> None:
+    made, index, _ = memberships(3, most_groups=2)
+    for name in ("a", "b", "c"):
+        index.rebuild([(record_of(1), listed(stored(type=name)))])
+        await made.of(query(type_name=name), epoch=1)
+    assert made.kept == 2
+    bounded, _, _ = memberships(5, most_kept=4)
+    await bounded.of(query(), epoch=1)
+    assert bounded.kept == 5  # the one that was asked for last is kept at any size
+
+
+async def test_members_are_the_visible_ones() -> None:
+    index = ServiceIndex()
+    hidden = stored(home=b"x" * 20)
+    index.rebuild([(record_of(1), listed(stored())), (record_of(2), listed(hidden))])
+    made = Memberships(CellListing(index), is_visible=lambda home: home == HOME, seed=b"s" * 32)
+    assert list((await made.of(query(), epoch=1)).profiles) == [record_of(1)]
+
+
+# --- the home node's part -----------------------------------------------------------------------
+
+
+async def test_home_node_checks_what_the_client_signed_and_the_type() -> None:
+    device = OneOfMany(0)
+    desk = AnyGrantDesk(
+        GrantDesk(ManyPairings([device]), GrantsConfig(), epoch_keys(), clock_us=lambda: 9),
+        clock_us=lambda: 9,
+    )
+
+    async def pass_on(request: SignedRequest) -> None:
+        await desk.any_grant(
+            PassedAnyGrant(
+                request=request, service=device.record, handle=bytes(52) + b"\x02" + bytes(20)
+            )
+        )
+
+    await pass_on(signed(9))
+    with pytest.raises(ClientSignatureError):
+        await pass_on(replace(signed(9), body=signed(9, cell=FAR).body))
+    with pytest.raises(MalformedError, match="another path"):
+        await pass_on(signed(9, path=GRANTS_PATH))
+    with pytest.raises(NotFoundError):
+        await pass_on(signed(9, type="camera"))
+    with pytest.raises(GrantRefusedError):
+        await pass_on(signed(9, actions=["open"]))
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_wish_or_refused(data: bytes) -> None:
+    request = replace(signed(9), body=data)
+    with contextlib.suppress(Refused):
+        read_any_body(request)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_sealed_grant_or_refused(data: bytes) -> None:
+    with pytest.raises(BadReplyError):
+        open_any_grant(data, handle="x", client_id=ME.id)
+    inner = encode_sealed(SealedAny(version=1, grant=data, reads=()))
+    with pytest.raises(BadReplyError):
+        open_any_grant(inner, handle="x", client_id=ME.id)
+
+
+async def test_a_grant_that_came_with_another_alias_is_not_accepted() -> None:
+    async with any_world() as world:
+        original = world.desk.any_grant
+        other = await ask(world)
+
+        async def swapped(request: SignedRequest) -> Any:
+            return replace(await original(request), handle=other)
+
+        world.desk.any_grant = swapped  # type: ignore[method-assign]
+        async with HttpClient(world.at) as http:
+            with pytest.raises(SealError):
+                await request_any_grant(http, ME, "read", type="valve", ttl_s=60, cell=AREA)
+
+
+# --- calls --------------------------------------------------------------------------------------
+
+
+async def call(world: AnyWorld, action: str = "read", **how: Any) -> str:
+    """The id of the device that answered."""
+    fields: dict[str, Any] = {"type": "valve", "cell": AREA, "keys": ME, "wait_s": 30.0, **how}
+    async with NodeClient(world.at) as node:
+        return (await node.call_any(action, b"please", **fields)).payload.decode()
+
+
+async def answered(world: AnyWorld, calling: asyncio.Task[str], *numbers: int) -> str:
+    """What the call gets when these devices wake again and again."""
+    async with asyncio.timeout(20):
+        while not calling.done():
+            await world.wake(*numbers)
+            await asyncio.wait({calling}, timeout=0.01)
+    return await calling
+
+
+async def handed(world: AnyWorld, device: OneOfMany) -> None:
+    """The device has a request, and has not said what became of it."""
+    async with asyncio.timeout(10):
+        while not device.executed:
+            await device.exchange(world.exchanges, world.now_us)
+
+
+async def until(world: AnyWorld, count: int) -> None:
+    """So many requests have been queued."""
+    async with asyncio.timeout(10):
+        while len(world.writer.boxes.live) < count:  # noqa: ASYNC110 (there is no event for it)
+            await asyncio.sleep(0.002)
+
+
+async def test_any_one_service_answers_the_call() -> None:
+    async with any_world(3) as world:
+        calling = asyncio.create_task(call(world))
+        await until(world, 1)
+        told = await answered(world, calling, 0, 1, 2)
+        assert [target for _, target in world.executed] == ["valve/read"]
+        (number,) = [number for number, _ in world.executed]
+        assert told == world.devices[number].id
+        assert len(world.choices) == 0
+
+
+class Switching:
+    """Tickets and news of a call that changes its mind."""
+
+    def __init__(self) -> None:
+        self.handles: list[str] = []
+        self.states: list[str] = []
+        self.second = asyncio.Event()
+
+    def keep(self, ticket: Any) -> None:
+        self.handles.append(ticket.handle)
+
+    def news(self, answer: RequestAnswer) -> None:
+        self.states.append(answer.state)
+        if len(self.handles) == 2:
+            self.second.set()
+
+
+async def test_a_call_that_no_device_was_handed_is_given_to_another_once_it_is_cancelled() -> None:
+    async with any_world(2) as world:
+        seen = Switching()
+        calling = asyncio.create_task(
+            call(world, "open", patience_s=0.05, keep=seen.keep, news=seen.news)
+        )
+        await asyncio.wait_for(seen.second.wait(), 10)
+        first, second = (behind(world, handle) for handle in seen.handles[:2])
+        told = await answered(world, calling, 0, 1)
+        assert first != second
+        assert told == world.device_of(second).id
+        assert len(world.executed) == 1
+
+
+async def test_a_call_that_changes_something_stays_where_a_device_was_handed_it() -> None:
+    async with any_world(2) as world:
+        seen = Switching()
+        calling = asyncio.create_task(
+            call(world, "open", patience_s=0.2, keep=seen.keep, news=seen.news, wait_s=5.0)
+        )
+        await until(world, 1)
+        device = world.device_of(behind(world, seen.handles[0]))
+        await handed(world, device)  # and says nothing yet
+        await asyncio.sleep(0.4)
+        assert await answered(world, calling, world.devices.index(device)) == device.id
+        assert (len(seen.handles), len(world.executed)) == (1, 1)
+
+
+async def test_a_call_that_only_reads_is_given_to_another_whatever_became_of_the_first() -> None:
+    async with any_world(2) as world:
+        seen = Switching()
+        calling = asyncio.create_task(call(world, patience_s=0.2, keep=seen.keep, news=seen.news))
+        await until(world, 1)
+        first = world.device_of(behind(world, seen.handles[0]))
+        await handed(world, first)  # and vanishes with it
+        await asyncio.wait_for(seen.second.wait(), 10)
+        other = 1 - world.devices.index(first)
+        assert await answered(world, calling, other) == world.devices[other].id
+
+
+async def test_a_call_with_nobody_else_to_ask_waits_on() -> None:
+    async with any_world(1) as world:
+        seen = Switching()
+        calling = asyncio.create_task(
+            call(world, "open", patience_s=0.05, keep=seen.keep, news=seen.news)
+        )
+        await until(world, 1)
+        await asyncio.sleep(0.2)
+        assert await answered(world, calling, 0) == world.devices[0].id
+        assert len(seen.handles) == 1
+
+
+async def test_a_full_mailbox_sends_the_call_to_another_member() -> None:
+    async with any_world(2, depth=1) as world, NodeClient(world.at) as node:
+        for _ in range(2):
+            with pytest.raises(CallPendingError):
+                await node.call_any(
+                    "open", type="valve", cell=AREA, keys=ME, wait_s=0.01, patience_s=9
+                )
+        assert len(world.writer.boxes.live) == 2
+        with pytest.raises(MailboxFullError):
+            await node.call_any("open", type="valve", cell=AREA, keys=ME, wait_s=1)
+
+
+async def test_a_call_nobody_answers_is_pending_and_one_in_all_goes_on() -> None:
+    async with any_world(5) as world:
+        with pytest.raises(CallPendingError):
+            await call(world, "open", wait_s=0.3)
+        assert len(world.writer.boxes.live) == 1
+
+
+async def test_an_alias_of_another_epoch_and_a_handle_of_another_client_open_nothing() -> None:
+    async with any_world(1) as world:
+        other = world.keys.handles().own(bytes(16), Target(NodeId(HOME), RecordKey(record_of(0))))
+        async with HttpClient(world.at) as http:
+            chosen = await request_any_grant(http, ME, "read", type="valve", ttl_s=60, cell=AREA)
+        assert chosen.is_read
+        async with NodeClient(world.at, chosen.capability, client=ME.id) as node:
+            with pytest.raises(UnknownHandleError):
+                await node.call(other.text, "read", wait_s=0)
+            enter(world.keys, 9)
+            with pytest.raises(UnknownHandleError):
+                await node.call(chosen.handle, "read", wait_s=0)

@@ -1,0 +1,52 @@
+"""How long a choice counts."""
+
+from __future__ import annotations
+
+from abci_app.choices import UNUSED_US, Choices
+
+ONE, TWO = b"1" * 16, b"2" * 16
+ALICE, BOB = b"alice..a", b"bob....b"
+
+
+def test_a_choice_that_no_request_follows_counts_for_a_minute() -> None:
+    choices = Choices()
+    choices.made(ONE, ALICE, now_us=0)
+    assert choices.load(ONE, now_us=UNUSED_US - 1) == 1
+    assert choices.load(ONE, now_us=UNUSED_US) == 0
+    assert len(choices) == 0
+
+
+def test_a_choice_counts_until_its_request_has_ended() -> None:
+    choices = Choices()
+    choices.made(ONE, ALICE, now_us=0)
+    choices.submitted(ONE, ALICE, b"request", until_us=100 * UNUSED_US)
+    assert choices.load(ONE, now_us=2 * UNUSED_US) == 1
+    choices.ended(b"request")
+    assert choices.load(ONE, now_us=2 * UNUSED_US) == 0
+
+
+def test_a_choice_ends_with_the_deadline_of_its_request_at_the_latest() -> None:
+    choices = Choices()
+    choices.made(ONE, ALICE, now_us=0)
+    choices.submitted(ONE, ALICE, b"request", until_us=5)
+    assert choices.load(ONE, now_us=5) == 0
+
+
+def test_a_request_takes_one_choice_of_its_own_client_and_service() -> None:
+    choices = Choices()
+    for record, client in ((ONE, ALICE), (ONE, ALICE), (ONE, BOB), (TWO, ALICE)):
+        choices.made(record, client, now_us=0)
+    choices.submitted(ONE, ALICE, b"request", until_us=9)
+    choices.submitted(ONE, ALICE, b"request", until_us=9)
+    choices.ended(b"request")
+    assert (choices.load(ONE, now_us=1), choices.load(TWO, now_us=1)) == (2, 1)
+    choices.ended(b"of nobody")
+    assert len(choices) == 3
+
+
+def test_of_too_many_the_oldest_count_no_longer() -> None:
+    choices = Choices(most=2)
+    for record in (ONE, TWO, TWO):
+        choices.made(record, ALICE, now_us=0)
+    assert (choices.load(ONE, now_us=1), choices.load(TWO, now_us=1)) == (0, 2)
+    assert choices.loaded() == [TWO]
