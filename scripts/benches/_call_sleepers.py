@@ -24,6 +24,7 @@ from typing import Final
 import _call_world as world
 from _call_many import cpu_seconds
 from _clusters import command, resident_mib
+from _settings import unguarded
 from edgistry_abci_app.directory import open_directory
 from edgistry_abci_app.issuing import open_authority
 from edgistry_abci_app.pairing import PairingTable, StoredPairing, node_capability
@@ -136,6 +137,7 @@ async def sleepers(directory: Path, *, count: int, period_s: float, seconds: flo
     """What ``count`` devices cost, measured over ``seconds`` of their cycle."""
     base = world.free_base_port()
     command("edgistry-node", "init", str(directory / "node"), "--base-port", str(base))
+    unguarded(directory / "node")
     resting = world.Node(directory=directory / "node", port=base, pid=0)
     talks = pair_beforehand(resting, count)
     with world.node(directory / "node", make=False) as home:

@@ -25,6 +25,7 @@ from typing import Final
 
 import _call_world as world
 from _clusters import command
+from _settings import unguarded
 from measure import RESULTS
 
 from edgistry.adapters.node_client import NodeClient
@@ -105,6 +106,7 @@ def chain(directory: Path) -> Iterator[tuple[world.Node, world.Node]]:
 def _make(directory: Path, engine: str) -> None:
     base = str(world.free_base_port())
     command("edgistry-node", "init", str(directory), "--engine", engine, "--base-port", base)
+    unguarded(directory)
 
 
 def _set(directory: Path, old: str, new: str) -> None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from _clusters import BIN, command
+from _settings import unguarded
 
 from edgistry.adapters.grant_client import ClientKeys, request_grant
 from edgistry.adapters.http import HttpClient
@@ -129,6 +130,7 @@ def node(directory: Path, *, make: bool = True, run: str = "run") -> Iterator[No
     """The node in ``directory``, or the host with ``run="host"``, until the end."""
     if make:
         command("edgistry-node", "init", str(directory), "--base-port", str(free_base_port()))
+        unguarded(directory)
         settings = directory / "node.toml"
         text = settings.read_text().replace('anyone = "read"', 'anyone = "all"')
         settings.write_text(text)

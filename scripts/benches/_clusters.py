@@ -26,6 +26,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from _settings import unguarded
+
 BIN = Path(sys.executable).parent
 NODES = 4
 PORTS_PER_NODE = 10
@@ -195,6 +197,8 @@ def init_cluster(name: str, base_port: int, *, engine_files: bool = False) -> Pa
         "--base-port",
         str(base_port),
     )
+    for number in range(NODES):
+        unguarded(directory / f"node{number}")
     if engine_files:
         # The installed name: benchmarks run from anywhere.
         from edgistry_abci_app import comet_config

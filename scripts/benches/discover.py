@@ -21,6 +21,7 @@ from pathlib import Path
 
 from _clusters import BIN, command, new_directory, resident_mib
 from _http_load import Outcome, drive
+from _settings import unguarded
 from edgistry_abci_app.application import RegistryApplication
 from edgistry_abci_app.directory import open_directory
 from edgistry_abci_app.discover_service import Discoverer
@@ -77,6 +78,7 @@ class Node:
             *("edgistry-node", "init", str(self.directory), "--engine", "solo"),
             *("--base-port", str(port)),
         )
+        unguarded(self.directory)
 
     def start(self) -> None:
         with (self.directory / "logs" / "bench.log").open("ab") as log:

@@ -17,9 +17,12 @@ from measure import report
 
 from abci_app import abci_pb2 as pb
 from abci_app.discover_service import Discoverer
+from abci_app.epoch_keys import EpochKeys
+from abci_app.schema import EpochStates
 from edgistry.adapters.leveldb import LevelKeyValue
 from edgistry.api import DiscoverQuery, NearArea
 from edgistry.region import published_cell
+from edgistry.signed_request import Client
 from edgistry.transactions import (
     MAX_BATCH_RECORDS,
     EpochKey,
@@ -31,6 +34,7 @@ from tests.abci_app.chain_world import ANN, SECOND, World, genesis, started
 
 TARGET_MS = 50.0
 EPOCHS = 3
+CLIENT = Client(public_key=bytes(32))
 QUERY = DiscoverQuery(area=NearArea(latitude=46.0, longitude=8.0, radius_km=20.0))
 
 
@@ -63,7 +67,7 @@ class Reader:
             before = time.thread_time()
             await asyncio.sleep(0)
             self.waits_s.append(time.thread_time() - before)
-            await self._discoverer.discover(QUERY)
+            await self._discoverer.discover(QUERY, CLIENT)
 
     def take_longest_ms(self) -> float:
         longest, self.waits_s = max(self.waits_s, default=0.0), []
@@ -90,7 +94,9 @@ async def begin_epoch(world: World, number: int) -> None:
 async def rotations(directory: Path, count: int) -> None:
     store = LevelKeyValue(directory / "registry.ldb")
     world = started(store, genesis(epoch_s=3600, lease_s=10_000_000))
-    discoverer = Discoverer(world.app.reader, min_height_wait_s=600.0)
+    keys = EpochKeys()
+    keys.put({1: bytes(32)}, EpochStates(1, None, None, None), epoch_us=1)
+    discoverer = Discoverer(world.app.reader, keys, min_height_wait_s=600.0)
     reader = Reader(discoverer)
     following = asyncio.create_task(discoverer.run())
     await fill(world, count)
