@@ -11,9 +11,9 @@ from abci_app.entry_records import HOME_FORGOT, Stage
 from edgistry.errors import (
     BadRequestError,
     FutureError,
-    MailboxFullError,
     MalformedError,
     Refused,
+    UnavailableError,
 )
 from edgistry.messages import MAX_QUEUED_ENVELOPE_BYTES
 from edgistry.replay_window import MAX_AHEAD_US
@@ -175,14 +175,14 @@ async def test_outcome_that_two_bring_at_a_time_is_taken_once() -> None:
 async def test_queue_for_one_service_is_bounded_for_all_clients_together() -> None:
     async with nodes(service=1) as world:
         await held(world)
-        with pytest.raises(MailboxFullError, match="for this service's"):
+        with pytest.raises(UnavailableError, match="cannot take the request now"):
             await world.submit(world.home.bind(client=b"client-2"))
 
 
 async def test_queue_for_nodes_that_are_away_is_bounded_in_bytes() -> None:
     async with nodes(bytes=1000) as world:
         await held(world)
-        with pytest.raises(MailboxFullError, match="nodes that are away is full"):
+        with pytest.raises(UnavailableError, match="cannot take the request now"):
             await world.submit(world.home.bind(payload=bytes(1000)))
 
 

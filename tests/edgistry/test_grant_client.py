@@ -20,6 +20,7 @@ from edgistry.grants_api import (
     GrantBody,
     Granted,
     encode_grant,
+    grant_service,
     seal_context,
 )
 from edgistry.issuer import Issuer
@@ -27,7 +28,8 @@ from edgistry.requests_api import to_bytes, to_text
 from edgistry.rights import Right
 
 KEYS = ClientKeys.generate()
-SERVICE, OTHER = b"s" * 16, b"o" * 16
+HANDLE = to_text(b"s" * 73)
+SERVICE, OTHER = grant_service(HANDLE), b"o" * 16
 ISSUER = Issuer.from_secret(b"d" * 32, epoch=1)
 
 
@@ -60,7 +62,7 @@ class Answering:
 
 
 async def asked(node: Answering) -> Grant:
-    return await request_grant(cast(HttpClient, node), KEYS, to_text(SERVICE))
+    return await request_grant(cast(HttpClient, node), KEYS, HANDLE)
 
 
 async def test_grant_for_this_client_and_service_is_taken() -> None:

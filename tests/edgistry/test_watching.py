@@ -59,10 +59,13 @@ def changes(
     return encode_event(encode_json(event).decode(), name="changes", event_id=event_id)
 
 
+_NUMBERS = {entry(number).handle: str(number) for number in range(10)}
+
+
 async def take(found: Changes, count: int) -> list[tuple[str, str]]:
     async with asyncio.timeout(20):
         taken = [await anext(found) for _ in range(count)]
-    return [(each.change, each.handle.lstrip("0")) for each in taken]
+    return [(each.change, _NUMBERS.get(each.handle, each.handle)) for each in taken]
 
 
 @contextlib.asynccontextmanager
