@@ -110,6 +110,8 @@ async def test_service_that_moves_out_of_the_area_has_left(node: SoloNode) -> No
     (handle,) = await register(node, 0, id="hut")
     await watching.next()
     await register(node, 0, id="hut", lat=47.5)
+    await node.service.registrar.place_moved()  # as at the beginning of an epoch
+    await node.settle()
     _, data, _ = await watching.next()
     assert data["left"] == seen(node, handle)
 
