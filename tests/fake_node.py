@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from abci_app.http_server import public_server
 from edgistry.adapters.http import Handler
 from edgistry.api import (
+    CellArea,
     CountEntry,
     DiscoverAnswer,
     DiscoverQuery,
@@ -35,11 +36,14 @@ HEIGHT = 7
 BLOCK_TIME = block_time_text(1_772_366_400_000_000)
 
 
+CELL = "87283082effffff"
+
+
 def entry(number: int, type_name: str = "thermometer") -> ServiceEntry:
     return ServiceEntry(
         handle=handle_for(number.to_bytes(16, "big"), tag=b"t" * 16),
         type=type_name,
-        cell="87283082effffff",
+        cell=CELL,
         resolution=7,
         center=(37.77, -122.42),
         accuracy_m=1406,
@@ -52,7 +56,7 @@ def entry(number: int, type_name: str = "thermometer") -> ServiceEntry:
 def count_of(type_name: str, services: int) -> CountEntry:
     return CountEntry(
         type=type_name,
-        cell="87283082effffff",
+        cell=CELL,
         resolution=7,
         center=(37.77, -122.42),
         accuracy_m=1406,
@@ -63,7 +67,8 @@ def count_of(type_name: str, services: int) -> CountEntry:
 
 @dataclass
 class FakeNode:
-    """Implements ``PublicNode``. Everything lies in the region "bay"; other areas are empty."""
+    """Implements ``PublicNode``. Everything lies in the region "bay", in one cell of it; other
+    areas are empty."""
 
     services: list[ServiceEntry] = field(
         default_factory=lambda: [entry(1), entry(2), entry(3, "valve")]
@@ -75,6 +80,8 @@ class FakeNode:
     streams: list[list[bytes]] = field(default_factory=list)
     """What is sent to each watcher in turn; to those after the last, only the beginning."""
     is_ready: bool = True
+    lists_cell: bool = False
+    """Whether the services are found by their cell, too."""
 
     async def discover(self, query: DiscoverQuery, client: Client | None) -> DiscoverAnswer:
         self.queries.append(query)
@@ -105,6 +112,8 @@ class FakeNode:
         return events()
 
     def _found(self, query: DiscoverQuery) -> list[ServiceEntry]:
+        if self.lists_cell and query.area == CellArea(cell=CELL):
+            return [each for each in self.services if query.type in (None, each.type)]
         if not isinstance(query.area, RegionArea):
             return []
         if query.area.name == "everything":

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from client.cell_map import CellMap
 from client.cli import program
-from edgistry.region import cell_boundary, cell_text, cells_around, published_cell
+from edgistry.api import CellArea
+from edgistry.region import cell_boundary, cell_center, cell_text, cells_around, published_cell
+from tests.fake_node import CELL, FakeNode, serving_from_a_thread
 
 SEATTLE = ("--lat", "47.6062", "--lon=-122.3321")
 
@@ -115,3 +117,26 @@ def test_every_place_on_earth_has_a_map(lat: float, lon: float, resolution: int)
     assert pixels.count(2) > 20
     assert pixels.count(3) >= 3
     assert len(drawn.braille()) == -(-drawn.height // 4)
+
+
+def test_a_node_is_asked_by_nobody_how_many_are_listed_in_the_published_cell() -> None:
+    fake = FakeNode(lists_cell=True)
+    lat, lon = cell_center(int(CELL, 16))
+    place = ("--lat", str(lat), f"--lon={lon}")
+    with serving_from_a_thread(fake) as url:
+        words = ["privacy", "explain", *place, "--node", url]
+        shown = CliRunner().invoke(program, words)
+        found = json.loads(
+            CliRunner().invoke(program, [*words, "--type", "valve", "--json"]).stdout
+        )
+        far = ["privacy", "explain", "--lat", "10", "--lon", "10", "--node", url]
+        nothing = CliRunner().invoke(program, far)
+    assert "listed: thermometer\t2 services of 1 owners" in shown.stdout
+    assert [(each["type"], each["services"]) for each in found["listed"]] == [("valve", 1)]
+    assert "nothing in this cell now" in nothing.stdout
+    assert set(fake.clients) == {None}
+    assert {type(each.area) for each in fake.queries} == {CellArea}
+    alone = CliRunner().invoke(program, ["privacy", "explain", *place, "--json"])
+    assert json.loads(alone.stdout)["listed"] is None
+    typed = CliRunner().invoke(program, ["privacy", "explain", *place, "--type", "valve"])
+    assert typed.exit_code == 2

@@ -49,7 +49,7 @@ class Delegated:
         self.device: SleepingDevice = world.device("thermometer", HANDLERS)
         self.alice, self.bob, self.eve = (world.person() for _ in range(3))
         self.handle = self.alice.handle("thermometer")
-        granted = self.alice.json("grant", "request", self.handle, "--allow", "call,latest")
+        granted = self.alice.json("grant", "request", self.handle, "--allow", "call,get")
         call, look = granted["granted"]
         self.locked, self.badge = (world.root / name for name in ("locked.cap", "badge.cap"))
         # From here on nobody is reached: neither a node nor the device.
