@@ -25,6 +25,7 @@ from typing import Any
 
 import airportsdata
 from demo_devices import Stations, person
+from demo_privacy import Privacy
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -278,21 +279,6 @@ class Demo:
         answer = self.discover(2, "california")
         self.facts["discovered"] = {"region": "california", "at": 2, "height": answer["height"]}
         self.tell.fact("cells, not positions; handles, not names: the client learns no more")
-        self.compare_clients(answer)
-
-    def compare_clients(self, answer: dict[str, Any]) -> None:
-        """What another client sees of the same, and who does not say who asks."""
-        words = ["edgistry", "discover", "--region", "california", "--type", "weather-station"]
-        words += ["--limit", "3"]
-        again = self.run_json(*words, "--node", self.url(3), show=False)
-        mine = {each["handle"] for each in answer["services"]}
-        if {each["handle"] for each in again["services"]} != mine:
-            raise DemoError("one client has two handles for one station")
-        self.tell.fact("the same client has the same handles at node 3; another client asks there:")
-        other = person(self.directory / "other")
-        self.tell.say(indent(aligned(self.run(*words, "--node", self.url(3), person=other))))
-        self.tell.fact("and who does not say who asks gets numbers:")
-        self.tell.say(indent(aligned(self.run(*words, "--node", self.url(1), "--browse"))))
 
     def survive_a_crash(self) -> None:
         victim = self.status()[3]
@@ -341,6 +327,7 @@ class Demo:
         self.check_agreement("Every node has the same state")
         self.discover_elsewhere()
         self.stations.call_sleeping_devices()
+        Privacy(self).show()
         self.facts["stations"] += self.facts["appeared"]
         self.survive_a_crash()
         self.catch_up()
