@@ -476,9 +476,11 @@ def believes_nodes(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Window, "check", lambda _window, _envelope, now_us: None)
 
 
-RAN, ANSWER = "something ran", "an answer"
+RAN, ANSWER, CHANGED = "something ran", "an answer", "calls of others changed"
 NAIVE: list[tuple[Weaken, Attack, str]] = [
     (numbers_by_count, repeat_to_nodes, RAN),
+    # It takes an old answer for the new one, and says that it has had what was handed down.
+    (believes_nodes, repeat_to_device, CHANGED),
     (believes_nodes, splice_to_device, RAN),
     (takes_twice, submit_under_other_keys, RAN),
     (opens_for_all, submit_under_other_handles, RAN),
