@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from abci_app.exchange_desk import ExchangeDesk
+from abci_app.http_requests import PublicExchange, PublicRequests, device_handlers
+from abci_app.http_server import public_routes
 from abci_app.mailbox_records import MailboxLimits
 from abci_app.mailbox_writer import MailboxWriter
+from abci_app.metrics import NodeMetrics
 from abci_app.pairing import Paired, StoredPairing, node_capability
 from abci_app.request_desk import Asked, RequestDesk
 from edgistry.adapters.durable_woofs import DurableWoofs
+from edgistry.adapters.http import HttpServer
 from edgistry.authority import Authority
 from edgistry.capability import BoundRequest, Capability
 from edgistry.capability_chain import Entry
@@ -34,6 +38,8 @@ from edgistry.replay import Outcome
 from edgistry.requests_api import to_bytes
 from edgistry.rights import Right
 from edgistry.verifier import Checked
+from tests.fake_node import FakeNode, FakeWoofs
+from tests.handle_world import epoch_keys
 
 NOW = 1_750_000_000_000_000
 SECOND = 1_000_000
@@ -215,6 +221,19 @@ class Desks:
 
 def text_bytes(text: str) -> bytes:
     return to_bytes(text, "test")
+
+
+def server_of(requests: PublicRequests, exchanges: PublicExchange) -> HttpServer:
+    """The public server of a node that has these desks, and is made up otherwise."""
+    return HttpServer(
+        public_routes(
+            FakeNode(),
+            FakeWoofs(),
+            version="1",
+            metrics=NodeMetrics(),
+            devices=device_handlers(requests, exchanges, epoch_keys()),
+        )
+    )
 
 
 @contextlib.asynccontextmanager

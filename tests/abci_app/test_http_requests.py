@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from abci_app.http_requests import device_handlers
 from abci_app.http_server import public_routes
 from abci_app.metrics import NodeMetrics
 from edgistry.adapters.http import HttpServer, Request, Response
@@ -20,9 +19,9 @@ from edgistry.errors import MalformedError
 from edgistry.messages import decode_down
 from edgistry.requests_api import FETCH_KEY_HEADER, to_bytes, to_text
 from tests.fake_node import FakeNode, FakeWoofs
-from tests.handle_world import epoch_keys, handle_for
+from tests.handle_world import handle_for
 
-from .desk_world import CLIENT, FETCH_KEY, SERVICE_KEY, Desks, desks
+from .desk_world import CLIENT, FETCH_KEY, SERVICE_KEY, Desks, desks, server_of
 
 KEY = {FETCH_KEY_HEADER: to_text(FETCH_KEY)}
 
@@ -30,14 +29,7 @@ KEY = {FETCH_KEY_HEADER: to_text(FETCH_KEY)}
 @contextlib.asynccontextmanager
 async def served(**limits: Any) -> AsyncIterator[tuple[Desks, HttpServer]]:
     async with desks(**limits) as world:
-        routes = public_routes(
-            FakeNode(),
-            FakeWoofs(),
-            version="1",
-            metrics=NodeMetrics(),
-            devices=device_handlers(world.requests, world.exchanges, epoch_keys()),
-        )
-        yield world, HttpServer(routes)
+        yield world, server_of(world.requests, world.exchanges)
 
 
 def body_for(envelope: bytes, /, **more: Any) -> dict[str, Any]:

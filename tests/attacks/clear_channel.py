@@ -15,11 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from abci_app.exchange_desk import ExchangeDesk
-from abci_app.http_requests import PublicExchange, PublicRequests, device_handlers
-from abci_app.http_server import public_routes
-from abci_app.metrics import NodeMetrics
+from abci_app.http_requests import PublicExchange, PublicRequests
 from device_agent.link import Answer, HttpLink, parse_head
-from edgistry.adapters.http import HttpServer
 from edgistry.authority import Authority
 from edgistry.capability import BoundRequest, Capability
 from edgistry.codec import encode_json
@@ -27,12 +24,11 @@ from edgistry.handlers import handler
 from edgistry.issuer import Issuer
 from edgistry.kv import MemoryKeyValue
 from edgistry.requests_api import FETCH_KEY_HEADER, to_bytes, to_text
-from tests.abci_app.desk_world import CLIENT, GRANT, SERVICE_KEY, desks
-from tests.abci_app.peer_world import KEYS, Nodes, nodes
+from tests.abci_app.desk_world import CLIENT, GRANT, SERVICE_KEY, desks, server_of
+from tests.abci_app.peer_world import Nodes, nodes
 from tests.device_agent.agent_world import HandClock, Running
 from tests.device_agent.socket_world import Listener
 from tests.device_agent.test_agent_and_node import agent_at
-from tests.fake_node import FakeNode, FakeWoofs
 from tests.handle_world import handle_for
 
 ENTRY_ISSUER = Issuer.from_secret(b"e" * 32, epoch=0)
@@ -261,15 +257,7 @@ def _listen_between(channel: Channel) -> None:
 @contextlib.asynccontextmanager
 async def _served(requests: PublicRequests, exchange: PublicExchange) -> AsyncIterator[int]:
     """The port of a node that has these desks."""
-    server = HttpServer(
-        public_routes(
-            FakeNode(),
-            FakeWoofs(),
-            version="1",
-            metrics=NodeMetrics(),
-            devices=device_handlers(requests, exchange, KEYS),
-        )
-    )
+    server = server_of(requests, exchange)
     try:
         yield await server.listen_tcp("127.0.0.1", 0)
     finally:

@@ -190,7 +190,7 @@ async def repeat_to_nodes(channel: Channel) -> list[Said]:
     for path, heard in list(channel.between_nodes):
         way = channel.nodes.way
         answer = await way.request("POST", path, body=heard.body, timeout_s=5)
-        told.append(Said(answer.status, b"{}"))
+        told.append(Said(answer.status, answer.body))
     return told
 
 

@@ -10,13 +10,8 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from abci_app.http_requests import device_handlers
-from abci_app.http_server import public_routes
-from abci_app.metrics import NodeMetrics
-from edgistry.adapters.http import HttpServer
-from tests.abci_app.desk_world import CLIENT, SERVICE_KEY, Desks, desks
-from tests.fake_node import FakeNode, FakeWoofs
-from tests.handle_world import epoch_keys, handle_for
+from tests.abci_app.desk_world import CLIENT, SERVICE_KEY, Desks, desks, server_of
+from tests.handle_world import handle_for
 
 T = TypeVar("T")
 
@@ -62,15 +57,7 @@ def call_node() -> Iterator[CallNode]:
     async def main() -> None:
         async with desks() as world:
             world.now_us = time.time_ns() // 1000
-            server = HttpServer(
-                public_routes(
-                    FakeNode(),
-                    FakeWoofs(),
-                    version="1",
-                    metrics=NodeMetrics(),
-                    devices=device_handlers(world.requests, world.exchanges, epoch_keys()),
-                )
-            )
+            server = server_of(world.requests, world.exchanges)
             port = await server.listen_tcp("127.0.0.1", 0)
             stop = asyncio.Event()
             stops.append(stop)

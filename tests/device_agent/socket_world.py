@@ -10,14 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from abci_app.http_requests import device_handlers
-from abci_app.http_server import public_routes
-from abci_app.metrics import NodeMetrics
 from device_agent.link import Answer, HttpLink
-from edgistry.adapters.http import HttpServer
-from tests.abci_app.desk_world import Desks, desks
-from tests.fake_node import FakeNode, FakeWoofs
-from tests.handle_world import epoch_keys
+from tests.abci_app.desk_world import Desks, desks, server_of
 
 from .agent_world import HandClock, Running
 from .test_agent_and_node import CutLink, agent_at, calls, read
@@ -93,15 +87,7 @@ async def connected(
 ) -> AsyncIterator[tuple[Desks, Listener, Running]]:
     """A node, and a device that polls it over a socket; the device's clock is ``off_us`` ahead."""
     async with desks(**limits) as world:
-        server = HttpServer(
-            public_routes(
-                FakeNode(),
-                FakeWoofs(),
-                version="1",
-                metrics=NodeMetrics(),
-                devices=device_handlers(world.requests, world.exchanges, epoch_keys()),
-            )
-        )
+        server = server_of(world.requests, world.exchanges)
         port = await server.listen_tcp("127.0.0.1", 0)
         knife = Knife(port)
         between = await asyncio.start_server(knife.serve, "127.0.0.1", 0)
