@@ -134,7 +134,7 @@ def _area_in(fields: Mapping[str, Any]) -> str:
         if (near := fields.get("near")) is not None:
             point = parse_point("near", near) if isinstance(near, str) else _pair(near)
             return f"near {cell_text(published_cell(*point, FINEST_PUBLISHED))}"
-    except (Refused, TypeError, ValueError):
+    except (Refused, TypeError, ValueError, OverflowError):  # the last: a number of 400 digits
         return ""
     return "polygon" if fields.get("polygon") is not None else ""
 

@@ -156,10 +156,15 @@ def test_whatever_a_stranger_sends_gives_an_entry(query: dict[str, str], body: b
 
 NAMES = st.sampled_from(["region", "cell", "near", "polygon", "type"])
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(),
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers() | st.text(),
     lambda inner: st.lists(inner, max_size=3),
     max_leaves=5,
 )
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "-1" + "0" * 400, "1e400", "9" * 4000])
+def test_numbers_beyond_all_measure_give_an_entry(number: str) -> None:
+    assert asked_about({}, f'{{"near": [{number}, 2]}}'.encode()) == ("", "")
 
 
 @given(st.dictionaries(NAMES, VALUES))
