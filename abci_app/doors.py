@@ -48,6 +48,10 @@ SLOTTED: Final = frozenset(
     }
 )
 """Operations on one service, by their names in ``edgistry.routes``."""
+SIGNED: Final = frozenset(
+    {"discover", "discover_by_body", "watch", "watch_by_body", "grant", "any_grant"}
+)
+"""Operations that answer nobody who names a client without having signed for it."""
 _KEY_BYTES: Final = 32
 
 Note = Callable[[str, Request, Response | None, bytes], None]
@@ -127,7 +131,7 @@ class Purse:
 
         async def paid(request: Request) -> Response:
             cost = cost_before(name, request.query, len(request.body))
-            tag, address = claimed_tag(request), address_of(request)
+            tag, address = claimed_tag(name, request), address_of(request)
             now_us = self._now_us()
             try:
                 if tag is None:
@@ -221,10 +225,15 @@ def party_budget(config: NodeConfig) -> PartyBudget | None:
     return PartyBudget(rate_per_s=budgets.rate_per_s, burst=budgets.burst)
 
 
-def claimed_tag(request: Request) -> bytes | None:
-    """The tag of the client that ``request`` says it is from; ``None``: nobody has signed it."""
+def claimed_tag(name: str, request: Request) -> bytes | None:
+    """The tag of the client that ``request`` for the operation ``name`` says it is from.
+
+    ``None``: nobody has signed it, or nobody looks whether somebody has: what is then said of a
+    client is anybody's word.
+    """
     text = request.headers.get(CLIENT_HEADER)
-    if text is None:
+    # Some operations answer HEAD before they look at a signature.
+    if text is None or name not in SIGNED or request.method == "HEAD":
         return None
     try:
         key = to_bytes(text, CLIENT_HEADER)
@@ -250,7 +259,7 @@ def address_of(request: Request) -> bytes:
 
 def _noted(name: str, handler: Handler, note: Note) -> Handler:
     async def noted(request: Request) -> Response:
-        tag = claimed_tag(request)
+        tag = claimed_tag(name, request)
         try:
             response = await handler(request)
         except Exception:

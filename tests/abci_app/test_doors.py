@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from abci_app.config import NodeConfig
 from abci_app.doors import (
     CLIENTS_BEHIND,
+    SIGNED,
     SLOTTED,
     Doors,
     PartyBudget,
@@ -117,7 +118,7 @@ async def test_what_is_about_no_single_service_leaves_at_once() -> None:
 def test_every_name_is_an_operation() -> None:
     names = {each.name for each in OPERATIONS}
     assert names >= SLOTTED
-    assert names >= set(BASE)
+    assert names >= set(BASE) >= SIGNED
 
 
 # --- budgets ------------------------------------------------------------------------------------
@@ -211,10 +212,23 @@ def test_an_address_pays_for_its_whole_network() -> None:
 
 
 def test_claimed_clients_are_read_and_nonsense_is_nobody() -> None:
-    assert claimed_tag(of(b"a")) == client_tag(b"a" * 32)
+    assert claimed_tag("grant", of(b"a")) == client_tag(b"a" * 32)
     for text in ("", "!", to_text(b"short")):
         request = Request(method="GET", path="/", headers={CLIENT_HEADER: text})
-        assert claimed_tag(request) is None
+        assert claimed_tag("grant", request) is None
+
+
+async def test_who_is_named_without_a_signature_that_is_checked_pays_nothing() -> None:
+    noted: list[bytes] = []
+    made = Purse(rate_per_s=1.0, burst=10.0, steady_s=Steady())
+    doors = Doors(purse=made, note=lambda name, request, response, who: noted.append(who))
+    victim = of(b"a", address="10.6.6.6")
+    submit, watch = doors.around("request_submit", answered), doors.around("watch", answered)
+    assert await spend_all(submit, victim) == 5  # as an address, not sixteen times as much
+    with pytest.raises(BudgetError):
+        await watch(replace(victim, method="HEAD"))
+    assert noted == [b"10.6.6.6"] * 5
+    assert await spend_all(doors.around("discover", answered), of(b"a")) == 5
 
 
 def test_dear_questions_cost_more_and_free_ones_nothing() -> None:
