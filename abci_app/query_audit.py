@@ -127,7 +127,8 @@ class QueryAudit:
     async def tidy(self) -> None:
         """Make sure that the WooF is there as it should be, without what is too old."""
         oldest_us = self._clock_us() - self._days * _DAY_US
-        kept = [element for element in self._elements() if _time_of(element) > oldest_us]
+        # There may be a million of them to look at.
+        kept = await asyncio.to_thread(self._younger_than, oldest_us)
         if self._is_as_it_should_be(len(kept)):
             return
 
@@ -151,12 +152,13 @@ class QueryAudit:
                 continue
         return QueryList(queries=tuple(rows), lost=self.lost)
 
-    def _elements(self) -> list[bytes]:
+    def _younger_than(self, oldest_us: int) -> list[bytes]:
+        """The elements that are to stay, oldest first."""
         try:
             newest_first = self._woofs.woofs.tail(WOOF, MAX_HISTORY)
-            return [element for _, element in reversed(newest_first)]
         except MissingWoofError:
             return []
+        return [each for _, each in reversed(newest_first) if _time_of(each) > oldest_us]
 
     def _is_as_it_should_be(self, kept: int) -> bool:
         try:
