@@ -105,9 +105,12 @@ class Memberships:
         return found
 
     def _known(self, name: bytes, epoch: int) -> Group | None:
-        if epoch != self._epoch:
+        if epoch > self._epoch:
             self._groups.clear()
             self._epoch = epoch
+        elif epoch < self._epoch:
+            # Asked just before the edge: it must not undo what was frozen behind it.
+            return None
         group = self._groups.get(name)
         if group is not None:
             self._groups.move_to_end(name)

@@ -252,6 +252,14 @@ async def test_members_are_frozen_for_the_epoch() -> None:
     assert list(after.profiles) == [record_of(9)]
 
 
+async def test_who_asked_before_the_edge_of_an_epoch_thaws_nothing_behind_it() -> None:
+    made, index, _ = memberships(3)
+    frozen = await made.of(query(), epoch=2)
+    index.rebuild([(record_of(9), listed(stored()))])
+    assert list((await made.of(query(), epoch=1)).profiles) == [record_of(9)]
+    assert (await made.of(query(), epoch=2)) is frozen
+
+
 async def test_an_area_with_nobody_is_looked_at_again() -> None:
     made, index, _ = memberships(0)
     assert not (await made.of(query(), epoch=1)).profiles
