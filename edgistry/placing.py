@@ -108,7 +108,9 @@ def place(
     if known is None:
         return _drawn(policy, position, seed, moves=moves)
     if is_edge and has_moved(known, position):
-        return _drawn(policy, position, seed, moves=max(known.moves + 1, moves))
+        # Who has moved as often as can be counted draws the same from then on.
+        count = min(max(known.moves + 1, moves), _MAX_MOVES)
+        return _drawn(policy, position, seed, moves=count)
     if resolution_of(known.finest) < policy.resolution:
         return known
     return replace(known, cell=parent_of(known.finest, policy.resolution))

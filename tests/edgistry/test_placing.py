@@ -185,3 +185,11 @@ def test_a_policy_as_fine_as_the_node_allows_is_not_refused() -> None:
 
     check_policy(PrivacyPolicy(resolution=6, noise_m=100, crowd=3), limits)
     check_policy(PrivacyPolicy(resolution=5, noise_m=900, crowd=9), limits)
+
+
+def test_a_device_that_has_moved_as_often_as_can_be_counted_moves_on() -> None:
+    most = (1 << 32) - 1
+    known = place(NOISY, SEATTLE, seed=SEED, moves=most)
+    moved = place(NOISY, north_of(SEATTLE, 50_000), seed=SEED, known=known, moves=most)
+    assert moved.cell != known.cell
+    assert decode(encode(moved), Placement, limit=200) == moved
