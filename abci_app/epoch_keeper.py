@@ -123,6 +123,7 @@ class EpochKeeper:
         """Do all that the last block asks for; afterwards ``keys`` are those of this moment."""
         while self._caught_up():
             now = self._situation()
+            self._secrets.forget_useless(now.states)
             # A number that is ahead of a chain that was set back is nobody's when nothing waits.
             may_send = not (self._outbox.pending and self._outbox.is_ahead(self._sent))
             step = self._planner.next_step(now, self._secrets.held(), may_send=may_send)

@@ -17,6 +17,7 @@ from edgistry.kv import Change, KeyValue, prefix_end
 from edgistry.transactions import epoch_check
 
 from .epochs import Forget, Held
+from .schema import EpochStates
 
 _ASKED = b"e/a/"
 _MADE = b"e/m/"
@@ -56,6 +57,13 @@ class EpochSecrets:
             keys={epoch: epoch_check(key) for epoch, key in self.keys.items()},
             useless=frozenset(self.useless),
         )
+
+    def forget_useless(self, states: EpochStates) -> None:
+        """Of what is useless, know only what stands on a chain in ``states``."""
+        if self.useless:
+            found = (each for each in states[1:] if each is not None)
+            shared = {part for each in found for _, part in (*each.keys, *each.sealed)}
+            self.useless &= shared
 
     def private(self, epoch: int, public: bytes) -> bytes:
         """The private key with which the key of ``epoch`` was asked for."""

@@ -413,6 +413,11 @@ async def test_a_member_whose_public_key_is_none_harms_nobody_else() -> None:
     await rounds(chain, good, 20, until=lambda: all_have(good))
     assert all_have(good)
     assert not sent_by(chain, good[0].node, EpochShare)
+    for number in range(2, 12):  # all of them are 0 or 1, whatever the highest bit is
+        public = bytes([number & 1]) + bytes(30) + bytes([number & 2 and 128])
+        chain.mempool.append(bad.node.sign(number, MemberKey(epoch=1, public=public)))
+        await rounds(chain, good, 6)
+    assert all(len(node.keeper._secrets.useless) == 1 for node in good)
 
 
 async def test_a_key_whose_check_is_another_is_not_taken() -> None:
