@@ -4,7 +4,8 @@ Rules kept here (privacy.md, *Flooding*, *Side channels*):
 
 * Who has spent a budget is refused before anything is looked at. A client pays that has signed,
   as far as its signature was good; else the address that the question came from. Nobody can spend
-  what is another's: only an answered question is charged to who is named in it. An address pays
+  what is another's: only an answered question is charged to who is named in it. Nor does anybody
+  learn how much is left of it: whom a budget refuses must have signed. An address pays
   for all clients behind it, from a budget ``CLIENTS_BEHIND`` times as large, so that one with many
   keys has not as many budgets.
 * What is answered about one service leaves at the edge of a slot, whatever it is: an answer, a
@@ -27,13 +28,14 @@ from typing import Final
 
 from edgistry.adapters.http import Handler, Request, Response
 from edgistry.budget import Budgets
-from edgistry.errors import BudgetError, MalformedError
+from edgistry.errors import BudgetError, MalformedError, Refused
 from edgistry.query_cost import BASE, cost_after, cost_before
 from edgistry.requests_api import to_bytes
 from edgistry.signed_request import CLIENT_HEADER, client_tag
 from edgistry.slots import until_release_us
 
 from .config import NodeConfig
+from .http_signed import Signers
 from .metrics import NodeMetrics
 
 CLIENTS_BEHIND: Final = 16
@@ -106,13 +108,17 @@ class SlotGate:
 
 
 class Purse:
-    """The budgets of all who ask: ``rate_per_s`` comes back, up to ``burst``."""
+    """The budgets of all who ask: ``rate_per_s`` comes back, up to ``burst``.
+
+    ``signers`` tells whether somebody is who they say.
+    """
 
     def __init__(
         self,
         *,
         rate_per_s: float,
         burst: float,
+        signers: Signers | None = None,
         steady_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clients = Budgets(rate_per_s=rate_per_s, burst=burst)
@@ -120,6 +126,7 @@ class Purse:
         self._addresses = Budgets(
             rate_per_s=CLIENTS_BEHIND * rate_per_s, burst=CLIENTS_BEHIND * burst
         )
+        self._signers = signers or Signers()
         self._steady_s = steady_s
         self.refused = 0
         """Questions that were refused since the start."""
@@ -137,7 +144,7 @@ class Purse:
                 if tag is None:
                     self._strangers.spend(address, cost, now_us=now_us)
                 else:
-                    self._clients.check(tag, cost, now_us=now_us)
+                    self._check(tag, cost, request, now_us)
                     self._addresses.spend(address, cost, now_us=now_us)
             except BudgetError:
                 self.refused += 1
@@ -153,6 +160,17 @@ class Purse:
             return response
 
         return paid
+
+    def _check(self, tag: bytes, cost: float, request: Request, now_us: int) -> None:
+        try:
+            self._clients.check(tag, cost, now_us=now_us)
+        except BudgetError:
+            try:
+                self._signers.needed(request, limit=len(request.body))
+            except Refused:
+                # It will be refused for that, as ever: what is left tells what a client has asked.
+                return
+            raise
 
     def _now_us(self) -> int:
         return round(self._steady_s() * 1_000_000)

@@ -22,6 +22,7 @@ from abci_app.doors import (
     claimed_tag,
     party_budget,
 )
+from abci_app.http_signed import Signers
 from abci_app.metrics import NodeMetrics
 from edgistry.adapters.config import parse
 from edgistry.adapters.http import Handler, Request, Response
@@ -29,7 +30,13 @@ from edgistry.errors import BudgetError, ConfigError, NotFoundError
 from edgistry.query_cost import BASE, MAX_COST, cost_after, cost_before
 from edgistry.requests_api import to_text
 from edgistry.routes import OPERATIONS
-from edgistry.signed_request import CLIENT_HEADER, client_tag
+from edgistry.signed_request import (
+    CLIENT_HEADER,
+    NONCE_HEADER,
+    SIGNATURE_HEADER,
+    TIME_HEADER,
+    client_tag,
+)
 
 SLOT_US = 250_000
 
@@ -49,10 +56,20 @@ async def answered(request: Request) -> Response:
     return Response(body=b"x" * 16 * 1024)
 
 
-def of(key: bytes, address: str = "10.0.0.1") -> Request:
-    return Request(
-        method="GET", path="/", address=address, headers={CLIENT_HEADER: to_text(key * 32)}
-    )
+GOOD = b"g" * 64
+
+
+def of(key: bytes, address: str = "10.0.0.1", signature: bytes = GOOD) -> Request:
+    headers = {
+        CLIENT_HEADER: to_text(key * 32),
+        TIME_HEADER: "0",
+        NONCE_HEADER: to_text(bytes(16)),
+        SIGNATURE_HEADER: to_text(signature),
+    }
+    return Request(method="GET", path="/", address=address, headers=headers)
+
+
+SIGNERS = Signers(verify=lambda _key, _message, signature: signature == GOOD, clock_us=lambda: 0)
 
 
 def unsigned(address: str = "10.0.0.1") -> Request:
@@ -133,7 +150,7 @@ class Steady:
 
 def purse(burst: float = 10.0) -> tuple[Purse, Handler, Steady]:
     steady = Steady()
-    made = Purse(rate_per_s=1.0, burst=burst, steady_s=steady)
+    made = Purse(rate_per_s=1.0, burst=burst, signers=SIGNERS, steady_s=steady)
     return made, made.around("discover", answered), steady
 
 
@@ -191,6 +208,21 @@ async def test_nobody_spends_what_is_anothers() -> None:
     assert await spend_all(handler, of(b"a")) == 5
 
 
+async def test_what_is_left_to_a_client_shows_to_nobody_else() -> None:
+    made, handler, _ = purse()
+    assert await spend_all(handler, of(b"a")) == 5
+
+    async def refusing(request: Request) -> Response:
+        raise NotFoundError("the signature does not verify")
+
+    forged = made.around("discover", refusing)
+    for name in (b"a", b"b"):  # one who has spent all, and one who has asked for nothing
+        with pytest.raises(NotFoundError):
+            await forged(of(name, address="10.6.6.6", signature=bytes(64)))
+    with pytest.raises(BudgetError):
+        await handler(of(b"a"))
+
+
 async def test_a_party_pays_for_its_requests() -> None:
     steady = Steady()
     budget = PartyBudget(rate_per_s=1.0, burst=1000.0, steady_s=steady)
@@ -220,7 +252,7 @@ def test_claimed_clients_are_read_and_nonsense_is_nobody() -> None:
 
 async def test_who_is_named_without_a_signature_that_is_checked_pays_nothing() -> None:
     noted: list[bytes] = []
-    made = Purse(rate_per_s=1.0, burst=10.0, steady_s=Steady())
+    made = Purse(rate_per_s=1.0, burst=10.0, signers=SIGNERS, steady_s=Steady())
     doors = Doors(purse=made, note=lambda name, request, response, who: noted.append(who))
     victim = of(b"a", address="10.6.6.6")
     submit, watch = doors.around("request_submit", answered), doors.around("watch", answered)
