@@ -3,7 +3,8 @@
 Rules kept here:
 
 * At the edge of an epoch only: handles are new then, so that nobody can follow a service from one
-  cell to the next (privacy.md, *Fuzzing that survives repetition*).
+  cell to the next (privacy.md, *Fuzzing that survives repetition*), but who looks in the block or
+  two that it takes to publish them: those show the old cell under the new handle.
 * Which epoch was the last one is stored when its moves are durable: after a crash they are done
   again, which changes nothing. A node that was off when an epoch began makes up for it.
 * Nothing is done while the node catches up: those epochs are long over.
