@@ -4,10 +4,10 @@ Rules kept here (privacy.md, *Flooding*, *Side channels*):
 
 * Who has spent a budget is refused before anything is looked at. A client pays that has signed,
   as far as its signature was good; else the address that the question came from. Nobody can spend
-  what is another's: only an answered question is charged to who is named in it. Nor does anybody
-  learn how much is left of it: whom a budget refuses must have signed. An address pays
-  for all clients behind it, from a budget ``CLIENTS_BEHIND`` times as large, so that one with many
-  keys has not as many budgets.
+  what is another's: only an answered question is charged to who is named in it, and once. Nor does
+  anybody learn how much is left of it: whom a budget refuses must have signed. An address pays for
+  all clients behind it, from a budget ``CLIENTS_BEHIND`` times as large, so that one with many keys
+  has not as many budgets.
 * What is answered about one service leaves at the edge of a slot, whatever it is: an answer, a
   refusal, a failure of the node. So its latency tells neither how busy a device is nor who had the
   answer.
@@ -23,6 +23,7 @@ import asyncio
 import ipaddress
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -31,7 +32,7 @@ from edgistry.budget import Budgets
 from edgistry.errors import BudgetError, MalformedError, Refused
 from edgistry.query_cost import BASE, cost_after, cost_before
 from edgistry.requests_api import to_bytes
-from edgistry.signed_request import CLIENT_HEADER, client_tag
+from edgistry.signed_request import CLIENT_HEADER, NONCE_HEADER, client_tag
 from edgistry.slots import until_release_us
 
 from .config import NodeConfig
@@ -54,7 +55,10 @@ SIGNED: Final = frozenset(
     {"discover", "discover_by_body", "watch", "watch_by_body", "grant", "any_grant"}
 )
 """Operations that answer nobody who names a client without having signed for it."""
+MAX_REMEMBERED: Final = 20_000
+"""Questions that were charged to clients, which nobody can have charged again by repeating them."""
 _KEY_BYTES: Final = 32
+_NONCE_CHARACTERS: Final = 22
 
 Note = Callable[[str, Request, Response | None, bytes], None]
 """Told of a question that was answered, or not (no response), and who asked: a client's tag, or
@@ -127,6 +131,8 @@ class Purse:
             rate_per_s=CLIENTS_BEHIND * rate_per_s, burst=CLIENTS_BEHIND * burst
         )
         self._signers = signers or Signers()
+        self._charged: OrderedDict[bytes, None] = OrderedDict()
+        """Whose questions were charged to them, oldest first: tag and nonce."""
         self._steady_s = steady_s
         self.refused = 0
         """Questions that were refused since the start."""
@@ -139,6 +145,8 @@ class Purse:
         async def paid(request: Request) -> Response:
             cost = cost_before(name, request.query, len(request.body))
             tag, address = claimed_tag(name, request), address_of(request)
+            if tag is not None and self._is_copy(tag, request):
+                tag = None
             now_us = self._now_us()
             try:
                 if tag is None:
@@ -155,11 +163,22 @@ class Purse:
                 self._strangers.take(address, cost_now, now_us=self._now_us())
             else:
                 # It has been answered, so it was this client who signed it.
-                self._clients.take(tag, cost + cost_now, now_us=self._now_us())
+                if not self._is_copy(tag, request):
+                    self._clients.take(tag, cost + cost_now, now_us=self._now_us())
+                    self._note_charged(tag, request)
                 self._addresses.take(address, cost_now, now_us=self._now_us())
             return response
 
         return paid
+
+    def _is_copy(self, tag: bytes, request: Request) -> bool:
+        """Whether the client has paid for this very question: whoever asks it again pays."""
+        return _signed_once(tag, request) in self._charged
+
+    def _note_charged(self, tag: bytes, request: Request) -> None:
+        self._charged[_signed_once(tag, request)] = None
+        if len(self._charged) > MAX_REMEMBERED:
+            self._charged.popitem(last=False)
 
     def _check(self, tag: bytes, cost: float, request: Request, now_us: int) -> None:
         try:
@@ -258,6 +277,11 @@ def claimed_tag(name: str, request: Request) -> bytes | None:
     except MalformedError:
         return None
     return client_tag(key) if len(key) == _KEY_BYTES else None
+
+
+def _signed_once(tag: bytes, request: Request) -> bytes:
+    """What tells a question that a client signed from all its others."""
+    return tag + request.headers.get(NONCE_HEADER, "")[:_NONCE_CHARACTERS].encode(errors="replace")
 
 
 def address_of(request: Request) -> bytes:

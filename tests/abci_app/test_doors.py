@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -57,13 +59,14 @@ async def answered(request: Request) -> Response:
 
 
 GOOD = b"g" * 64
+NONCES = itertools.count()
 
 
 def of(key: bytes, address: str = "10.0.0.1", signature: bytes = GOOD) -> Request:
     headers = {
         CLIENT_HEADER: to_text(key * 32),
         TIME_HEADER: "0",
-        NONCE_HEADER: to_text(bytes(16)),
+        NONCE_HEADER: to_text(next(NONCES).to_bytes(16, "big")),
         SIGNATURE_HEADER: to_text(signature),
     }
     return Request(method="GET", path="/", address=address, headers=headers)
@@ -154,11 +157,11 @@ def purse(burst: float = 10.0) -> tuple[Purse, Handler, Steady]:
     return made, made.around("discover", answered), steady
 
 
-async def spend_all(handler: Handler, request: Request, *, most: int = 1000) -> int:
+async def spend_all(handler: Handler, ask: Callable[[], Request], *, most: int = 1000) -> int:
     """How many questions were answered before one was refused."""
     for count in range(most):
         try:
-            await handler(request)
+            await handler(ask())
         except BudgetError:
             return count
     raise AssertionError("there is no end to it")
@@ -166,7 +169,7 @@ async def spend_all(handler: Handler, request: Request, *, most: int = 1000) -> 
 
 async def test_who_has_spent_a_budget_comes_back_when_told() -> None:
     made, handler, steady = purse()
-    assert await spend_all(handler, unsigned()) == 5  # 1 for asking, 1 for the answer
+    assert await spend_all(handler, unsigned) == 5  # 1 for asking, 1 for the answer
     with pytest.raises(BudgetError) as refused:
         await handler(unsigned())
     assert (refused.value.http_status, made.refused) == (429, 2)
@@ -176,9 +179,9 @@ async def test_who_has_spent_a_budget_comes_back_when_told() -> None:
 
 async def test_clients_have_budgets_of_their_own() -> None:
     _, handler, _ = purse()
-    assert await spend_all(handler, of(b"a")) == 5
-    assert await spend_all(handler, of(b"b")) == 5
-    assert await spend_all(handler, unsigned()) == 5
+    assert await spend_all(handler, lambda: of(b"a")) == 5
+    assert await spend_all(handler, lambda: of(b"b")) == 5
+    assert await spend_all(handler, unsigned) == 5
 
 
 async def test_one_with_many_keys_has_not_as_many_budgets() -> None:
@@ -205,12 +208,42 @@ async def test_nobody_spends_what_is_anothers() -> None:
     for _ in range(20):
         with pytest.raises(NotFoundError):
             await refusing(of(b"a", address="10.6.6.6"))
-    assert await spend_all(handler, of(b"a")) == 5
+    assert await spend_all(handler, lambda: of(b"a")) == 5
+
+
+async def test_whoever_repeats_what_another_has_signed_pays_for_it() -> None:
+    _, handler, _ = purse()
+    heard = of(b"a")
+    await handler(heard)
+    assert await spend_all(handler, lambda: replace(heard, address="10.6.6.6")) == 5
+    assert await spend_all(handler, lambda: of(b"a")) == 4
+
+
+async def test_a_nonce_that_is_none_is_for_the_operation_to_refuse() -> None:
+    _, handler, _ = purse()
+    asked = of(b"a")
+    await handler(replace(asked, headers={**asked.headers, NONCE_HEADER: "\udcff"}))
+
+
+async def test_copies_that_come_together_are_charged_once() -> None:
+    made, handler, _ = purse()
+    come = asyncio.Event()
+
+    async def slow(request: Request) -> Response:
+        await come.wait()
+        return Response(body=b"x" * 16 * 1024)
+
+    asking = made.around("discover", slow)
+    copies = [asyncio.ensure_future(asking(each)) for each in [of(b"a")] * 5]
+    await asyncio.sleep(0)
+    come.set()
+    await asyncio.gather(*copies)
+    assert await spend_all(handler, lambda: of(b"a")) == 4
 
 
 async def test_what_is_left_to_a_client_shows_to_nobody_else() -> None:
     made, handler, _ = purse()
-    assert await spend_all(handler, of(b"a")) == 5
+    assert await spend_all(handler, lambda: of(b"a")) == 5
 
     async def refusing(request: Request) -> Response:
         raise NotFoundError("the signature does not verify")
@@ -256,11 +289,11 @@ async def test_who_is_named_without_a_signature_that_is_checked_pays_nothing() -
     doors = Doors(purse=made, note=lambda name, request, response, who: noted.append(who))
     victim = of(b"a", address="10.6.6.6")
     submit, watch = doors.around("request_submit", answered), doors.around("watch", answered)
-    assert await spend_all(submit, victim) == 5  # as an address, not sixteen times as much
+    assert await spend_all(submit, lambda: victim) == 5  # as an address, not sixteen times as much
     with pytest.raises(BudgetError):
         await watch(replace(victim, method="HEAD"))
     assert noted == [b"10.6.6.6"] * 5
-    assert await spend_all(doors.around("discover", answered), of(b"a")) == 5
+    assert await spend_all(doors.around("discover", answered), lambda: of(b"a")) == 5
 
 
 def test_dear_questions_cost_more_and_free_ones_nothing() -> None:
