@@ -4,6 +4,8 @@ Rules kept here:
 
 * Pure; time is an argument. A choice counts from when it was made until the request that was made
   with it has ended, as far as this node sees; one that no request follows, for ``UNUSED_US``.
+* Whose client asks elsewhere how it is doing, or never again, is not seen to end. So none counts
+  for longer than ``COUNTED_US``, whatever deadline its client chose.
 * Bounded: of more choices than there is room for, the oldest count no longer.
 
 Not handled here: choosing (``anycast``), and requests themselves.
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 UNUSED_US: Final = 60_000_000
+COUNTED_US: Final = 3_600_000_000
 MAX_CHOICES: Final = 50_000
 
 
@@ -59,7 +62,8 @@ class Choices:
         for number in sorted(self._of.get(record, ())):
             choice = self._all[number]
             if not choice.request and choice.client == client:
-                choice.request, choice.until_us = request, until_us
+                choice.request = request
+                choice.until_us = min(until_us, choice.until_us - UNUSED_US + COUNTED_US)
                 self._by_request[request] = number
                 return
 

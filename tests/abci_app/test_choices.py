@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abci_app.choices import UNUSED_US, Choices
+from abci_app.choices import COUNTED_US, UNUSED_US, Choices
 
 ONE, TWO = b"1" * 16, b"2" * 16
 ALICE, BOB = b"alice..a", b"bob....b"
@@ -30,6 +30,14 @@ def test_a_choice_ends_with_the_deadline_of_its_request_at_the_latest() -> None:
     choices.made(ONE, ALICE, now_us=0)
     choices.submitted(ONE, ALICE, b"request", until_us=5)
     assert choices.load(ONE, now_us=5) == 0
+
+
+def test_a_request_whose_end_nobody_asks_for_here_does_not_count_for_days() -> None:
+    choices = Choices()
+    choices.made(ONE, ALICE, now_us=7)
+    choices.submitted(ONE, ALICE, b"request", until_us=1000 * COUNTED_US)
+    assert choices.load(ONE, now_us=7 + COUNTED_US - 1) == 1
+    assert choices.load(ONE, now_us=7 + COUNTED_US) == 0
 
 
 def test_a_request_takes_one_choice_of_its_own_client_and_service() -> None:
