@@ -9,7 +9,9 @@ Rules kept here:
 * A silent stream gets a comment every ``keep_alive_s``, or the height, where that has risen.
 * What one reader costs at a time is bounded, and so is the number of readers.
 * A reader sees handles of one epoch, in an order of its own. When this node goes over to the next
-  epoch's key, its readers are told, and then all that is there, anew.
+  epoch's key, its readers are told, and then all that is there, anew. Nobody is told under the
+  handles of now what was done before that: who has heard of it under those of then could lay the
+  two side by side.
 
 Not handled here: the log (``change_log``), covers (``discover_service``), HTTP.
 """
@@ -57,6 +59,7 @@ MAX_STREAMS: Final = 256
 """A quarter of the connections that a node takes."""
 
 _OVERTAKEN: Final = "this node no longer has all the changes since then"
+_OTHER_HANDLES: Final = "handles are of another privacy epoch since then"
 _NEW_AREA: Final = "the region was changed"
 
 
@@ -99,7 +102,11 @@ class Watcher:
         self._keep_alive_s = keep_alive_s
         self._most = most
         self._log = ChangeLog(reader.head.height, reader.visible_nodes())
+        self._epoch = keys.number
+        self._handles_since = reader.head.height
+        """From which height on this node has told of services under the handles of now."""
         reader.subscribe(self._committed)
+        keys.on_change(self._keys_changed)
 
     async def watch(self, query: WatchQuery, client: Client) -> AsyncGenerator[bytes, None]:
         """The events of a stream of changes behind ``query.since``, for ``client``.
@@ -121,20 +128,21 @@ class Watcher:
         self._check_room()
         since = self._reader.head.height if query.since is None else query.since
         view = View(self._places, query.type, cover, client, self._keys.handles())
-        return self._events(query, view, since)
+        return self._events(query, view, since, is_past=since < self._handles_since)
 
     def _check_room(self) -> None:
         if self.open >= self._most:
             raise BusyError(f"{self._most} streams of changes are open already")
 
     async def _events(
-        self, query: WatchQuery, view: View, since: int
+        self, query: WatchQuery, view: View, since: int, *, is_past: bool
     ) -> AsyncGenerator[bytes, None]:
         self.open += 1
         try:
             at = told = since
             yield _event(BEGIN, HeightEvent(height=at, epoch=view.keys.epoch), at)
-            while (reason := self._lost(query.area, at)) is None:
+            reason: str | None = _OTHER_HANDLES if is_past else None
+            while reason is None and (reason := self._lost(query.area, at)) is None:
                 if self._keys.number not in (0, view.keys.epoch):
                     view = view.in_epoch_of(self._keys.handles())
                     head = self._places.head
@@ -200,6 +208,12 @@ class Watcher:
         except TimeoutError:
             return False
         return True
+
+    def _keys_changed(self) -> None:
+        if self._keys.number != self._epoch:
+            self._epoch = self._keys.number
+            # Where the index is behind, so are the answers that the first readers begin from.
+            self._handles_since = self._places.head.height
 
     def _committed(self, head: Head, changes: Sequence[RecordChange]) -> None:
         self._log.committed(head, changes, self._reader.visible_nodes())

@@ -289,6 +289,23 @@ async def test_new_epoch_is_told_and_then_all_that_is_there_under_new_handles(
     assert (await resumed.next())[1]["epoch"] == 2
 
 
+async def test_nothing_that_was_done_in_an_epoch_is_told_under_handles_of_the_next(
+    node: SoloNode,
+) -> None:
+    start = height(node)
+    (early,) = await register(node, 0)
+    last = height(node)
+    begin_epoch(node.service.epochs.keys, 2)
+    (late,) = await register(node, 1)
+    resumed = await reading(node, WatchQuery(area=NEAR, since=start))
+    name, data, _ = await resumed.next()
+    assert (name, data["reason"]) == ("gone", "handles are of another privacy epoch since then")
+    resumed = await reading(node, WatchQuery(area=NEAR, since=last))
+    _, data, _ = await resumed.next()
+    assert [each["handle"] for each in data["appeared"]] == seen(node, late)
+    assert seen(node, early) != seen(node, late)
+
+
 async def test_without_an_epoch_key_nobody_can_watch(node: SoloNode) -> None:
     node.service.epochs.keys.put({}, EpochStates(0, None, None, None), epoch_us=1)
     with pytest.raises(NoEpochKeyError):
