@@ -28,6 +28,8 @@ from .schema import Head
 
 MAX_CHANGES: Final = 20_000
 """About 5 MB; an hour of a registry in which six services change every second."""
+MAX_OF_A_BLOCK: Final = 10_000
+"""Looked at within the Commit, in about 30 ms; a block that changes more is not told."""
 
 
 class Change(Protocol):
@@ -79,7 +81,7 @@ class ChangeLog:
             self._visible = frozenset(visible)
             self._drop(len(self._blocks), head.height)
             return
-        if len(changes) > self._most:
+        if len(changes) > min(self._most, MAX_OF_A_BLOCK):
             # An epoch began and shows many services elsewhere. Not even looked at one by one.
             self._drop(len(self._blocks), head.height)
             return

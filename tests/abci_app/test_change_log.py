@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abci_app.change_log import ChangeLog
+from abci_app.change_log import MAX_CHANGES, MAX_OF_A_BLOCK, ChangeLog
 from abci_app.profiles import listed
 from abci_app.reader import RecordChange
 from abci_app.schema import Head, StoredService
@@ -99,3 +101,19 @@ def test_log_keeps_the_newest_blocks_whole_within_its_bound(sizes: list[int], mo
     ]
     # What was dropped did not fit beside the rest.
     assert not log.floor or sum(sizes[log.floor - 1 :]) > most
+
+
+class Unread(list[RecordChange]):
+    """Changes that nobody may look at."""
+
+    def __iter__(self) -> Iterator[RecordChange]:
+        raise AssertionError("looked at one by one")
+
+
+def test_a_block_that_changes_very_many_services_is_not_looked_at() -> None:
+    assert MAX_OF_A_BLOCK < MAX_CHANGES
+    log = ChangeLog(0, {HOME})
+    log.committed(head(1), [change(1)] * MAX_OF_A_BLOCK, {HOME})
+    assert (len(log), log.floor) == (MAX_OF_A_BLOCK, 0)
+    log.committed(head(2), Unread([change(1)] * (MAX_OF_A_BLOCK + 1)), {HOME})
+    assert (len(log), log.floor) == (0, 2)
