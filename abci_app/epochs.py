@@ -32,6 +32,8 @@ from .schema import EpochStates, StoredEpoch
 
 TURN_US = 20_000_000
 GRACE_US = 60_000_000
+FIRST_GRACE_US = 10_000_000
+"""Before the first epoch nobody gets handles; who asks late is given its key all the same."""
 KEPT_AFTER_US = 24 * 3600 * 1_000_000
 """How long an epoch's key is kept after its end: what was given out in it is good for so long."""
 MAX_PATIENCE_US = 600_000_000
@@ -185,7 +187,7 @@ class Planner:
         turn = (everybody.index(self._node_id) + number + 1) % len(everybody)
         wait_us = turn * TURN_US
         if len(asked) < len(everybody):
-            wait_us += GRACE_US
+            wait_us += GRACE_US if number else FIRST_GRACE_US
         if self._waited_us(now, "make", number + 1) < wait_us:
             return
         members = _sealable(asked, held)

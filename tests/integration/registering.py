@@ -110,7 +110,7 @@ def services_of(cluster: Cluster, number: int, keys: ClientKeys) -> list[Service
 
     found = look()
     if found is None:
-        cluster.wait_until(f"node {number} to have handles", lambda: look() is not None)
+        cluster.wait_until(f"node {number} to have handles", lambda: look() is not None, 120)
         found = look()
     assert found is not None
     return found

@@ -50,8 +50,8 @@ def test_agent_that_a_copy_has_replaced_ends_and_both_owners_are_told(
     world: SleepingWorld,
 ) -> None:
     device = world.device("thermometer", HANDLERS)
-    (handle,) = world.handles("thermometer")
     person = world.person()
+    handle = person.handle("thermometer")
     person.edgistry("grant", "request", handle)
     settings = device.files.config_file.read_text().replace("period_s = 60", "period_s = 1")
     device.files.config_file.write_text(settings)
