@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import socket
 import subprocess
 import tempfile
 import threading
@@ -21,6 +20,7 @@ from abci_app.launch import last_words, start_node
 from edgistry.errors import CannotReachError, Refused
 
 from ..abci_app.solo_node import row
+from .harness import reserve_ports
 
 ROWS = 512 * 5
 KILLS = 2
@@ -29,13 +29,13 @@ START_S = 60.0
 
 @pytest.fixture
 def layout() -> Iterator[NodeDirectory]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = min(probe.getsockname()[1], 65_000)
-    with tempfile.TemporaryDirectory(prefix="edg", dir="/tmp") as directory:
-        yield init_node(
-            Path(directory) / "n", name="n", engine="solo", base_port=port, chain_id="killed"
-        )
+    ports = reserve_ports(1)
+    try:
+        with tempfile.TemporaryDirectory(prefix="edg", dir="/tmp") as directory:
+            root = Path(directory) / "n"
+            yield init_node(root, name="n", engine="solo", base_port=ports.base, chain_id="killed")
+    finally:
+        ports.release()
 
 
 def start(layout: NodeDirectory) -> subprocess.Popen[bytes]:
