@@ -34,6 +34,7 @@ from device_agent.directory import AgentDirectory
 from edgistry.adapters.leveldb import LevelKeyValue
 from edgistry.codec import encode
 from edgistry.region import cell_center, published_cell
+from tests.integration.agents import agent_command
 from tests.integration.harness import Cluster
 
 from .leak_scan import LeakScan
@@ -151,15 +152,7 @@ class Agent:
         self.run("pair", "--node", cluster.api(HOME), "--code", "-", text=code)
 
     def run(self, command: str, *words: str, text: str = "") -> None:
-        done = subprocess.run(
-            [Path(sys.executable).with_name("edgistry-agent"), command, str(self.root), *words],
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_S,
-            check=False,
-        )
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        agent_command(self.root, command, *words, text=text)
 
     def wake(self) -> None:
         self.run("run", "--once")

@@ -16,6 +16,19 @@ ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 60.0
 
 
+def agent_command(root: Path, command: str, *words: str, text: str = "") -> None:
+    """Run ``edgistry-agent COMMAND ROOT WORDS``, with ``text`` typed in; it has to succeed."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("edgistry-agent"), command, str(root), *words],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+
+
 class Killable:
     """A process that a test may kill; who derives from it starts it."""
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +13,7 @@ from edgistry.adapters.grant_client import ClientKeys
 from edgistry.adapters.node_client import BlockingNodeClient
 from edgistry.errors import NoMemberError, Refused
 
+from .agents import agent_command
 from .harness import Cluster
 
 pytestmark = pytest.mark.engine
@@ -43,15 +41,7 @@ class Device:
         self._agent("pair", "--node", cluster.api(home), "--code", "-", text=code)
 
     def _agent(self, command: str, *words: str, text: str = "") -> None:
-        done = subprocess.run(
-            [Path(sys.executable).with_name("edgistry-agent"), command, str(self.root), *words],
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_S,
-            check=False,
-        )
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        agent_command(self.root, command, *words, text=text)
 
     def wake(self) -> None:
         self._agent("run", "--once")
