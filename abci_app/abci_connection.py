@@ -93,6 +93,7 @@ class Connection(asyncio.Protocol):
         self._transport: Any = None
         self._frames = FrameDecoder(host.frame_limit)
         self._answers: list[bytes] = []
+        self._unwritten = 0  # bytes of them
         self._awaited: asyncio.Future[Any] | None = None
         self._congested = False  # the peer does not read
         self._yielded = False  # the rest of a long slice is scheduled
@@ -190,10 +191,13 @@ class Connection(asyncio.Protocol):
             while (message := next_message()) is not None:
                 call, request = decode_request(message)
                 if call is _FLUSH:
-                    self._answers.append(_FLUSH_FRAME)
+                    self._add(_FLUSH_FRAME)
                     self._write()
                 else:
                     self._dispatch(call, request)
+                    # Only what is written tells whether the peer reads.
+                    if self._unwritten > READ_AHEAD:
+                        self._write()
                 if self._awaited is not None or self._congested or self._finished:
                     break
                 if time() > deadline:
@@ -208,7 +212,7 @@ class Connection(asyncio.Protocol):
         """Answer, or start to await the answer. Never raises: what the application raises halts."""
         if call is _ECHO:
             response = _ECHO.response_type(message=request.message)
-            self._answers.append(encode_response(_ECHO, response))
+            self._add(encode_response(_ECHO, response))
             return
         try:
             response = self._host.methods[call.name](request)
@@ -228,7 +232,7 @@ class Connection(asyncio.Protocol):
             fault = call.find_fault and call.find_fault(request, response)
             if fault:
                 raise FaultyAnswerError(f"{call.name} answered {fault}")
-            self._answers.append(encode_response(call, response))
+            self._add(encode_response(call, response))
         except Exception as error:
             self._halt(call, error)
 
@@ -260,9 +264,13 @@ class Connection(asyncio.Protocol):
 
     # --- ways out
 
+    def _add(self, answer: bytes) -> None:
+        self._answers.append(answer)
+        self._unwritten += len(answer)
+
     def _write(self) -> None:
         if self._answers:
-            answers, self._answers = self._answers, []
+            answers, self._answers, self._unwritten = self._answers, [], 0
             if not self._transport.is_closing():
                 self._transport.write(b"".join(answers))
 
@@ -280,7 +288,7 @@ class Connection(asyncio.Protocol):
         """Answer an exception and nothing more; close when the peer does, or soon."""
         if self._finished:
             return
-        self._answers.append(encode_exception(why))
+        self._add(encode_exception(why))
         if self._ended:
             self.close()
             return

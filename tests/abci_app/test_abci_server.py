@@ -219,6 +219,13 @@ async def test_peer_that_does_not_read_is_not_buffered_for_without_end() -> None
             return pb.ResponseQuery(value=bytes(READ_AHEAD // 2))
 
     app = Generous()
+    with pytest.MonkeyPatch.context() as patched:
+        # As on a machine so fast that it handles all requests within one slice of work.
+        patched.setattr(abci_connection, "SLICE_S", PATIENCE_S)
+        await _pile_up(app)
+
+
+async def _pile_up(app: Any) -> None:
     async with serving(app) as served:
         client = await served.connect()
         count = 40
