@@ -61,6 +61,12 @@ class Budgets:
         """
         self._checked(name, cost, now_us).left -= cost
 
+    def give_back(self, name: bytes, cost: float, *, now_us: int) -> None:
+        """Undo ``spend``: what was paid for did not come about."""
+        bucket = self._bucket(name, now_us)
+        self._refill(bucket, now_us)
+        bucket.left = min(self._burst, bucket.left + cost)
+
     def check(self, name: bytes, cost: float, *, now_us: int) -> None:
         """Raises as ``spend``, and takes nothing."""
         self._checked(name, cost, now_us)

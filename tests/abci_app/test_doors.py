@@ -11,21 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from abci_app.askers import SIGNED, address_of, claimed_tag
 from abci_app.config import NodeConfig
-from abci_app.doors import (
-    CLIENTS_BEHIND,
-    SIGNED,
-    SLOTTED,
-    Doors,
-    PartyBudget,
-    Purse,
-    SlotGate,
-    address_of,
-    claimed_tag,
-    party_budget,
-)
+from abci_app.doors import Doors, party_budget
 from abci_app.http_signed import Signers
 from abci_app.metrics import NodeMetrics
+from abci_app.purse import CLIENTS_BEHIND, PartyBudget, Purse
+from abci_app.slot_gate import SLOTTED, SlotGate
 from edgistry.adapters.config import parse
 from edgistry.adapters.http import Handler, Request, Response
 from edgistry.errors import BudgetError, ConfigError, NotFoundError
@@ -264,6 +256,8 @@ async def test_a_party_pays_for_its_requests() -> None:
     with pytest.raises(BudgetError):
         budget.spend(b"party")
     budget.spend(b"another")
+    budget.give_back(b"party")
+    budget.spend(b"party")
 
 
 def test_an_address_pays_for_its_whole_network() -> None:

@@ -11,7 +11,7 @@ import random
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 
-from abci_app.doors import SlotGate
+from abci_app.slot_gate import SlotGate
 from edgistry.adapters.http import Handler, Request, Response
 from edgistry.errors import MailboxFullError
 

@@ -42,6 +42,20 @@ def test_what_is_refused_costs_nothing() -> None:
     budgets.spend(b"a", 2, now_us=0)
 
 
+def test_what_is_given_back_can_be_spent_again_and_fills_no_bucket_over_its_brim() -> None:
+    budgets = Budgets(rate_per_s=0.001, burst=5)
+    budgets.spend(b"a", 5, now_us=0)
+    budgets.give_back(b"a", 2, now_us=0)
+    budgets.spend(b"a", 2, now_us=0)
+    for _ in range(3):
+        budgets.give_back(b"a", 4, now_us=0)
+    with pytest.raises(LimitExceededError):
+        budgets.spend(b"a", 6, now_us=0)
+    budgets.spend(b"a", 5, now_us=0)
+    with pytest.raises(BudgetError):
+        budgets.spend(b"a", 1, now_us=0)
+
+
 def test_one_client_does_not_spend_anothers_budget() -> None:
     budgets = Budgets(rate_per_s=1, burst=1)
     budgets.spend(b"a", 1, now_us=0)
