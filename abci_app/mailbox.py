@@ -132,7 +132,7 @@ class Mailbox:
     def _check_room(self, asked: Submission, retry_after_s: int) -> None:
         limits = self.limits
         box = self.boxes.box(asked.device)
-        count = self.boxes.count(asked.device, asked.party)
+        count = self.boxes.count(asked.service, asked.party)
         if count.outstanding >= limits.share:
             what = f"{count.outstanding} of your requests to this service wait already"
             raise MailboxFullError(what, retry_after_s=retry_after_s)

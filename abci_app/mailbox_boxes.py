@@ -14,7 +14,6 @@ Not handled here: what is decided (``mailbox.py``, ``mailbox_exchange.py``), and
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final, cast
 
@@ -60,7 +59,7 @@ class Box:
 
 
 class Count:
-    """How many requests one client has at one device."""
+    """How many requests one party has at one service."""
 
     __slots__ = ("outstanding", "unfetched")
 
@@ -80,8 +79,8 @@ class Boxes:
         """Know what the store says, and nothing else."""
         self.live: dict[bytes, RequestRecord] = {}
         self._boxes: dict[str, Box] = {}
-        self._counts: dict[tuple[str, bytes], Count] = {}
-        self._clients: Counter[tuple[bytes, bytes]] = Counter()
+        self._counts: dict[tuple[bytes, bytes], Count] = {}
+        """By service and party: services of one device must not be told by what they refuse."""
         self._unsettled: dict[bytes, RequestRecord | None] = {}
         self._devices: dict[str, DeviceRecord] = {}
         self.unwritten: set[bytes] = set()
@@ -125,13 +124,9 @@ class Boxes:
             self._devices[device] = known
         return known
 
-    def count(self, device: str, party: bytes) -> Count:
-        """What ``party`` has at ``device``; not to be changed."""
-        return self._counts.get((device, party)) or Count()
-
-    def outstanding(self, service: bytes, client: bytes) -> int:
-        """How many requests to the service the client with that id has that have not ended."""
-        return self._clients.get((service, client), 0)
+    def count(self, service: bytes, party: bytes) -> Count:
+        """What ``party`` has at the service with that record key; not to be changed."""
+        return self._counts.get((service, party)) or Count()
 
     def followers(self, leader: bytes) -> list[RequestRecord]:
         """Requests that wait for the answer to ``leader``, in order of arrival."""
@@ -194,7 +189,6 @@ class Boxes:
 
     def _keep(self, record: RequestRecord) -> None:
         self.live[record.id] = record
-        self._clients[record.service, record.client] += 1
         box = self._boxes.get(record.device)
         if box is None:
             box = self._boxes[record.device] = Box()
@@ -210,10 +204,6 @@ class Boxes:
 
     def _drop(self, record: RequestRecord) -> None:
         del self.live[record.id]
-        who = (record.service, record.client)
-        self._clients[who] -= 1
-        if not self._clients[who]:
-            del self._clients[who]
         box = self._boxes[record.device]
         del box.requests[record.id]
         box.size -= record.size
@@ -228,7 +218,7 @@ class Boxes:
     def _count(self, record: RequestRecord, by: int) -> None:
         if record.state == State.DELIVERED or not record.service:
             return
-        where = (record.device, record.party)
+        where = (record.service, record.party)
         count = self._counts.get(where)
         if count is None:
             count = self._counts[where] = Count()

@@ -39,8 +39,7 @@ _US: Final = 1_000_000
 _STATES: Final = tuple(State)
 
 PARTY_BYTES: Final = 12
-"""Whose request: header serial (4) and client id (8) if a caveat proves it, else zeros. The same
-that tells replay states apart, since a client can make up any id that no caveat binds."""
+"""Whose request, as ``parties`` tells: a client that its grant proves, or a grant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +51,9 @@ class MailboxLimits:
     bytes: int = 16 << 20
     """Bytes of their envelopes."""
     share: int = 16
-    """Requests of one client (with one grant) at one device that have not ended."""
+    """Requests of one party to one service that have not ended."""
     unfetched: int = 256
-    """Ended ones of one client at one device whose outcome it has not acknowledged."""
+    """Ended ones of one party to one service whose outcome it has not acknowledged."""
     total: int = 200_000
     """Requests at the node that have not ended: they are in memory, about 1 KB each."""
     attempts: int = 10

@@ -48,7 +48,7 @@ from .issuing_desk import IssuingDesk
 from .mailbox_parts import open_mailbox_parts
 from .metrics import NodeMetrics
 from .pairing import PairingTable
-from .peer_parts import open_peer_parts
+from .peer_parts import open_peer_parts, under_way
 from .query_audit import open_query_audit
 from .running import Running, stop_signal
 from .schema import genesis_members
@@ -128,7 +128,7 @@ async def run_node(
         members = genesis_members(genesis.state)
         budget = party_budget(config)
         if budget is not None:
-            mail.requests.budget = budget.spend
+            mail.requests.budget = budget
         grants = GrantDesk(
             pairings,
             config.grants,
@@ -157,7 +157,7 @@ async def run_node(
             local=any_grants,
             links=peers.links,
         )
-        service.discoverer.outstanding = peers.outstanding(mail.writer.boxes)
+        service.discoverer.outstanding = under_way(mail.writer.boxes, peers.book)
         parts.push_async_callback(peers.courier.close)
         audit = open_query_audit(config, local.woofs, seed=seed)
         tasks = Running(

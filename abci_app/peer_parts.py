@@ -29,6 +29,7 @@ from .http_grants import PublicGrants, grant_handlers
 from .http_requests import PublicExchange, device_handlers
 from .mailbox_boxes import Boxes
 from .metrics import NodeMetrics
+from .parties import party_of_client
 from .peer_link import PeerLink, way_to
 from .peer_routes import peer_routes
 from .request_desk import RequestDesk
@@ -62,14 +63,6 @@ class PeerParts:
             **any_service,
         }
 
-    def outstanding(self, boxes: Boxes) -> Outstanding:
-        """How many requests clients have under way; those to this node's devices in ``boxes``."""
-
-        def count(service: bytes, client: bytes) -> int:
-            return boxes.outstanding(service, client) + self.book.outstanding(service, client)
-
-        return count
-
     def running(self) -> list[Coroutine[Any, Any, None]]:
         """What is to run while the node does."""
         return [self.courier.run()]
@@ -90,6 +83,17 @@ class PeerParts:
             ),
         ):
             metrics.watch(name, help_text, read)
+
+
+def under_way(boxes: Boxes, book: EntryBook) -> Outstanding:
+    """How many requests clients have under way: to this node's devices by grants that name them,
+    and to those of other nodes by this one."""
+
+    def count(service: bytes, client: bytes) -> int:
+        here = boxes.count(service, party_of_client(client)).outstanding
+        return here + book.outstanding(service, client)
+
+    return count
 
 
 def open_peer_parts(

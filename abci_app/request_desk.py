@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, cast
 
@@ -35,10 +35,12 @@ from edgistry.errors import (
     MalformedError,
     NotFoundError,
     NotPairedError,
+    Refused,
     StorageError,
     UnknownRequestError,
 )
 from edgistry.messages import request_id
+from edgistry.pairing import ServiceOffer
 from edgistry.replay import Outcome, ReplayGuard
 from edgistry.requests_api import MAX_FETCH_KEY_BYTES, RequestAnswer, StateName, to_text
 from edgistry.transactions import WAKE_BUCKETS
@@ -53,6 +55,7 @@ from .mailbox_writer import MailboxWriter
 from .node_answers import NodeAnswers
 from .offload import Content, content_key, reusable_action, stand_in
 from .pairing import Paired, Pairings
+from .parties import party_of
 
 WAKE_LIMITS_S: Final = (60, 15 * 60, 3600, 4 * 3600)
 """When to come back to a full queue, by wake bucket: the device has been there by then."""
@@ -97,8 +100,14 @@ def digest_of(fetch_key: bytes | FetchHash) -> bytes:
     return NO_FETCH_KEY
 
 
-SpendBudget = Callable[[bytes], None]
-"""Takes one request from the budget of a party; raises ``BudgetError``."""
+class RequestBudget(Protocol):
+    """What parties may ask of this node's devices. ``PartyBudget`` is one."""
+
+    def spend(self, party: bytes) -> None:
+        """One request of ``party``; raises ``BudgetError``."""
+
+    def give_back(self, party: bytes) -> None:
+        """The request was refused."""
 
 
 class Mirrors(Protocol):
@@ -126,8 +135,8 @@ class RequestDesk:
         self._mirrors = mirrors
         self._pairings = pairings
         self._keys = DeviceKeys(writer.store, guard)
-        self.budget: SpendBudget | None = None
-        """Takes from what a client may ask; called when its authority has been checked."""
+        self.budget: RequestBudget | None = None
+        """Pays for what has authority and is taken; what is refused costs nothing."""
         self.answers = NodeAnswers(writer.boxes, pairings, self._keys)
         writer.exchange.sharing = self.answers
 
@@ -180,9 +189,26 @@ class RequestDesk:
                 idempotency_key=asked.idempotency_key,
             ),
         )
-        if self.budget is not None and self._writer.boxes.lookup(submission.id) is None:
+        if self.budget is None or self._writer.boxes.lookup(submission.id) is not None:
             # Of what was taken its sender must hear, whatever else it has asked.
-            self.budget(_payer_of(checked))
+            return await self._take(asked, submission, checked, paired, service, now_us)
+        self.budget.spend(submission.party)
+        try:
+            return await self._take(asked, submission, checked, paired, service, now_us)
+        except Refused:
+            self.budget.give_back(submission.party)
+            raise
+
+    async def _take(
+        self,
+        asked: Asked,
+        submission: Submission,
+        checked: Checked,
+        paired: Paired,
+        service: ServiceOffer,
+        now_us: int,
+    ) -> tuple[RequestAnswer, bool]:
+        """Queue what has authority and is paid for, or answer it in the device's place."""
         action = reusable_action(checked, service)
         if action is not None:
             submission = replace(
@@ -475,7 +501,7 @@ def _submission(asked: Asked, checked: Checked, paired: Paired) -> Submission:
         id=b"",
         device=paired.device,
         service=asked.service,
-        party=_party_of(checked),
+        party=party_of(checked.chain),
         client=envelope.client,
         fetch_hash=asked.fetch_hash,
         envelope=asked.envelope,
@@ -484,15 +510,3 @@ def _submission(asked: Asked, checked: Checked, paired: Paired) -> Submission:
         priority=asked.priority,
         not_before_us=asked.not_before_us,
     )
-
-
-def _party_of(checked: Checked) -> bytes:
-    chain = checked.chain
-    client = chain.clients[0] if chain.clients else OWN_CLIENT
-    return chain.serial.to_bytes(4, "big") + client
-
-
-def _payer_of(checked: Checked) -> bytes:
-    """Who pays: the client that a grant names, by whichever grant; else who has the grant."""
-    clients = checked.chain.clients
-    return clients[0] if clients else _party_of(checked)

@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 
 import abci_app.entry_courier as courier_module
+from abci_app.entry_book import EntryBook
 from abci_app.entry_courier import AT_ONCE
 from abci_app.entry_desk import EntryDesk
 from abci_app.entry_records import ANSWERS, DAMAGED, ENVELOPES, Stage
+from abci_app.mailbox_boxes import Boxes
 from abci_app.peer_api import PASS_PATH, PassedRequest
 from abci_app.peer_link import AWAY_S, MAX_WAITING
+from abci_app.peer_parts import under_way
 from edgistry.codec import decode, encode, replace
 from edgistry.envelope import BY_NODE, Status, encode_reply
 from edgistry.errors import (
@@ -40,7 +43,7 @@ from edgistry.requests_api import RequestAnswer, to_text
 
 from .desk_world import CLIENT, FETCH_KEY, GRANT, SERVICE_KEY, desks, text_bytes
 from .peer_world import ENTRY, Nodes, nodes
-from .test_request_desk import Disk
+from .test_request_desk import Disk, granted_to
 
 
 def stage(world: Nodes, answer: RequestAnswer) -> Stage | None:
@@ -140,15 +143,17 @@ async def test_home_node_whose_queue_others_have_filled_is_unavailable_and_says_
 
 async def test_client_s_own_requests_are_counted_wherever_they_wait() -> None:
     async with nodes() as world:
-        count = world.book.outstanding
-        answer = await world.submit(world.home.bind())
+        count = under_way(Boxes(MemoryKeyValue()), world.book)
+        committer = world.home.woofs.committer
+        at_home = under_way(world.home.writer.boxes, EntryBook(MemoryKeyValue(), committer))
+        answer = await world.submit(world.home.bind(granted_to(CLIENT, serial=901)))
         world.way.is_cut = True
         await held(world)
         assert count(SERVICE_KEY, CLIENT) == 2
         assert count(SERVICE_KEY, b"client-2") == 0
-        assert world.home.writer.boxes.outstanding(SERVICE_KEY, CLIENT) == 1
+        assert (at_home(SERVICE_KEY, CLIENT), at_home(SERVICE_KEY, b"client-2")) == (1, 0)
         await world.home.device.wake()
-        assert world.home.writer.boxes.outstanding(SERVICE_KEY, CLIENT) == 0
+        assert at_home(SERVICE_KEY, CLIENT) == 0
         world.way.is_cut = False
         await world.step()
         await world.fetch(answer)
@@ -461,13 +466,17 @@ async def test_client_that_asks_the_home_node_too_much_is_told_and_what_waits_wa
     async with nodes() as world:
         left = [1]
 
-        def spend(party: bytes) -> None:
-            assert party
-            if not left[0]:
-                raise BudgetError("spent", retry_after_s=7)
-            left[0] -= 1
+        class Budget:
+            def spend(self, party: bytes) -> None:
+                assert party
+                if not left[0]:
+                    raise BudgetError("spent", retry_after_s=7)
+                left[0] -= 1
 
-        world.home.requests.budget = spend
+            def give_back(self, party: bytes) -> None:
+                left[0] += 1
+
+        world.home.requests.budget = Budget()
         asked = world.home.asked(world.home.bind())
         await world.entry.submit(asked)
         with pytest.raises(BudgetError) as refused:

@@ -261,6 +261,20 @@ def test_client_has_its_share_and_no_more() -> None:
         mail.submit()
 
 
+def test_services_of_one_device_have_shares_of_their_own() -> None:
+    """Else a client could tell by what is refused which services are one device's."""
+    mail = Mail(share=2, unfetched=2)
+    for _ in range(2):
+        mail.submit()
+    mail.submit("other", service=b"t" * 16)
+    with pytest.raises(MailboxFullError):
+        mail.submit()
+    Device(mail).wake()
+    with pytest.raises(MailboxFullError, match="outcomes wait"):
+        mail.submit()
+    mail.submit("another", service=b"t" * 16)
+
+
 def test_node_has_no_share_of_its_own_device() -> None:
     """What it needs of a device may be more than a client's share."""
     mail = Mail(share=2)
@@ -1008,7 +1022,7 @@ def test_decision_taken_back_leaves_no_trace() -> None:
     assert dict(mail.store.scan(b"", None)) == before
     assert mail.state(request) == State.RESPONDED
     assert mail.boxes.live == mail.boxes._unsettled == {}
-    assert mail.boxes.count(device.id, ALICE).unfetched == 1
+    assert mail.boxes.count(b"s" * 16, ALICE).unfetched == 1
     assert mail.submit("other")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,8 +13,11 @@ import pytest
 
 import abci_app.mailbox_writer as writer_module
 from abci_app.mailbox_states import State
-from abci_app.request_desk import FetchHash
+from abci_app.parties import party_of_client
+from abci_app.request_desk import WAKE_LIMITS_S, FetchHash
 from edgistry import caveats
+from edgistry.api import SHARE, state_of
+from edgistry.capability import Capability
 from edgistry.capability_chain import Entry
 from edgistry.envelope import BY_NODE, Operation, Status
 from edgistry.errors import (
@@ -24,6 +28,8 @@ from edgistry.errors import (
     DiskFullError,
     ExpiredError,
     FutureError,
+    KeyReusedError,
+    MailboxFullError,
     MalformedError,
     NoRightError,
     NotFoundError,
@@ -42,6 +48,7 @@ from .desk_world import (
     GRANT,
     HOUR,
     SECOND,
+    SERVICE_KEY,
     Desks,
     desks,
     text_bytes,
@@ -379,17 +386,90 @@ async def test_node_s_own_request_is_seen_by_no_hash() -> None:
             await world.requests.fetch(number, FetchHash(bytes(32)))
 
 
+class Paid:
+    """Implements ``RequestBudget`` without end, and knows who has paid how much."""
+
+    def __init__(self) -> None:
+        self.by: Counter[bytes] = Counter()
+
+    def spend(self, party: bytes) -> None:
+        self.by[party] += 1
+
+    def give_back(self, party: bytes) -> None:
+        self.by[party] -= 1
+
+
+def granted_to(client: bytes, *, serial: int) -> Capability:
+    return DEVICE_ISSUER.mint(
+        serial=serial,
+        entries=(Entry(Right.PUT | Right.INVOKE, "thermometer/read"),),
+        caveats=(caveats.client(client),),
+    )
+
+
 async def test_client_that_grants_name_pays_from_one_budget_whatever_it_was_granted() -> None:
     async with desks() as world:
-        paid: list[bytes] = []
-        world.requests.budget = paid.append
+        paid = world.requests.budget = Paid()
         for serial in (901, 902):
-            granted = DEVICE_ISSUER.mint(
-                serial=serial,
-                entries=(Entry(Right.PUT | Right.INVOKE, "thermometer/read"),),
-                caveats=(caveats.client(CLIENT),),
-            )
-            await world.submit(world.bind(granted))
+            await world.submit(world.bind(granted_to(CLIENT, serial=serial)))
+        assert paid.by == {party_of_client(CLIENT): 2}
+
+
+async def test_who_adds_a_client_to_a_capability_pays_and_not_that_client() -> None:
+    async with desks() as world:
+        paid = world.requests.budget = Paid()
+        await world.submit(world.bind(GRANT.derive(client=CLIENT)))
         await world.submit(world.bind())
-        assert paid[0] == paid[1] == CLIENT
-        assert paid[2] not in {CLIENT, b""}
+        assert list(paid.by.values()) == [2]
+        assert party_of_client(CLIENT) not in paid.by
+
+
+async def test_what_is_refused_costs_nothing() -> None:
+    async with desks(share=1) as world:
+        paid = world.requests.budget = Paid()
+        asked = world.asked(world.bind())
+        await world.requests.submit(asked)
+        bound = world.bind()
+        with pytest.raises(MailboxFullError):
+            await world.requests.submit(world.asked(bound))
+        with pytest.raises(KeyReusedError):
+            await world.requests.submit(replace(asked, fetch_hash=bytes(32)))
+        assert list(paid.by.values()) == [1]
+
+
+async def test_what_cannot_be_written_costs_nothing() -> None:
+    disk = Disk()
+    async with desks(disk) as world:
+        paid = world.requests.budget = Paid()
+        disk.full = True
+        with pytest.raises(DiskFullError):
+            await world.submit(world.bind())
+        assert +paid.by == {}
+
+
+async def test_another_grant_brings_no_other_share_and_the_state_says_what_is_refused() -> None:
+    async with desks() as world:
+        under_way = world.writer.boxes.count
+
+        def state() -> str:
+            return state_of(under_way(SERVICE_KEY, party_of_client(CLIENT)).outstanding)
+
+        for number in range(SHARE):
+            assert state() == ("open" if number < SHARE // 2 else "busy")
+            await world.submit(world.bind(granted_to(CLIENT, serial=900 + number % 3)))
+        assert state() == "full"
+        with pytest.raises(MailboxFullError) as refused:
+            await world.submit(world.bind(granted_to(CLIENT, serial=990)))
+        assert refused.value.retry_after_s == WAKE_LIMITS_S[1]
+
+
+async def test_nobody_else_changes_the_state_or_the_share_of_a_client() -> None:
+    async with desks() as world:
+        stranger = GRANT.derive(client=CLIENT)
+        for _ in range(SHARE):
+            await world.submit(world.bind(stranger))
+        bound = world.bind(stranger)
+        with pytest.raises(MailboxFullError):
+            await world.submit(bound)
+        assert world.writer.boxes.count(SERVICE_KEY, party_of_client(CLIENT)).outstanding == 0
+        await world.submit(world.bind(granted_to(CLIENT, serial=901)))
