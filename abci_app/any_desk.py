@@ -4,11 +4,13 @@ Rules kept here (privacy.md, *Anycast*):
 
 * The signature is checked before anything is looked for.
 * Who can be chosen: a frozen member that is still there with that type and those actions, whose
-  node shows and can be asked, and that has less to do by this node's choices than ``MAX_LOAD``.
+  node shows and can be asked, and of which the client has not its share by this node's choices.
+* Who has less to do than ``MAX_LOAD`` for all clients is preferred. If nobody has, that refuses
+  nobody: what others have asked decides who is chosen, and never that nobody is.
 * A member whose node does not answer, or grants nothing, is passed over for the next, a few times:
   granting changes nothing. The client learns of one member, by an alias.
-* Who gets nobody is told whether to come back: all busy is 429, none there 404, and a refusal of
-  all that were asked is that refusal. A node that is away looks like none there.
+* Who gets nobody is told whether to come back: to have its share of all is 429, none there 404,
+  and a refusal of all that were asked is that refusal. A node that is away looks like none there.
 
 Not handled here: who is a member (``memberships``), whose turn it is (``anycast``), what is granted
 (``any_grants``), transport (``http_any``).
@@ -23,6 +25,7 @@ from typing import Final
 
 from edgistry.adapters import sodium
 from edgistry.anycast_api import AnyGrantAnswer, AnyGrantBody, read_any_body
+from edgistry.api import SHARE
 from edgistry.errors import (
     GrantRefusedError,
     MembersBusyError,
@@ -45,6 +48,8 @@ from .peer_link import PeerLink, is_away
 
 MAX_LOAD: Final = 16
 """Choices of one service that have not ended: as many requests as a device takes at a time."""
+MAX_OWN_LOAD: Final = SHARE
+"""The same for one client: as many requests as a home node keeps of it for the service."""
 MAX_ASKED: Final = 3
 """Members whose nodes are asked for one client."""
 
@@ -92,7 +97,7 @@ class AnycastDesk:
             MalformedError, InvalidValueError, LimitExceededError, UnknownRegionError: what is
                 asked for is none.
             NoEpochKeyError: this node can make no handles yet.
-            NoMemberError, MembersBusyError: nobody is there, or all have enough to do.
+            NoMemberError, MembersBusyError: nobody is there, or the client has its share of all.
             GrantRefusedError: those that were asked grant nothing.
         """
         now_us = self._clock_us()
@@ -103,7 +108,7 @@ class AnycastDesk:
         group = await self._memberships.of(query, epoch=handles.epoch)
         refusal: Refused | None = None
         for _ in range(MAX_ASKED):
-            record = self.choose(group, body, avoid=avoid, now_us=now_us)
+            record = self.choose(group, body, client.id, avoid=avoid, now_us=now_us)
             if record is None:
                 break
             avoid.add(record)
@@ -126,20 +131,29 @@ class AnycastDesk:
             self.chosen += 1
             # Of a node's answer only what is sealed counts: the handle is this node's own.
             return AnyGrantAnswer(handle=alias.text, sealed=answer.sealed)
-        raise self._nobody(group, body, refusal)
+        raise self._nobody(group, body, client.id, refusal)
 
     def choose(
-        self, group: Group, body: AnyGrantBody, *, avoid: set[bytes], now_us: int
+        self,
+        group: Group,
+        body: AnyGrantBody,
+        client_id: bytes,
+        *,
+        avoid: set[bytes],
+        now_us: int,
     ) -> bytes | None:
-        """The record key of the member whose turn it is; ``None``: none is fit."""
+        """The record key of the member whose turn it is for that client; ``None``: none is fit."""
         wanted = frozenset(body.actions)
 
         def is_fit(record: bytes) -> bool:
-            return self._can_be_asked(record, body.type, wanted, group) and (
-                self._choices.load(record, now_us=now_us) < MAX_LOAD
-            )
+            own = self._choices.own_load(record, client_id, now_us=now_us)
+            return own < MAX_OWN_LOAD and self._can_be_asked(record, body.type, wanted, group)
 
-        return group.members.choose(is_fit=is_fit, avoid=avoid)
+        def is_idle(record: bytes) -> bool:
+            return not self._choices.is_loaded(record, MAX_LOAD, now_us=now_us) and is_fit(record)
+
+        chosen = group.members.choose(is_fit=is_idle, avoid=avoid)
+        return chosen or group.members.choose(is_fit=is_fit, avoid=avoid)
 
     def _can_be_asked(
         self, record: bytes, type_name: str, wanted: frozenset[str], group: Group
@@ -167,22 +181,24 @@ class AnycastDesk:
         except UnknownHandleError:
             return b""
 
-    def _nobody(self, group: Group, body: AnyGrantBody, refusal: Refused | None) -> Refused:
+    def _nobody(
+        self, group: Group, body: AnyGrantBody, client_id: bytes, refusal: Refused | None
+    ) -> Refused:
         if isinstance(refusal, GrantRefusedError):
             return refusal
-        if len(body.avoid) < len(group.profiles) and self._is_anybody_busy(group, body):
-            return MembersBusyError(f"every {body.type} there has enough to do for now")
+        if len(body.avoid) < len(group.profiles) and self._has_share(group, body, client_id):
+            return MembersBusyError(f"every {body.type} there has enough to do for you for now")
         return NoMemberError(f"there is no {body.type} in that area that could be asked")
 
-    def _is_anybody_busy(self, group: Group, body: AnyGrantBody) -> bool:
-        """Whether somebody would have been chosen, were it not for what it has to do already."""
+    def _has_share(self, group: Group, body: AnyGrantBody, client_id: bytes) -> bool:
+        """Whether somebody would have been chosen, were it not for the client's other choices."""
         avoided = {self._avoided(text) for text in body.avoid}
         wanted = frozenset(body.actions)
         now_us = self._clock_us()
         return any(
             record not in avoided
-            and self._choices.load(record, now_us=now_us) >= MAX_LOAD
+            and self._choices.own_load(record, client_id, now_us=now_us) >= MAX_OWN_LOAD
             and self._can_be_asked(record, body.type, wanted, group)
-            for record in self._choices.loaded()
+            for record in self._choices.loaded_by(client_id)
             if record in group.profiles
         )

@@ -7,7 +7,6 @@ Rules kept here:
 * Members take turns: each is chosen once before any is chosen again, among those that wake equally
   soon. So over any time the numbers of choices differ by one at most (Gini 0 for whole rounds).
 * Who wakes sooner is preferred, until all of those have as much as they may: ``is_fit`` says so.
-  If nobody is fit, nobody is chosen: a queue that grows without bound helps no client.
 * A choice looks at a bounded number of members, however many there are.
 
 Not handled here: who is a member, load, grants.

@@ -1,4 +1,4 @@
-"""How much each service has to do that this node chose it for: the load that anycast looks at.
+"""What this node has chosen each service for: the loads that anycast looks at.
 
 Rules kept here:
 
@@ -14,6 +14,7 @@ Not handled here: choosing (``anycast``), and requests themselves.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,6 +38,8 @@ class Choices:
         self._most = most
         self._all: OrderedDict[int, _Choice] = OrderedDict()
         self._of: dict[bytes, set[int]] = {}
+        self._own: dict[bytes, dict[bytes, set[int]]] = {}
+        """By client, and by service."""
         self._by_request: dict[bytes, int] = {}
         self._next = 0
 
@@ -50,18 +53,19 @@ class Choices:
         number, self._next = self._next, self._next + 1
         self._all[number] = _Choice(record, client, now_us + UNUSED_US)
         self._of.setdefault(record, set()).add(number)
+        self._own.setdefault(client, {}).setdefault(record, set()).add(number)
 
     def is_awaited(self, record: bytes) -> bool:
         """Whether a request to ``record`` may belong to a choice."""
-        return any(not self._all[number].request for number in self._of.get(record, ()))
+        return record in self._of
 
     def submitted(self, record: bytes, client: bytes, request: bytes, *, until_us: int) -> None:
         """``request`` was made, and ends by ``until_us``; of no use to whoever was not chosen."""
         if request in self._by_request:
             return
-        for number in sorted(self._of.get(record, ())):
+        for number in sorted(self._own.get(client, {}).get(record, ())):
             choice = self._all[number]
-            if not choice.request and choice.client == client:
+            if not choice.request:
                 choice.request = request
                 choice.until_us = min(until_us, choice.until_us - UNUSED_US + COUNTED_US)
                 self._by_request[request] = number
@@ -73,23 +77,40 @@ class Choices:
         if number is not None:
             self._forget(number)
 
-    def loaded(self) -> list[bytes]:
-        """The services with choices that have not ended."""
-        return list(self._of)
+    def loaded_by(self, client: bytes) -> list[bytes]:
+        """The services with choices for ``client`` that have not ended."""
+        return list(self._own.get(client, ()))
 
-    def load(self, record: bytes, *, now_us: int) -> int:
-        """How many choices of ``record`` have not ended."""
-        numbers = self._of.get(record)
-        if not numbers:
-            return 0
-        for number in [each for each in numbers if self._all[each].until_us <= now_us]:
+    def own_load(self, record: bytes, client: bytes, *, now_us: int) -> int:
+        """How many choices of ``record`` for ``client`` have not ended."""
+        return self._live(self._own.get(client, {}).get(record, ()), now_us, self._most)
+
+    def is_loaded(self, record: bytes, load: int, *, now_us: int) -> bool:
+        """Whether at least ``load`` choices of ``record``, for anybody, have not ended."""
+        return self._live(self._of.get(record, ()), now_us, load) >= load
+
+    def _live(self, numbers: Iterable[int], now_us: int, most: int) -> int:
+        """How many of these have not ended, as far as ``most``; ended ones are forgotten."""
+        live, over = 0, []
+        for number in numbers:
+            if self._all[number].until_us <= now_us:
+                over.append(number)
+            else:
+                live += 1
+                if live >= most:
+                    break
+        for number in over:
             self._forget(number)
-        return len(self._of.get(record, ()))
+        return live
 
     def _forget(self, number: int) -> None:
         choice = self._all.pop(number)
         self._by_request.pop(choice.request, None)
-        numbers = self._of[choice.record]
-        numbers.discard(number)
-        if not numbers:
-            del self._of[choice.record]
+        own = self._own[choice.client]
+        for of in (self._of, own):
+            numbers = of[choice.record]
+            numbers.discard(number)
+            if not numbers:
+                del of[choice.record]
+        if not own:
+            del self._own[choice.client]

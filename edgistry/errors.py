@@ -980,12 +980,15 @@ class NoMemberError(NotFoundError):
 
 
 class MembersBusyError(Refused):
-    """All services of the asked type in that area have as much to do as they may."""
+    """All services of the asked type in that area have as much to do for this client as they may.
+
+    What they have to do for others brings it about for nobody.
+    """
 
     code = "members-busy"
     number = 245
     http_status = 429
-    help = "Ask again after the time in Retry-After, or for a larger area."
+    help = "Fetch what was answered, or ask again after the time in Retry-After."
 
     def __init__(self, detail: str, *, retry_after_s: int = 15) -> None:
         super().__init__(detail)

@@ -225,7 +225,7 @@ async def anycast(chain: Chain, discoverer: Discoverer, local: AnyGrants | None 
     times = []
     for number in range(20_000):
         began = time.perf_counter()
-        record = desk.choose(group, body, avoid=set(), now_us=number)
+        record = desk.choose(group, body, b"client.1", avoid=set(), now_us=number)
         times.append(time.perf_counter() - began)
         if record is not None:
             choices.made(record, b"client.1", now_us=number)

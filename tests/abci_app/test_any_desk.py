@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abci_app.any_desk import MAX_LOAD
+from abci_app.any_desk import MAX_LOAD, MAX_OWN_LOAD
 from abci_app.any_grants import AnyGrantDesk
 from abci_app.config import GrantsConfig
 from abci_app.discovery import ServiceIndex
@@ -71,22 +71,25 @@ from .any_world import (
 )
 
 ME = ClientKeys.generate()
+STRANGER = ClientKeys.generate()
 FAR = "87754e64dffffff"
 
 
-def signed(world_us: int, *, path: str = ANY_GRANT_PATH, **fields: Any) -> SignedRequest:
+def signed(
+    world_us: int, *, path: str = ANY_GRANT_PATH, who: ClientKeys = ME, **fields: Any
+) -> SignedRequest:
     plain = {
         "type": "valve",
         "cell": AREA,
         "actions": ["read"],
-        "sealing_key": to_text(sealing_public_key_of(ME.sealing)),
+        "sealing_key": to_text(sealing_public_key_of(who.sealing)),
     }
     return sign_request(
         "POST",
         path,
         encode_json({**plain, **fields}),
-        client=ME.public_key,
-        sign=signer(ME.signing),
+        client=who.public_key,
+        sign=signer(who.signing),
         time_us=world_us,
         nonce=b"n" * 16,
     )
@@ -119,9 +122,9 @@ async def test_two_choices_of_one_service_have_no_name_in_common() -> None:
     assert first.sealed != second.sealed
 
 
-async def test_nobody_has_more_to_do_than_a_device_takes_at_a_time() -> None:
+async def test_nobody_has_more_to_do_for_one_client_than_its_share() -> None:
     async with any_world(2) as world:
-        for _ in range(2 * MAX_LOAD):
+        for _ in range(2 * MAX_OWN_LOAD):
             await ask(world)
         with pytest.raises(MembersBusyError) as refused:
             await ask(world)
@@ -129,6 +132,29 @@ async def test_nobody_has_more_to_do_than_a_device_takes_at_a_time() -> None:
         world.desk._clock_us = lambda: world.now_us + 61_000_000  # nobody made any request
         later = signed(world.now_us + 61_000_000)
         assert (await world.desk.any_grant(later)).handle
+
+
+async def test_what_others_have_asked_makes_nobody_busy() -> None:
+    """A stranger who spends its own share of a small area takes no other's."""
+    async with any_world(2) as world:
+        for who in (STRANGER, ClientKeys.generate()):
+            for _ in range(2 * MAX_OWN_LOAD):
+                await ask(world, who=who)
+            with pytest.raises(MembersBusyError):
+                await ask(world, who=who)
+        chosen = Counter([behind(world, await ask(world)) for _ in range(2 * MAX_OWN_LOAD)])
+        assert set(chosen.values()) == {MAX_OWN_LOAD}
+        with pytest.raises(MembersBusyError):
+            await ask(world)
+
+
+async def test_who_has_less_to_do_for_all_is_preferred() -> None:
+    async with any_world(2) as world:
+        first = behind(world, await ask(world, who=STRANGER))
+        for _ in range(MAX_LOAD - 1):
+            world.choices.made(first, b"stranger", now_us=world.now_us)
+        chosen = {behind(world, await ask(world)) for _ in range(4)}
+        assert chosen == {record_of(0), record_of(1)} - {first}
 
 
 async def test_nobody_of_that_type_or_area_or_action_is_no_member() -> None:

@@ -11,8 +11,8 @@ ALICE, BOB = b"alice..a", b"bob....b"
 def test_a_choice_that_no_request_follows_counts_for_a_minute() -> None:
     choices = Choices()
     choices.made(ONE, ALICE, now_us=0)
-    assert choices.load(ONE, now_us=UNUSED_US - 1) == 1
-    assert choices.load(ONE, now_us=UNUSED_US) == 0
+    assert choices.own_load(ONE, ALICE, now_us=UNUSED_US - 1) == 1
+    assert choices.own_load(ONE, ALICE, now_us=UNUSED_US) == 0
     assert len(choices) == 0
 
 
@@ -20,24 +20,24 @@ def test_a_choice_counts_until_its_request_has_ended() -> None:
     choices = Choices()
     choices.made(ONE, ALICE, now_us=0)
     choices.submitted(ONE, ALICE, b"request", until_us=100 * UNUSED_US)
-    assert choices.load(ONE, now_us=2 * UNUSED_US) == 1
+    assert choices.own_load(ONE, ALICE, now_us=2 * UNUSED_US) == 1
     choices.ended(b"request")
-    assert choices.load(ONE, now_us=2 * UNUSED_US) == 0
+    assert choices.own_load(ONE, ALICE, now_us=2 * UNUSED_US) == 0
 
 
 def test_a_choice_ends_with_the_deadline_of_its_request_at_the_latest() -> None:
     choices = Choices()
     choices.made(ONE, ALICE, now_us=0)
     choices.submitted(ONE, ALICE, b"request", until_us=5)
-    assert choices.load(ONE, now_us=5) == 0
+    assert choices.own_load(ONE, ALICE, now_us=5) == 0
 
 
 def test_a_request_whose_end_nobody_asks_for_here_does_not_count_for_days() -> None:
     choices = Choices()
     choices.made(ONE, ALICE, now_us=7)
     choices.submitted(ONE, ALICE, b"request", until_us=1000 * COUNTED_US)
-    assert choices.load(ONE, now_us=7 + COUNTED_US - 1) == 1
-    assert choices.load(ONE, now_us=7 + COUNTED_US) == 0
+    assert choices.own_load(ONE, ALICE, now_us=7 + COUNTED_US - 1) == 1
+    assert choices.own_load(ONE, ALICE, now_us=7 + COUNTED_US) == 0
 
 
 def test_a_request_takes_one_choice_of_its_own_client_and_service() -> None:
@@ -47,7 +47,11 @@ def test_a_request_takes_one_choice_of_its_own_client_and_service() -> None:
     choices.submitted(ONE, ALICE, b"request", until_us=9)
     choices.submitted(ONE, ALICE, b"request", until_us=9)
     choices.ended(b"request")
-    assert (choices.load(ONE, now_us=1), choices.load(TWO, now_us=1)) == (2, 1)
+    assert (choices.own_load(ONE, ALICE, now_us=1), choices.own_load(TWO, ALICE, now_us=1)) == (
+        1,
+        1,
+    )
+    assert choices.own_load(ONE, BOB, now_us=1) == 1
     choices.ended(b"of nobody")
     assert len(choices) == 3
 
@@ -56,5 +60,19 @@ def test_of_too_many_the_oldest_count_no_longer() -> None:
     choices = Choices(most=2)
     for record in (ONE, TWO, TWO):
         choices.made(record, ALICE, now_us=0)
-    assert (choices.load(ONE, now_us=1), choices.load(TWO, now_us=1)) == (0, 2)
-    assert choices.loaded() == [TWO]
+    assert (choices.own_load(ONE, ALICE, now_us=1), choices.own_load(TWO, ALICE, now_us=1)) == (
+        0,
+        2,
+    )
+    assert choices.loaded_by(ALICE) == [TWO]
+
+
+def test_choices_for_others_load_a_service_and_are_not_ones_own() -> None:
+    choices = Choices()
+    choices.made(ONE, ALICE, now_us=0)
+    choices.made(ONE, BOB, now_us=5)
+    assert choices.is_loaded(ONE, 2, now_us=5)
+    assert not choices.is_loaded(ONE, 3, now_us=5)
+    assert not choices.is_loaded(ONE, 2, now_us=UNUSED_US)
+    assert choices.is_loaded(ONE, 1, now_us=UNUSED_US)
+    assert (choices.loaded_by(ALICE), choices.loaded_by(BOB)) == ([], [ONE])
