@@ -56,7 +56,7 @@ from .entry_records import (
     delivered_answer,
     ended,
 )
-from .handle_opening import OpeningKeys, service_of_signer
+from .handle_opening import KeyWait, OpeningKeys, service_of_signer
 from .http_grants import PublicGrants
 from .http_requests import PublicRequests
 from .peer_link import PeerLink, is_away
@@ -323,6 +323,7 @@ class GrantForwarder:
         self._node_id = node_id
         self._find = find
         self._keys = keys
+        self._arrivals = KeyWait(keys)
 
     async def grant(self, request: SignedRequest) -> GrantAnswer:
         """What the home node grants; it is asked once, and not later: grants are for now.
@@ -334,6 +335,7 @@ class GrantForwarder:
         body = decode_json(request.body, GrantBody, limit=MAX_BODY_BYTES)
         # Who signed is for the home node to check; a handle of anybody else does not open.
         tag = client_tag(request.client)
+        await self._arrivals.until_here(body.handle)
         service = self._find(service_of_signer(self._keys, body.handle, tag))
         if service is None or service.home == self._node_id:
             return await self._local.grant(request)

@@ -50,7 +50,7 @@ from edgistry.signed_request import MAX_BODY_BYTES, Client, SignedRequest, check
 from edgistry.transactions import Verify
 
 from .config import GrantsConfig
-from .handle_opening import OpeningKeys, service_of_signer
+from .handle_opening import KeyWait, OpeningKeys, service_of_signer
 from .pairing import Pairings
 
 _CALL: Final = USES["call"]
@@ -83,6 +83,7 @@ class GrantDesk:
         self._policy = policy
         self._epoch_ends_us = epoch_ends_us
         self._keys = keys
+        self._arrivals = KeyWait(keys)
         self._verify = verify
         self._clock_us = clock_us
         self._draw = draw
@@ -94,6 +95,7 @@ class GrantDesk:
             ClientSignatureError: it is not signed, or not lately.
             MalformedError, InvalidValueError, LimitExceededError: what is asked for is none.
             UnknownHandleError: the handle is not this client's, or no longer.
+            NoEpochKeyError: the handle is of an epoch whose key is not here yet.
             NotFoundError: no such service here, or no such action.
             GrantRefusedError: the policy does not allow it.
         """
@@ -103,6 +105,7 @@ class GrantDesk:
         sealing_key = to_bytes(body.sealing_key, "sealing_key")
         if len(sealing_key) != _KEY_BYTES:
             raise InvalidValueError("sealing_key: an X25519 public key has 32 bytes")
+        await self._arrivals.until_here(body.handle)
         record = service_of_signer(self._keys, body.handle, client.tag)
         grant, _ = self.granted_to(client, body, record, now_us=now_us)
         sealed = seal(

@@ -32,7 +32,7 @@ from edgistry.requests_api import (
 )
 
 from .admin_requests import parameters_of, seconds
-from .handle_opening import OpeningKeys, service_of_request
+from .handle_opening import KeyWait, OpeningKeys, service_of_request
 from .mailbox_states import State
 from .request_desk import Asked, FetchHash
 
@@ -95,6 +95,7 @@ class _Clients:
     def __init__(self, requests: PublicRequests, keys: OpeningKeys) -> None:
         self._requests = requests
         self._keys = keys
+        self._arrivals = KeyWait(keys)
 
     async def submit(self, request: Request) -> Response:
         wait_s = _wait_s(request, "wait")
@@ -104,6 +105,7 @@ class _Clients:
             raise InvalidValueError(f"fetch_hash: a SHA-256 hash has {_HASH_BYTES} bytes")
         envelope = to_bytes(body.envelope, "envelope")
         client = decode_envelope(envelope).client
+        await self._arrivals.until_here(body.handle)
         asked = Asked(
             service=service_of_request(self._keys, body.handle, client),
             envelope=envelope,

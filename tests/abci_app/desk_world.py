@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from abci_app.epoch_keys import EpochKeys
 from abci_app.exchange_desk import ExchangeDesk
 from abci_app.http_requests import PublicExchange, PublicRequests, device_handlers
 from abci_app.http_server import public_routes
@@ -223,7 +224,9 @@ def text_bytes(text: str) -> bytes:
     return to_bytes(text, "test")
 
 
-def server_of(requests: PublicRequests, exchanges: PublicExchange) -> HttpServer:
+def server_of(
+    requests: PublicRequests, exchanges: PublicExchange, keys: EpochKeys | None = None
+) -> HttpServer:
     """The public server of a node that has these desks, and is made up otherwise."""
     return HttpServer(
         public_routes(
@@ -231,7 +234,7 @@ def server_of(requests: PublicRequests, exchanges: PublicExchange) -> HttpServer
             FakeWoofs(),
             version="1",
             metrics=NodeMetrics(),
-            devices=device_handlers(requests, exchanges, epoch_keys()),
+            devices=device_handlers(requests, exchanges, keys or epoch_keys()),
         )
     )
 

@@ -16,9 +16,9 @@ SERVICE = DEVICE.offer().services[1]
 """A valve: read is open to anyone, open is not."""
 
 
-def handle_of(tag: bytes, record: bytes = RECORD) -> str:
+def handle_of(tag: bytes, record: bytes = RECORD, *, epoch: int = 1) -> str:
     """The handle of the service (or of another record) for the client with that tag."""
-    return handle_for(record, tag=tag)
+    return handle_for(record, tag=tag, epoch=epoch)
 
 
 class OneService:

@@ -64,6 +64,7 @@ class Asker:
 
     seed: bytes = b"c" * 32
     sealing: bytes = generate_sealing_key()
+    epoch: int = 1
 
     @property
     def public(self) -> bytes:
@@ -71,7 +72,7 @@ class Asker:
 
     @property
     def handle(self) -> str:
-        return handle_of(client_tag(self.public))
+        return handle_of(client_tag(self.public), epoch=self.epoch)
 
     @property
     def service(self) -> bytes:

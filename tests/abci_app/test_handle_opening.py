@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -9,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abci_app.epoch_keys import EpochKeys
-from abci_app.handle_opening import service_of_request, service_of_signer
-from edgistry.errors import UnknownHandleError
+from abci_app.handle_opening import KeyWait, service_of_request, service_of_signer
+from edgistry.errors import NoEpochKeyError, UnknownHandleError
 from edgistry.handles import Target
 from edgistry.requests_api import to_text
 from edgistry.transactions import RecordKey
@@ -73,3 +74,49 @@ def test_whatever_is_wrong_with_a_handle_the_answer_is_the_same(text: str) -> No
 def test_any_text_opens_nothing_by_chance(text: str) -> None:
     with pytest.raises(UnknownHandleError):
         service_of_request(epoch_keys(), text, ALICE[:8])
+
+
+# --- handles that come before their key ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(("first", "begins"), [(0, 1), (0, 5), (1, 2)])
+async def test_handle_waits_for_the_key_of_the_epoch_that_begins(first: int, begins: int) -> None:
+    keys = epoch_keys(first) if first else EpochKeys()
+    wait = KeyWait(keys)
+    text = handle_for(RECORD, tag=ALICE, epoch=begins)
+    waiting = asyncio.create_task(wait.until_here(text))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    begin_epoch(keys, begins)
+    await waiting
+    assert service_of_signer(keys, text, ALICE) == RECORD
+
+
+@pytest.mark.parametrize("text", [OWN, *WRONG.values()], ids=["good", *WRONG])
+async def test_nothing_else_waits(text: str) -> None:
+    waiting = asyncio.create_task(KeyWait(epoch_keys()).until_here(text))
+    await asyncio.sleep(0)
+    assert waiting.done()
+    await waiting
+
+
+async def test_key_that_does_not_come_is_missing_and_not_the_handle_unknown() -> None:
+    text = handle_for(RECORD, tag=ALICE, epoch=2)
+    with pytest.raises(NoEpochKeyError):
+        await KeyWait(epoch_keys(), wait_s=0.001).until_here(text)
+
+
+async def test_few_handles_wait_at_a_time() -> None:
+    keys = epoch_keys()
+    wait = KeyWait(keys, most=1)
+    text = handle_for(RECORD, tag=ALICE, epoch=2)
+    first = asyncio.create_task(wait.until_here(text))
+    await asyncio.sleep(0)
+    with pytest.raises(NoEpochKeyError):
+        await wait.until_here(text)
+    begin_epoch(keys, 2)
+    await first
+    again = asyncio.create_task(wait.until_here(handle_for(RECORD, tag=ALICE, epoch=3)))
+    await asyncio.sleep(0)
+    begin_epoch(keys, 3)
+    await again

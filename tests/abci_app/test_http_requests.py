@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -19,7 +20,7 @@ from edgistry.errors import MalformedError
 from edgistry.messages import decode_down
 from edgistry.requests_api import FETCH_KEY_HEADER, to_bytes, to_text
 from tests.fake_node import FakeNode, FakeWoofs
-from tests.handle_world import handle_for
+from tests.handle_world import begin_epoch, epoch_keys, handle_for
 
 from .desk_world import CLIENT, FETCH_KEY, SERVICE_KEY, Desks, desks, server_of
 
@@ -105,6 +106,19 @@ async def test_submission_that_makes_no_sense_is_refused(
         response = await post(server, body_for(world.bind().encoded, **fields))
         assert code_of(response) == refusal
         assert world.writer.boxes.live == {}
+
+
+async def test_request_waits_a_moment_for_the_key_of_an_epoch_that_begins() -> None:
+    async with desks() as world:
+        keys = epoch_keys(1)
+        server = server_of(world.requests, world.exchanges, keys)
+        handle = handle_for(SERVICE_KEY, client_id=CLIENT, epoch=2)
+        asking = asyncio.create_task(post(server, body_for(world.bind().encoded, handle=handle)))
+        for _turn in range(20):
+            await asyncio.sleep(0)
+        assert not asking.done()
+        begin_epoch(keys, 2)
+        assert (await asking).status == 202
 
 
 async def test_full_queue_says_when_to_come_back() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from abci_app.any_grants import AnyGrantDesk
 from abci_app.config import GrantsConfig, LinkConfig, NodeConfig
 from abci_app.entry_desk import GrantForwarder
+from abci_app.epoch_keys import EpochKeys
 from abci_app.grants import GrantDesk
 from abci_app.peer_api import (
     ACKNOWLEDGE_PATH,
@@ -50,6 +52,7 @@ from edgistry.errors import (
 from edgistry.requests_api import to_text
 from edgistry.signed_request import client_tag
 from edgistry.transactions import node_id_of
+from tests.handle_world import begin_epoch, epoch_keys
 
 from .desk_world import SECOND, desks
 from .granting_world import KEYS, RECORD, OneService, handle_of
@@ -137,10 +140,12 @@ async def test_any_bytes_from_a_node_are_answered_or_refused(path: str, body: by
 
 
 @contextlib.asynccontextmanager
-async def granting() -> AsyncIterator[tuple[GrantForwarder, CutWay]]:
+async def granting(
+    keys: EpochKeys = KEYS, home_keys: EpochKeys = KEYS
+) -> AsyncIterator[tuple[GrantForwarder, CutWay]]:
     """The entry node's side of grants on a service of ``granting_world``."""
     async with desks() as home:
-        desk = GrantDesk(OneService(), GrantsConfig(), KEYS, clock_us=lambda: NOW)
+        desk = GrantDesk(OneService(), GrantsConfig(), home_keys, clock_us=lambda: NOW)
         way = CutWay(HttpServer(peer_routes(home.requests, desk, AnyGrantDesk(desk))))
         nobody = GrantDesk(home.pairings, GrantsConfig(), KEYS, clock_us=lambda: NOW)
 
@@ -148,13 +153,30 @@ async def granting() -> AsyncIterator[tuple[GrantForwarder, CutWay]]:
             return STORED if key == RECORD else None
 
         links = {HOME: PeerLink(HOME, way)}
-        yield GrantForwarder(nobody, links, node_id=ENTRY, find=find, keys=KEYS), way
+        yield GrantForwarder(nobody, links, node_id=ENTRY, find=find, keys=keys), way
 
 
 async def test_grant_is_asked_for_at_any_node_and_opens_for_the_client_alone() -> None:
     async with granting() as (entry, _):
         asker = Asker()
         granted = asker.open(await entry.grant(asker.signed()))
+        assert [each.action for each in granted.granted] == ["read"]
+
+
+@pytest.mark.parametrize("late", ["home node", "entry node"])
+async def test_grant_is_given_also_where_the_key_of_the_epoch_comes_a_moment_later(
+    late: str,
+) -> None:
+    there, behind = epoch_keys(2), epoch_keys(1)
+    keys = (there, behind) if late == "home node" else (behind, there)
+    async with granting(*keys) as (entry, _):
+        asker = Asker(epoch=2)
+        asking = asyncio.create_task(entry.grant(asker.signed()))
+        for _turn in range(20):
+            await asyncio.sleep(0)
+        assert not asking.done()
+        begin_epoch(behind, 2)
+        granted = asker.open(await asking)
         assert [each.action for each in granted.granted] == ["read"]
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from abci_app import http_requests, request_desk
+from abci_app import handle_opening, http_requests, request_desk
 from abci_app.handle_opening import OpeningKeys
 from abci_app.mailbox_boxes import Boxes
 from abci_app.peer_api import PASS_PATH, PassedRequest
@@ -252,6 +252,12 @@ async def submit_under_other_keys(channel: Channel) -> list[Said]:
         )
         told += [await send(port, message) for port in (channel.entry_port, channel.home_port)]
     return told
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key of another epoch comes, however long its handles wait for it."""
+    monkeypatch.setattr(handle_opening, "KEY_WAIT_S", 0.001)
 
 
 async def submit_under_other_handles(channel: Channel) -> list[Said]:
