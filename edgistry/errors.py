@@ -867,7 +867,7 @@ class ServiceFullError(MailboxFullError):
     """Many clients together have filled what a node keeps for a service; nodes say it to nodes."""
 
     code = "service-full"
-    number = 207
+    number = 208
 
 
 class UnknownRequestError(NotFoundError):
@@ -1032,6 +1032,14 @@ class UnknownCursorError(NotFoundError):
     code = "unknown-cursor"
     number = 241
     help = "List anew from the beginning: a cursor is good for one client and one epoch."
+
+
+class EpochEndedError(UnknownCursorError):
+    """The privacy epoch ended while services were being listed: those to come have new handles."""
+
+    code = "epoch-ended"
+    number = 246
+    help = "List anew. Handles from before go on working for a day, and are not told any more."
 
 
 class NoEpochKeyError(UnavailableError):

@@ -40,7 +40,12 @@ from ..calls import CallResult
 from ..capability import Capability
 from ..codec import Answer
 from ..discover_query import check_discover_body, discover_body, discover_parameters
-from ..errors import InvalidValueError, UnexpectedAnswerError
+from ..errors import (
+    EpochEndedError,
+    InvalidValueError,
+    UnexpectedAnswerError,
+    UnknownCursorError,
+)
 from ..watch_api import ServiceChange, WatchBody, WatchQuery, check_watch_body
 from .acknowledging import Acknowledger
 from .any_caller import AnyCaller
@@ -86,6 +91,39 @@ class DiscoverArguments(WatchArguments, total=False):
     """``next`` of the answer before."""
     min_height: int | None
     """Answer only from this height on; the node waits up to 5 s for it."""
+
+
+StartOver = Callable[[], None]
+"""What was listed so far is to be forgotten: the listing begins again."""
+
+
+class _Listing:
+    """Where a listing of all pages is."""
+
+    def __init__(self, what: DiscoverArguments, start_over: StartOver | None) -> None:
+        self.what = what
+        self.more = True
+        self._begin = what.get("cursor")
+        self._start_over = start_over
+        self._pages = 0
+
+    def go_on(self, page: DiscoverAnswer) -> None:
+        """Behind ``page``."""
+        self._pages += 1
+        self.more = page.next is not None
+        self.what["cursor"] = page.next
+
+    def lost_cursor(self, error: UnknownCursorError) -> None:
+        """From the first page; raises ``error`` when the caller's own cursor leads nowhere."""
+        if not self._pages:
+            raise error
+        if self._start_over is None or self._begin is not None:
+            raise EpochEndedError(
+                f"the privacy epoch ended behind page {self._pages} of this listing"
+            ) from None
+        self._start_over()
+        self._pages = 0
+        self.what["cursor"] = None
 
 
 class NodeClient(WoofClient):
@@ -164,20 +202,34 @@ class NodeClient(WoofClient):
         """
         return await self.browse_query(check_discover_body(DiscoverBody(**what)))
 
-    async def services(self, **what: Unpack[DiscoverArguments]) -> AsyncIterator[ServiceEntry]:
+    async def services(
+        self, *, start_over: StartOver | None = None, **what: Unpack[DiscoverArguments]
+    ) -> AsyncIterator[ServiceEntry]:
         """All services in an area, page after page (``limit`` is the size of a page).
 
         Pages may come from different heights: a service that is registered or withdrawn in
-        between may be missed or seen, one that moves to another cell also twice. When a privacy
-        epoch ends in between, ``UnknownCursorError`` is raised: all handles are new from then on.
+        between may be missed or seen, one that moves to another cell also twice.
+
+        All services have new handles when a privacy epoch ends, and nobody can tell which is which.
+        If that happens between two pages, ``start_over`` is called, if there is one: forget what
+        was told so far, since all services follow, from the first. Without, the listing ends with
+        an error, so that handles of two epochs never come from one loop unnoticed.
+
+        Raises:
+            EpochEndedError: the epoch ended between two pages, and there is no ``start_over``, or
+                the listing began behind a ``cursor``.
+            Refused: as ``discover``.
         """
-        while True:
-            page = await self.discover(**what)
+        listing = _Listing(what, start_over)
+        while listing.more:
+            try:
+                page = await self.discover(**listing.what)
+            except UnknownCursorError as error:
+                listing.lost_cursor(error)
+                continue
             for service in page.services:
                 yield service
-            if page.next is None:
-                return
-            what["cursor"] = page.next
+            listing.go_on(page)
 
     async def answer_query(self, query: DiscoverQuery) -> DiscoverAnswer:
         """As ``discover``, for a query that was checked already."""
@@ -383,14 +435,19 @@ class BlockingNodeClient(BlockingWoofs):
         """See ``NodeClient.browse``."""
         return self._runner.run(self._client.browse(**what))
 
-    def services(self, **what: Unpack[DiscoverArguments]) -> Iterator[ServiceEntry]:
+    def services(
+        self, *, start_over: StartOver | None = None, **what: Unpack[DiscoverArguments]
+    ) -> Iterator[ServiceEntry]:
         """See ``NodeClient.services``."""
-        while True:
-            page = self.discover(**what)
+        listing = _Listing(what, start_over)
+        while listing.more:
+            try:
+                page = self.discover(**listing.what)
+            except UnknownCursorError as error:
+                listing.lost_cursor(error)
+                continue
             yield from page.services
-            if page.next is None:
-                return
-            what["cursor"] = page.next
+            listing.go_on(page)
 
     def watch(
         self, *, since: int | None = None, **what: Unpack[WatchArguments]

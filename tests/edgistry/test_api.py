@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import jsonschema_rs
@@ -248,6 +249,12 @@ def test_edges_of_every_range_are_accepted() -> None:
 )
 def test_block_time_is_rfc_3339_in_utc(block_time_us: int, text: str) -> None:
     assert block_time_text(block_time_us) == text
+
+
+def test_no_two_refusals_have_one_number_or_code() -> None:
+    for attribute in ("number", "code"):
+        used = Counter(vars(kind)[attribute] for kind in every_refusal() if attribute in vars(kind))
+        assert [value for value, times in used.items() if times > 1] == []
 
 
 def test_problem_of_every_refusal_is_complete() -> None:

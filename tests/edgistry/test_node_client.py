@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import given, settings
@@ -14,16 +15,19 @@ from edgistry.adapters.http import HttpServer, Request, Response, Route
 from edgistry.adapters.problems import refusal_of
 from edgistry.api import (
     CellArea,
+    DiscoverAnswer,
     DiscoverQuery,
     NearArea,
     PolygonArea,
     Problem,
     RegionArea,
+    ServiceEntry,
     problem_of,
 )
 from edgistry.codec import encode_json
 from edgistry.errors import (
     CannotReachError,
+    EpochEndedError,
     InvalidValueError,
     LimitExceededError,
     MalformedError,
@@ -32,9 +36,11 @@ from edgistry.errors import (
     NotYetError,
     Refused,
     UnexpectedAnswerError,
+    UnknownCursorError,
     UnknownRegionError,
     every_refusal,
 )
+from edgistry.signed_request import Client
 from tests.fake_node import BLOCK_TIME, HEIGHT, FakeNode, entry, serving, serving_from_a_thread
 
 TRIANGLE = {"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 0]]]}
@@ -72,6 +78,66 @@ async def test_services_follows_the_cursor_to_the_end() -> None:
         found = [each async for each in node.services(region="bay", limit=3)]
     assert found == fake.services
     assert len(fake.queries) == 3
+
+
+class EpochEnds(FakeNode):
+    """Begins a new epoch behind the second page that it gives: all handles are new."""
+
+    async def discover(self, query: DiscoverQuery, client: Client | None) -> DiscoverAnswer:
+        if query.cursor is not None and len(self.queries) == 2:
+            self.queries.append(query)
+            self.services = [entry(100 + number) for number in range(len(self.services))]
+            raise UnknownCursorError("the cursor is of another epoch")
+        return await super().discover(query, client)
+
+
+async def collect(listing: AsyncIterator[ServiceEntry], found: list[ServiceEntry]) -> None:
+    async for each in listing:
+        found.append(each)
+
+
+async def test_listing_never_goes_on_unnoticed_with_the_handles_of_another_epoch() -> None:
+    fake = EpochEnds(services=[entry(number) for number in range(5)])
+    before = fake.services
+    found: list[ServiceEntry] = []
+    async with serving(fake) as url, NodeClient(url) as node:
+        listing = node.services(region="bay", limit=2)
+        with pytest.raises(EpochEndedError, match="behind page 2"):
+            await collect(listing, found)
+    assert found == before[:4]
+
+
+async def test_listing_starts_over_when_an_epoch_ends_and_says_so() -> None:
+    fake = EpochEnds(services=[entry(number) for number in range(5)])
+    found: list[ServiceEntry] = []
+    async with serving(fake) as url, NodeClient(url) as node:
+        await collect(node.services(region="bay", limit=2, start_over=found.clear), found)
+    assert found == fake.services
+    assert [each.cursor for each in fake.queries] == [None, "2", "4", None, "2", "4"]
+
+
+async def test_listing_behind_a_cursor_of_its_own_does_not_start_over() -> None:
+    fake = EpochEnds(services=[entry(number) for number in range(5)])
+    async with serving(fake) as url, NodeClient(url) as node:
+        listing = node.services(region="bay", limit=1, cursor="1", start_over=lambda: None)
+        with pytest.raises(EpochEndedError):
+            _ = [each async for each in listing]
+        fake.queries[:] = fake.queries[:2]
+        with pytest.raises(UnknownCursorError) as refused:
+            _ = [each async for each in node.services(region="bay", cursor="1")]
+        assert type(refused.value) is UnknownCursorError
+
+
+def test_blocking_listing_starts_over_too() -> None:
+    fake = EpochEnds(services=[entry(number) for number in range(5)])
+    found: list[ServiceEntry] = []
+    with serving_from_a_thread(fake) as url, BlockingNodeClient(url) as node:
+        for each in node.services(region="bay", limit=2, start_over=found.clear):
+            found.append(each)
+        assert found == fake.services
+        fake.queries.clear()
+        with pytest.raises(EpochEndedError):
+            list(node.services(region="bay", limit=2))
 
 
 async def test_bad_argument_is_refused_before_anything_is_sent() -> None:
