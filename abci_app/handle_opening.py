@@ -34,7 +34,7 @@ class OpeningKeys(Protocol):
 
     @property
     def number(self) -> int:
-        """The newest epoch whose key is here; 0: none is."""
+        """The epoch in which handles are made here; 0: none are."""
 
     async def next_change(self) -> None:
         """Return after the next change."""
@@ -86,6 +86,9 @@ class KeyWait:
         raise NoEpochKeyError("this node has not got the key of the epoch of this handle yet")
 
     def _is_expected(self, epoch: int) -> bool:
+        with contextlib.suppress(UnknownHandleError):
+            self._keys.handles_of(epoch)
+            return False
         # One without any key cannot know which epoch it is.
         newest = self._keys.number
         return epoch == newest + 1 or (not newest and epoch > 0)

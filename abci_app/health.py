@@ -1,4 +1,4 @@
-"""Whether a node's writes get through, and if not, why.
+"""Whether a node's writes get through, and if not, why; and whether it can make handles.
 
 Rules kept here:
 
@@ -8,6 +8,8 @@ Rules kept here:
   one that is ahead proposes blocks that the others do not accept.
 * Block time is compared with the clock only while blocks come: an old block alone says nothing
   about the clock, nor does the first block after an outage, which carries an old time.
+* A key of a privacy epoch comes with the block that begins the epoch, or a few blocks later. One
+  that is late is told, since clients then get yesterday's handles here, or none.
 
 Pure: times are arguments. Not handled here: asking the engine (``consensus``).
 """
@@ -23,6 +25,8 @@ HALTED_AFTER_S = 45.0
 """The chain beats every 10 s; a proposer that is away costs a round of about 5 s."""
 CLOCK_TOLERANCE_S = 60.0
 STEADY_BLOCKS = 3
+KEY_LATE_S = 120.0
+"""A member that asked late is given the key by the others in turns of 20 s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,39 @@ class BlockWatch:
     def silence_s(self, now_s: float) -> float:
         """Seconds since the last block, or since the watch began."""
         return now_s - self._last_s
+
+
+class KeyWatch:
+    """For how long the key of the current privacy epoch has not been here."""
+
+    def __init__(self) -> None:
+        self._since_s: float | None = None
+
+    def looked(self, *, is_here: bool, now_s: float) -> float:
+        """Seconds that it has been missing, by a clock that never jumps."""
+        if is_here:
+            self._since_s = None
+        elif self._since_s is None:
+            self._since_s = now_s
+        return 0.0 if self._since_s is None else now_s - self._since_s
+
+
+def key_warnings(epoch: int, *, own_epoch: int, missing_s: float) -> list[str]:
+    """What to tell of a key of ``epoch`` that has been missing for so many seconds.
+
+    ``own_epoch`` is the epoch of the handles that the node makes meanwhile; 0: it makes none.
+    """
+    if missing_s < KEY_LATE_S:
+        return []
+    if not epoch:
+        what = "no privacy epoch has begun, since no member has made its key"
+    else:
+        what = (
+            f"that of privacy epoch {epoch} has not come; any member that has it gives it to this "
+            "node once both are connected"
+        )
+    meanwhile = f"handles are still those of epoch {own_epoch}" if own_epoch else "there are none"
+    return [f"no epoch key for {missing_s:.0f} s: {what}; {meanwhile}"]
 
 
 def connections_needed(members: int) -> int:

@@ -45,7 +45,14 @@ from .admin_api import (
 from .devices import parse_handle
 from .discover_service import Discoverer
 from .epoch_keeper import EpochKeeper
-from .health import BlockWatch, EngineKind, Vitals, reasons_writes_wait
+from .health import (
+    BlockWatch,
+    EngineKind,
+    KeyWatch,
+    Vitals,
+    key_warnings,
+    reasons_writes_wait,
+)
 from .leases import LeaseKeeper
 from .metrics import NodeMetrics
 from .move_keeper import MoveKeeper
@@ -114,6 +121,7 @@ class NodeService:
         self._clock_us = clock_us
         self._steady_s = steady_s
         self._blocks = BlockWatch(steady_s())
+        self._key_watch = KeyWatch()
         self.outbox = Outbox(
             store,
             chain_id=chain_id,
@@ -216,7 +224,7 @@ class NodeService:
             ready=can_read,
             writes=not reasons,
             reasons=tuple(reasons),
-            warnings=tuple(self._warnings()),
+            warnings=(*self._warnings(), *self._key_warnings()),
         )
         return can_read, answer
 
@@ -266,6 +274,7 @@ class NodeService:
     def _committed(self, head: Head, changes: Sequence[RecordChange]) -> None:
         self.outbox.notify()
         self._blocks.committed(self._steady_s())
+        self._key_missing_s()
         if self._unpublished:
             self._unpublished.difference_update(each.key for each in changes if each.is_stored)
 
@@ -289,6 +298,15 @@ class NodeService:
             "was wiped or restored from an older copy, and a solo node has no blocks to rebuild it "
             "from; import them again, and put named regions again",
         ]
+
+    def _key_warnings(self) -> list[str]:
+        keys, epoch = self.epochs.keys, self._reader.epochs().number
+        return key_warnings(epoch, own_epoch=keys.number, missing_s=self._key_missing_s())
+
+    def _key_missing_s(self) -> float:
+        keys, epoch = self.epochs.keys, self._reader.epochs().number
+        is_here = keys.of(epoch or keys.number) is not None
+        return self._key_watch.looked(is_here=is_here, now_s=self._steady_s())
 
     def _vitals(self) -> Vitals:
         head, view, now_s = self._reader.head, self._view(), self._steady_s()

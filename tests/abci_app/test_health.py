@@ -8,10 +8,13 @@ import pytest
 
 from abci_app.health import (
     HALTED_AFTER_S,
+    KEY_LATE_S,
     STEADY_BLOCKS,
     BlockWatch,
+    KeyWatch,
     Vitals,
     connections_needed,
+    key_warnings,
     reasons_writes_wait,
 )
 
@@ -85,3 +88,25 @@ def test_block_watch_counts_steady_blocks_and_starts_over_after_a_halt() -> None
     assert (watch.steady_blocks, watch.silence_s(125.0)) == (3, 4.0)
     watch.committed(121.0 + HALTED_AFTER_S + 1)
     assert watch.steady_blocks == 0
+
+
+def test_key_is_missing_from_the_first_look_that_misses_it_until_it_is_here() -> None:
+    watch = KeyWatch()
+    looks = [(True, 1.0), (False, 2.0), (False, 9.0), (True, 10.0), (False, 11.0)]
+    assert [watch.looked(is_here=here, now_s=now) for here, now in looks] == [0, 0, 7, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "own", "said"),
+    [
+        (0, 0, ["no privacy epoch has begun", "there are none"]),
+        (7, 6, ["privacy epoch 7 has not come", "still those of epoch 6"]),
+        (7, 0, ["privacy epoch 7 has not come", "there are none"]),
+    ],
+)
+def test_key_that_is_late_is_warned_of_with_what_is_so_meanwhile(
+    epoch: int, own: int, said: list[str]
+) -> None:
+    assert key_warnings(epoch, own_epoch=own, missing_s=KEY_LATE_S - 1) == []
+    [warning] = key_warnings(epoch, own_epoch=own, missing_s=KEY_LATE_S)
+    assert all(each in warning for each in said)

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from abci_app.admin_api import RowOutcome
-from abci_app.schema import Lease, lease_key, unpack
+from abci_app.health import KEY_LATE_S
+from abci_app.schema import EpochStates, Lease, lease_key, unpack
 from edgistry.adapters.leveldb import LevelKeyValue
 from edgistry.api import DiscoverQuery, RegionArea
 from edgistry.cell import resolution_of
+from tests.handle_world import begin_epoch
 
 from .solo_node import NODE_ID, HandClock, SoloNode, kinds, open_solo, row, running
 
@@ -240,6 +242,29 @@ async def test_wiped_registry_is_warned_of_until_the_devices_are_back(tmp_path: 
         assert node.service.ready()[1].warnings[0].startswith("1 devices")
         await node.service.withdraw([first.outcomes[2].handle])
         assert node.service.ready()[1].warnings == ()
+
+
+async def test_node_without_the_key_of_the_epoch_warns_until_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node_in(tmp_path) as node:
+        keys = node.service.epochs.keys
+
+        async def warnings() -> tuple[str, ...]:
+            await node.block()
+            node.clock.advance(KEY_LATE_S + 1)
+            return node.service.ready()[1].warnings
+
+        assert await warnings() == ()
+        keys.put({}, EpochStates(0, None, None, None), epoch_us=1)
+        [warning] = await warnings()
+        assert warning.startswith("no epoch key for")
+        begin_epoch(keys, 1)
+        assert await warnings() == ()
+        states = EpochStates(2, None, None, None)
+        monkeypatch.setattr(node.app.reader, "epochs", lambda: states)
+        [warning] = await warnings()
+        assert "that of privacy epoch 2 has not come" in warning
 
 
 async def test_devices_that_a_restored_registry_has_back_are_withdrawn_again(
