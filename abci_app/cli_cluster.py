@@ -89,6 +89,7 @@ def init(
     hosts: str | None,
     chain_id: str | None,
     lease_s: int,
+    epoch_s: int,
     as_json: bool,
 ) -> None:
     """Make the directories of a new cluster in DIR, which must be empty or missing.
@@ -103,6 +104,7 @@ def init(
         base_port=base_port,
         chain_id=chain_id or new_chain_id(),
         lease_s=lease_s,
+        epoch_s=epoch_s,
     )
     _say_what_may_fail(len(chosen))
     if as_json:

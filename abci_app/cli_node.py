@@ -55,13 +55,14 @@ def init(
     base_port: int,
     chain_id: str | None,
     lease_s: int,
+    epoch_s: int,
     as_json: bool,
 ) -> None:
     """Make a single node in DIR, which must be empty or missing.
 
     For several nodes that agree with each other see `edgistry-node cluster init`. With --engine
     none it is a host: WooFs, handlers and forwards, for a server in the cloud or a laptop, without
-    a registry (--chain-id and --lease-s mean nothing there).
+    a registry (--chain-id, --lease-s and --epoch mean nothing there).
 
     Never run a copy of the directory beside the original, and never restore an old one of a
     cometbft node: two nodes with one key sign different blocks.
@@ -78,6 +79,7 @@ def init(
             base_port=base_port,
             chain_id=chain_id,
             lease_s=lease_s,
+            epoch_s=epoch_s,
         )
     if as_json:
         print_json(

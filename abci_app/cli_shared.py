@@ -66,8 +66,18 @@ class _Duration(click.ParamType):  # type: ignore[type-arg]
             return self.fail(str(error), param, ctx)
 
 
+class _WholeSeconds(_Duration):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if seconds != round(seconds):
+            return self.fail(f"duration {value!r}: a whole number of seconds", param, ctx)
+        return round(seconds)
+
+
 DURATION = _Duration()
 """``90s``, ``5m``, ``2h`` as seconds."""
+WHOLE_SECONDS = _WholeSeconds()
+"""The same, and no fraction of a second."""
 
 
 def option(
@@ -95,7 +105,7 @@ def chain_options(*, ports: str) -> Callable[[Command], Command]:
 
     def add(command: Command) -> Command:
         # The last one added is the first that --help shows.
-        for one in (_LEASE, _CHAIN_ID, _base_port(ports)):
+        for one in (_EPOCH, _LEASE, _CHAIN_ID, _base_port(ports)):
             command = one(command)
         return command
 
@@ -126,6 +136,16 @@ _LEASE: Callable[[Command], Command] = option(
     metavar="SECONDS",
     default=LEASE_S,
     help="How long records stay visible when their node is silent. Part of the genesis.",
+)
+_EPOCH: Callable[[Command], Command] = option(
+    "--epoch",
+    "epoch_s",
+    env="EDGISTRY_EPOCH",
+    type=WHOLE_SECONDS,
+    metavar="DURATION",
+    default="24h",
+    help="How long a privacy epoch lasts: clients' handles are the same for so long, and moves of"
+    " devices wait for its end. Part of the genesis.",
 )
 
 

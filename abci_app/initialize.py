@@ -55,6 +55,7 @@ from .directory import (
 from .schema import GenesisMember, GenesisState, genesis_bytes
 
 LEASE_S = 600
+EPOCH_S = 86_400
 CLUSTER_FILE = "cluster.toml"
 CLUSTER_FILE_TITLE = """\
 The nodes that were made together in this directory. The nodes themselves do not read it."""
@@ -90,6 +91,7 @@ def init_node(
     base_port: int,
     chain_id: str,
     lease_s: int = LEASE_S,
+    epoch_s: int = EPOCH_S,
 ) -> NodeDirectory:
     """Afterwards ``root`` is a node that is a chain of its own.
 
@@ -108,7 +110,7 @@ def init_node(
         cometbft=EngineConfig(rpc_port=base_port + RPC_OFFSET),
     )
     seeds = _Seeds.generate()
-    genesis = _genesis([(name, seeds)], engine, chain_id, lease_s)
+    genesis = _genesis([(name, seeds)], engine, chain_id, lease_s, epoch_s)
     check_socket_paths(root)
     with fresh(root):
         return _write_node(root, config, seeds, genesis_document(genesis))
@@ -140,6 +142,7 @@ def init_cluster(
     base_port: int,
     chain_id: str,
     lease_s: int = LEASE_S,
+    epoch_s: int = EPOCH_S,
 ) -> ClusterConfig:
     """Afterwards ``root`` holds one node directory for each host, ``node0`` …
 
@@ -156,7 +159,7 @@ def init_cluster(
     cluster = ClusterConfig(chain_id=chain_id, base_port=base_port, hosts=hosts)
     seeds = [_Seeds.generate() for _ in hosts]
     named = list(zip(cluster.names, seeds, strict=True))
-    genesis = genesis_document(_genesis(named, "cometbft", chain_id, lease_s))
+    genesis = genesis_document(_genesis(named, "cometbft", chain_id, lease_s, epoch_s))
     configs = _cluster_configs(cluster, seeds)
     check_empty(root)
     check_socket_paths(root / cluster.names[-1])
@@ -175,12 +178,17 @@ def faults_tolerated(nodes: int) -> int:
 
 
 def _genesis(
-    named: list[tuple[str, _Seeds]], engine: EngineKind, chain_id: str, lease_s: int
+    named: list[tuple[str, _Seeds]],
+    engine: EngineKind,
+    chain_id: str,
+    lease_s: int,
+    epoch_s: int,
 ) -> Genesis:
     check_chain_id(chain_id)
     state = GenesisState(
         chain_id=chain_id,
         lease_s=lease_s,
+        epoch_s=epoch_s,
         members=tuple(
             GenesisMember(name=name, public_key=public_key_of(seeds.registry).hex())
             for name, seeds in named

@@ -114,7 +114,7 @@ def test_control_characters_in_a_refusal_cannot_steer_a_terminal(parent: Path) -
 
 
 def test_init_makes_a_solo_node_by_default(parent: Path) -> None:
-    done = invoke("init", parent / "n", "--base-port", "23000", "--lease-s", "30")
+    done = invoke("init", parent / "n", "--base-port", "23000", "--lease-s", "30", "--epoch", "90m")
     assert done.exit_code == 0
     config = tomllib.loads((parent / "n" / "node.toml").read_text())
     assert config["engine"] == "solo"
@@ -123,6 +123,7 @@ def test_init_makes_a_solo_node_by_default(parent: Path) -> None:
     genesis = json.loads((parent / "n" / "genesis.json").read_text())
     assert genesis["validators"] == []
     assert genesis["app_state"]["lease_s"] == 30
+    assert genesis["app_state"]["epoch_s"] == 5400
     assert len(genesis["app_state"]["members"]) == 1
 
 
@@ -156,6 +157,10 @@ def test_init_refuses_a_path_too_long_for_a_socket(parent: Path, command: tuple[
         (("--chain-id", "A B"), "chain id 'A B'"),
         (("--base-port", "65533"), "choose a base port"),
         (("--lease-s", "999999999999"), "lease_s"),
+        (("--epoch", "0s"), "epoch_s is 0; allowed: 1 to"),
+        (("--epoch", "999999d"), "epoch_s"),
+        (("--epoch", "1.5s"), "a whole number of seconds"),
+        (("--epoch", "soon"), "write a number and ms, s, m, h or d"),
     ],
 )
 def test_init_refuses_values_out_of_range_and_makes_nothing(
@@ -201,11 +206,12 @@ def test_a_cluster_is_made_with_the_promised_ports_and_peers(parent: Path) -> No
 
 
 def test_all_nodes_of_a_cluster_have_the_same_genesis(parent: Path) -> None:
-    invoke("cluster", "init", parent / "c")
+    invoke("cluster", "init", parent / "c", "--epoch", "2d")
     genesis = {(parent / "c" / f"node{n}" / "genesis.json").read_bytes() for n in range(4)}
     assert len(genesis) == 1
     document = json.loads(genesis.pop())
     assert [each["name"] for each in document["validators"]] == ["node0", "node1", "node2", "node3"]
+    assert document["app_state"]["epoch_s"] == 2 * 86_400
     assert document["consensus_params"]["block"]["max_bytes"] == "2000000"
 
 
