@@ -11,6 +11,8 @@ from hypothesis import settings
 
 from abci_app.engine import find_engine
 
+from .ports import reserve_ports
+
 # The same examples in every run: what passed here passes elsewhere. HYPOTHESIS_PROFILE=search looks
 # for new ones.
 settings.register_profile("edgistry", derandomize=True, deadline=None)
@@ -30,3 +32,10 @@ def _nobody_s_own_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         yield
+
+
+@pytest.fixture
+def reserved_port() -> Iterator[int]:
+    """The first of four ports that nobody else takes, whoever of the test's own comes and goes."""
+    with reserve_ports() as ports:
+        yield ports.base

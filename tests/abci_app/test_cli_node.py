@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import signal
 import socket
 import stat
@@ -22,7 +21,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from abci_app.cli import program
-from abci_app.config import PEER_LINK_OFFSET
 from abci_app.consensus import check_port_free
 from abci_app.directory import NodeDirectory, running_pid
 from abci_app.launch import node_program
@@ -296,8 +294,8 @@ def test_a_missing_engine_is_named_with_its_remedy(parent: Path) -> None:
     assert "engine install" in done.stderr
 
 
-def test_a_key_of_another_cluster_is_noticed(parent: Path) -> None:
-    invoke("init", parent / "a", "--base-port", free_port())
+def test_a_key_of_another_cluster_is_noticed(parent: Path, reserved_port: int) -> None:
+    invoke("init", parent / "a", "--base-port", reserved_port)
     invoke("init", parent / "b")
     (parent / "b/keys/registry.key").replace(parent / "a/keys/registry.key")
     done = invoke("run", parent / "a")
@@ -308,25 +306,12 @@ def test_a_key_of_another_cluster_is_noticed(parent: Path) -> None:
 # --- a solo node --------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    """Free like the ports after it that a node checks, and none that a connection could take."""
-    while True:
-        port = 26_000 + 10 * secrets.randbelow(90)
-        try:
-            for each in range(port, port + PEER_LINK_OFFSET + 1):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", each))
-        except OSError:
-            continue
-        return port
-
-
 class Solo:
     """A solo node in a process of its own."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, base_port: int) -> None:
         self.directory = NodeDirectory(root)
-        done = invoke("init", root, "--base-port", free_port())
+        done = invoke("init", root, "--base-port", base_port)
         assert done.exit_code == 0, done.output
         self.process: subprocess.Popen[str] | None = None
 
@@ -356,8 +341,8 @@ class Solo:
 
 
 @pytest.fixture
-def solo(parent: Path) -> Iterator[Solo]:
-    node = Solo(parent / "n")
+def solo(parent: Path, reserved_port: int) -> Iterator[Solo]:
+    node = Solo(parent / "n", reserved_port)
     yield node
     if node.process is not None and node.process.poll() is None:
         node.end(signal.SIGKILL)
@@ -390,18 +375,17 @@ def test_a_node_that_does_not_run_exits_with_cannot_reach(solo: Solo) -> None:
 
 
 def test_two_nodes_on_one_port_are_told_apart(
-    parent: Path, monkeypatch: pytest.MonkeyPatch
+    parent: Path, reserved_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_once = partial(check_port_free, tries_s=0.0)
     monkeypatch.setattr("abci_app.node.check_port_free", at_once)
     with socket.socket() as other:
-        other.bind(("127.0.0.1", free_port()))
+        other.bind(("127.0.0.1", reserved_port))
         other.listen()
-        port = other.getsockname()[1]
-        assert invoke("init", parent / "m", "--base-port", port).exit_code == 0
+        assert invoke("init", parent / "m", "--base-port", reserved_port).exit_code == 0
         done = invoke("run", parent / "m")
     assert done.exit_code == 1
-    assert f"port {port} on 127.0.0.1 (api in node.toml) is in use" in done.stderr
+    assert f"port {reserved_port} on 127.0.0.1 (api in node.toml) is in use" in done.stderr
 
 
 async def make_registry(path: Path) -> None:
@@ -411,8 +395,8 @@ async def make_registry(path: Path) -> None:
     registry.close()
 
 
-def test_a_registry_of_another_chain_is_noticed(parent: Path) -> None:
-    invoke("init", parent / "m", "--base-port", free_port())
+def test_a_registry_of_another_chain_is_noticed(parent: Path, reserved_port: int) -> None:
+    invoke("init", parent / "m", "--base-port", reserved_port)
     asyncio.run(make_registry(parent / "m" / "data" / "registry.ldb"))
     done = invoke("run", parent / "m")
     assert done.exit_code == 1

@@ -23,7 +23,7 @@ from edgistry.captext import danger_text
 from edgistry.errors import NoRegistryError
 from edgistry.rights import Right
 from tests.cut_link import CutLink
-from tests.integration.harness import reserve_ports
+from tests.ports import reserve_ports
 
 from .hosts import HostProcess
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 from random import Random
@@ -15,6 +14,7 @@ import pytest
 from edgistry.adapters.leveldb import LevelKeyValue
 from edgistry.woof_store import WoofStore
 from tests.cut_link import CutLink
+from tests.ports import reserve_ports
 
 from .forwarding_programs import (
     CLOUD_DB,
@@ -57,13 +57,6 @@ class Sides(Nursery):
         super().__exit__(*details)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 def elements(path: Path, name: str) -> list[bytes]:
     store = LevelKeyValue(path)
     try:
@@ -74,8 +67,12 @@ def elements(path: Path, name: str) -> list[bytes]:
 
 def kill_and_cut(kills: int, seeded: Random) -> None:
     """Kill both sides so many times altogether; then everything has arrived once, in order."""
-    with memory_directory() as directory, CutLink(cloud := free_port()) as link:
-        write_ports(directory, cloud=cloud, link=link.port)
+    with (
+        memory_directory() as directory,
+        reserve_ports() as ports,
+        CutLink(ports.base) as link,
+    ):
+        write_ports(directory, cloud=ports.base, link=link.port)
         with Sides(directory) as sides:
             for program in (serve_cloud, put_and_forward):
                 sides.start(program)

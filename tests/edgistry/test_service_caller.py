@@ -20,6 +20,7 @@ from edgistry.requests_api import KnownOutcome, RequestAnswer
 from tests.abci_app.desk_world import CLIENT, GRANT, SERVICE_KEY, Desks, desks
 from tests.abci_app.test_submit_and_wait import server_of
 from tests.handle_world import handle_for
+from tests.ports import reserve_ports
 
 LIMIT_S = 20.0
 HANDLE = handle_for(SERVICE_KEY, client_id=CLIENT)
@@ -41,14 +42,15 @@ class Counting:
 
 @contextlib.asynccontextmanager
 async def called() -> AsyncIterator[tuple[Desks, HttpServer, int, Counting]]:
-    async with desks() as world:
-        server, counting = server_of(world), Counting()
-        counting.watch(server)
-        port = await server.listen_tcp("127.0.0.1", 0)
-        try:
-            yield world, server, port, counting
-        finally:
-            await server.stop(grace_s=0)
+    with reserve_ports() as ports:
+        async with desks() as world:
+            server, counting = server_of(world), Counting()
+            counting.watch(server)
+            port = await server.listen_tcp("127.0.0.1", ports.base)
+            try:
+                yield world, server, port, counting
+            finally:
+                await server.stop(grace_s=0)
 
 
 def caller_of(world: Desks, http: HttpClient) -> ServiceCaller:

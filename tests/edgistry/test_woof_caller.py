@@ -53,25 +53,26 @@ async def test_put_whose_answer_was_lost_is_sent_again_and_done_once() -> None:
         assert world.woofs.woofs.latest("ns/w") == 1
 
 
-async def test_node_that_is_restarted_again_and_again_gets_every_put_once() -> None:
+async def test_node_that_is_restarted_again_and_again_gets_every_put_once(
+    reserved_port: int,
+) -> None:
     store = MemoryKeyValue()
     chance = random.Random(5)
-    async with woof_world(store) as first:
+    async with woof_world(store, port=reserved_port) as first:
         await first.woofs.create("ns/w", 999)
-        port = int(first.at.rpartition(":")[2])
         async with NodeClient(
             first.at, ROOT, timeout_s=60, patience_s=60, clock_us=first.clock
         ) as node:
             puts = [asyncio.create_task(node.put("ns/w", b"%d" % n)) for n in range(300)]
             await first.stop()
             for _ in range(10):
-                async with woof_world(store, port=port) as world:
+                async with woof_world(store, port=reserved_port) as world:
                     latest = world.woofs.woofs.latest
                     wanted = min(300, latest("ns/w") + chance.randrange(60))
                     async with asyncio.timeout(20):
                         while latest("ns/w") < wanted:  # noqa: ASYNC110
                             await asyncio.sleep(0.001)
-            async with woof_world(store, port=port) as world:
+            async with woof_world(store, port=reserved_port) as world:
                 numbers = await asyncio.gather(*puts)
                 there = dict(world.woofs.woofs.scan("ns/w"))
     assert there == {number: b"%d" % n for n, number in enumerate(numbers)}

@@ -83,22 +83,23 @@ async def test_follow_from_now_on_begins_with_the_tail() -> None:
         await silent.aclose()
 
 
-async def test_follow_goes_on_when_the_node_comes_back() -> None:
+async def test_follow_goes_on_when_the_node_comes_back(reserved_port: int) -> None:
     store = MemoryKeyValue()
-    async with woof_world(store) as world:
-        port = int(world.at.rpartition(":")[2])
-        async with NodeClient(world.at, ROOT, clock_us=world.clock) as node:
-            await node.create("ns/w", 100)
-            await node.put("ns/w", b"1")
-            elements = node.follow("ns/w", 1)
-            assert await take(elements, 1) == [(1, b"1")]
-            coming = asyncio.create_task(take(elements, 2))
-            await world.stop()
-            async with woof_world(store, port=port) as again:
-                for number in (2, 3):
-                    await again.woofs.put("ns/w", b"%d" % number)
-                assert await coming == [(2, b"2"), (3, b"3")]
-                await elements.aclose()
+    async with (
+        woof_world(store, port=reserved_port) as world,
+        NodeClient(world.at, ROOT, clock_us=world.clock) as node,
+    ):
+        await node.create("ns/w", 100)
+        await node.put("ns/w", b"1")
+        elements = node.follow("ns/w", 1)
+        assert await take(elements, 1) == [(1, b"1")]
+        coming = asyncio.create_task(take(elements, 2))
+        await world.stop()
+        async with woof_world(store, port=reserved_port) as again:
+            for number in (2, 3):
+                await again.woofs.put("ns/w", b"%d" % number)
+            assert await coming == [(2, b"2"), (3, b"3")]
+            await elements.aclose()
 
 
 async def test_follow_gives_up_when_the_node_stays_away() -> None:
@@ -203,25 +204,26 @@ async def test_following_ends_when_the_woof_is_deleted() -> None:
             await coming
 
 
-async def test_another_woof_of_the_name_is_not_taken_for_the_first() -> None:
+async def test_another_woof_of_the_name_is_not_taken_for_the_first(reserved_port: int) -> None:
     store = MemoryKeyValue()
-    async with woof_world(store) as world:
-        port = int(world.at.rpartition(":")[2])
-        async with NodeClient(world.at, ROOT, clock_us=world.clock) as node:
-            await node.create("ns/w", 100)
-            await node.put("ns/w", b"x")
-            elements = node.follow("ns/w", 1)
-            await take(elements, 1)
-            coming = asyncio.create_task(take(elements, 1))
-            await world.stop()
-            async with woof_world(store) as hidden:
-                await hidden.woofs.delete("ns/w")
-                await hidden.woofs.create("ns/w", 100)
-                for _ in range(3):
-                    await hidden.woofs.put("ns/w", b"y")
-            async with woof_world(store, port=port):
-                with pytest.raises(MissingWoofError, match="another"):
-                    await coming
+    async with (
+        woof_world(store, port=reserved_port) as world,
+        NodeClient(world.at, ROOT, clock_us=world.clock) as node,
+    ):
+        await node.create("ns/w", 100)
+        await node.put("ns/w", b"x")
+        elements = node.follow("ns/w", 1)
+        await take(elements, 1)
+        coming = asyncio.create_task(take(elements, 1))
+        await world.stop()
+        async with woof_world(store) as hidden:
+            await hidden.woofs.delete("ns/w")
+            await hidden.woofs.create("ns/w", 100)
+            for _ in range(3):
+                await hidden.woofs.put("ns/w", b"y")
+        async with woof_world(store, port=reserved_port):
+            with pytest.raises(MissingWoofError, match="another"):
+                await coming
 
 
 async def test_number_that_is_far_ahead_is_refused() -> None:

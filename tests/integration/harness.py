@@ -13,18 +13,15 @@ never comes true fails with what every node said last.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -38,14 +35,14 @@ from edgistry.adapters.node_client import BlockingNodeClient
 from edgistry.api import ReadyAnswer, StatusAnswer
 from edgistry.errors import Refused
 
+from ..ports import reserve_ports
+
 T = TypeVar("T")
 
 POLL_S = 0.1
 READY_S = 60.0
 """How long a cluster may take to become ready, and to recover: two cores are shared."""
 COMMAND_S = 180.0
-_PORT_RANGE = range(20000, 32000, 100)
-"""Below the ports that the kernel hands out by itself."""
 
 
 class Cluster:
@@ -324,50 +321,3 @@ def tail(path: Path, lines: int) -> str:
     except OSError:
         return ""
     return "\n".join(text.splitlines()[-lines:])
-
-
-# --- ports -------------------------------------------------------------------------------------
-
-
-class ReservedPorts:
-    """Ports that no other test process of this machine takes, until they are released."""
-
-    def __init__(self, base: int, lock: int) -> None:
-        self.base = base
-        self._lock = lock
-
-    def release(self) -> None:
-        """Let others have them."""
-        os.close(self._lock)
-
-
-def reserve_ports(nodes: int) -> ReservedPorts:
-    """Free ports for a cluster of ``nodes`` (at most ten)."""
-    bases = list(_PORT_RANGE)
-    random.SystemRandom().shuffle(bases)
-    for base in bases:
-        lock = os.open(f"/tmp/edgistry-test-ports-{base}", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            continue
-        if all(_is_free(port) for port in _ports_of(base, nodes)):
-            return ReservedPorts(base, lock)
-        os.close(lock)
-    raise AssertionError("no free ports for a cluster")
-
-
-def _ports_of(base: int, nodes: int) -> Iterator[int]:
-    for number in range(nodes):
-        yield from range(base + PORTS_PER_NODE * number, base + PORTS_PER_NODE * number + 4)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

@@ -32,7 +32,7 @@ from edgistry.adapters.node_client import BlockingNodeClient
 from edgistry.errors import NoEpochKeyError
 
 from ..abci_app.hosts import HostProcess
-from .harness import reserve_ports
+from ..ports import reserve_ports
 
 PLACE = (46.0, 8.0)
 _PROGRAMS = {

@@ -22,7 +22,8 @@ from abci_app.directory import NodeDirectory
 from abci_app.launch import node_program
 from edgistry.adapters.crypto import generate_signing_key, public_key_of
 
-from .harness import Cluster, reserve_ports, tail
+from ..ports import reserve_ports
+from .harness import Cluster, tail
 
 pytestmark = pytest.mark.engine
 

@@ -20,7 +20,7 @@ from abci_app.launch import last_words, start_node
 from edgistry.errors import CannotReachError, Refused
 
 from ..abci_app.solo_node import row
-from .harness import reserve_ports
+from ..ports import reserve_ports
 
 ROWS = 512 * 5
 KILLS = 2
@@ -29,13 +29,12 @@ START_S = 60.0
 
 @pytest.fixture
 def layout() -> Iterator[NodeDirectory]:
-    ports = reserve_ports(1)
-    try:
-        with tempfile.TemporaryDirectory(prefix="edg", dir="/tmp") as directory:
-            root = Path(directory) / "n"
-            yield init_node(root, name="n", engine="solo", base_port=ports.base, chain_id="killed")
-    finally:
-        ports.release()
+    with (
+        reserve_ports() as ports,
+        tempfile.TemporaryDirectory(prefix="edg", dir="/tmp") as directory,
+    ):
+        root = Path(directory) / "n"
+        yield init_node(root, name="n", engine="solo", base_port=ports.base, chain_id="killed")
 
 
 def start(layout: NodeDirectory) -> subprocess.Popen[bytes]:

@@ -34,8 +34,8 @@ from edgistry.errors import NoEpochKeyError, Refused
 from edgistry.requests_api import SubmitBody, to_text
 
 from ..abci_app.hosts import LIMIT_S, HostProcess
+from ..ports import reserve_ports
 from .agents import AgentProcess
-from .harness import reserve_ports
 from .sleeping import NodeProcess
 
 WOOF = "sensors/air"
