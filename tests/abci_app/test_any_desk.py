@@ -18,7 +18,7 @@ from abci_app.discovery import ServiceIndex
 from abci_app.grants import GrantDesk
 from abci_app.memberships import Memberships
 from abci_app.peer_api import PassedAnyGrant
-from edgistry.adapters.any_caller import request_any_grant
+from edgistry.adapters.any_caller import _Attempt, request_any_grant
 from edgistry.adapters.crypto import sealing_public_key_of, signer
 from edgistry.adapters.grant_client import ClientKeys
 from edgistry.adapters.http import HttpClient
@@ -31,6 +31,7 @@ from edgistry.anycast_api import (
     read_any_body,
 )
 from edgistry.api import CellArea, DiscoverQuery
+from edgistry.calls import CallResult
 from edgistry.codec import encode_json, replace
 from edgistry.errors import (
     BadReplyError,
@@ -414,6 +415,20 @@ async def test_any_one_service_answers_the_call() -> None:
         assert len(world.choices) == 0
 
 
+@pytest.fixture
+def staying(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set when a call has run out of patience, and stays with the service that it was given to."""
+    decided = asyncio.Event()
+    finish = _Attempt.finish
+
+    async def stays(attempt: _Attempt, wait_s: float, *, acknowledge: bool) -> CallResult:
+        decided.set()
+        return await finish(attempt, wait_s, acknowledge=acknowledge)
+
+    monkeypatch.setattr(_Attempt, "finish", stays)
+    return decided
+
+
 class Switching:
     """Tickets and news of a call that changes its mind."""
 
@@ -445,16 +460,18 @@ async def test_a_call_that_no_device_was_handed_is_given_to_another_once_it_is_c
         assert len(world.executed) == 1
 
 
-async def test_a_call_that_changes_something_stays_where_a_device_was_handed_it() -> None:
+async def test_a_call_that_changes_something_stays_where_a_device_was_handed_it(
+    staying: asyncio.Event,
+) -> None:
     async with any_world(2) as world:
         seen = Switching()
         calling = asyncio.create_task(
-            call(world, "open", patience_s=0.2, keep=seen.keep, news=seen.news, wait_s=5.0)
+            call(world, "open", patience_s=0.5, keep=seen.keep, news=seen.news)
         )
         await until(world, 1)
         device = world.device_of(behind(world, seen.handles[0]))
         await handed(world, device)  # and says nothing yet
-        await asyncio.sleep(0.4)
+        await asyncio.wait_for(staying.wait(), 10)
         assert await answered(world, calling, world.devices.index(device)) == device.id
         assert (len(seen.handles), len(world.executed)) == (1, 1)
 
@@ -462,7 +479,7 @@ async def test_a_call_that_changes_something_stays_where_a_device_was_handed_it(
 async def test_a_call_that_only_reads_is_given_to_another_whatever_became_of_the_first() -> None:
     async with any_world(2) as world:
         seen = Switching()
-        calling = asyncio.create_task(call(world, patience_s=0.2, keep=seen.keep, news=seen.news))
+        calling = asyncio.create_task(call(world, patience_s=0.5, keep=seen.keep, news=seen.news))
         await until(world, 1)
         first = world.device_of(behind(world, seen.handles[0]))
         await handed(world, first)  # and vanishes with it
@@ -471,14 +488,13 @@ async def test_a_call_that_only_reads_is_given_to_another_whatever_became_of_the
         assert await answered(world, calling, other) == world.devices[other].id
 
 
-async def test_a_call_with_nobody_else_to_ask_waits_on() -> None:
+async def test_a_call_with_nobody_else_to_ask_waits_on(staying: asyncio.Event) -> None:
     async with any_world(1) as world:
         seen = Switching()
         calling = asyncio.create_task(
             call(world, "open", patience_s=0.05, keep=seen.keep, news=seen.news)
         )
-        await until(world, 1)
-        await asyncio.sleep(0.2)
+        await asyncio.wait_for(staying.wait(), 10)
         assert await answered(world, calling, 0) == world.devices[0].id
         assert len(seen.handles) == 1
 

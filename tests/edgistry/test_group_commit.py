@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
+from edgistry.adapters import group_commit
 from edgistry.adapters.group_commit import QUICK_S, Changes, GroupCommitter
 from edgistry.errors import DiskFullError, UnavailableError
 from edgistry.kv import Change, MemoryKeyValue
@@ -367,20 +368,34 @@ async def test_a_large_amount_is_split_into_several_batches(
 
 
 class Timed(MemoryKeyValue):
-    """Remembers who wrote, and takes as long as the test says."""
+    """Remembers who wrote, and takes as long as the test says, by a clock of its own."""
 
     def __init__(self) -> None:
         super().__init__()
         self.writers: list[threading.Thread] = []
         self.batches: list[int] = []
         self.takes_s = 0.0
+        self.now_s = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
 
     def write(self, changes: Iterable[Change], *, sync: bool) -> None:
         batch = list(changes)
         self.writers.append(threading.current_thread())
         self.batches.append(len(batch))
-        time.sleep(self.takes_s)
+        self.now_s += self.takes_s
         super().write(batch, sync=sync)
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Timed, GroupCommitter]]:
+    """However long this machine lets a write wait for its turn."""
+    store = Timed()
+    monkeypatch.setattr(group_commit, "time", store)
+    committer = GroupCommitter(store)
+    yield store, committer
+    committer.close()
 
 
 async def trusted(store: Timed, committer: GroupCommitter) -> None:
@@ -392,21 +407,22 @@ async def trusted(store: Timed, committer: GroupCommitter) -> None:
     store.batches.clear()
 
 
-async def test_loop_writes_by_itself_where_the_disk_is_quick() -> None:
-    store = Timed()
-    committer = GroupCommitter(store)
+async def test_loop_writes_by_itself_where_the_disk_is_quick(
+    timed: tuple[Timed, GroupCommitter],
+) -> None:
+    store, committer = timed
     await committer.commit(change(0))
     assert store.writers[0] is not threading.current_thread(), "nothing is known of the disk yet"
     await trusted(store, committer)
     await asyncio.gather(*(committer.commit(change(number)) for number in range(10)))
     assert store.batches == [10], "what is handed over in one turn shares one sync"
     assert store.writers == [threading.current_thread()]
-    committer.close()
 
 
-async def test_disk_that_is_slow_once_does_not_hold_up_the_loop_again() -> None:
-    store = Timed()
-    committer = GroupCommitter(store)
+async def test_disk_that_is_slow_once_does_not_hold_up_the_loop_again(
+    timed: tuple[Timed, GroupCommitter],
+) -> None:
+    store, committer = timed
     await trusted(store, committer)
     store.takes_s = QUICK_S * 2
     for number in range(3):
@@ -416,12 +432,12 @@ async def test_disk_that_is_slow_once_does_not_hold_up_the_loop_again() -> None:
     assert threading.current_thread() not in others
     store.takes_s = 0.0
     await trusted(store, committer)
-    committer.close()
 
 
-async def test_failure_of_a_write_in_the_loop_is_told_as_any_other() -> None:
-    store = Timed()
-    committer = GroupCommitter(store)
+async def test_failure_of_a_write_in_the_loop_is_told_as_any_other(
+    timed: tuple[Timed, GroupCommitter],
+) -> None:
+    store, committer = timed
     calls = []
     committer.on_failure = lambda: calls.append(committer.lock.locked())
     await trusted(store, committer)
@@ -438,12 +454,12 @@ async def test_failure_of_a_write_in_the_loop_is_told_as_any_other() -> None:
     store.write = right  # type: ignore[method-assign]
     await committer.commit(change(7))
     assert store.get(b"0007") == b"value"
-    committer.close()
 
 
-async def test_threads_and_a_loop_that_writes_by_itself_wait_for_each_other() -> None:
-    store = Timed()
-    committer = GroupCommitter(store)
+async def test_threads_and_a_loop_that_writes_by_itself_wait_for_each_other(
+    timed: tuple[Timed, GroupCommitter],
+) -> None:
+    store, committer = timed
     await trusted(store, committer)
 
     def thread(number: int) -> None:
@@ -461,12 +477,12 @@ async def test_threads_and_a_loop_that_writes_by_itself_wait_for_each_other() ->
             *(task(number) for number in range(4, 8)),
         )
     assert sum(store.batches) == 8 * 50
-    committer.close()
 
 
-async def test_closing_writes_what_a_loop_was_about_to_write() -> None:
-    store = Timed()
-    committer = GroupCommitter(store)
+async def test_closing_writes_what_a_loop_was_about_to_write(
+    timed: tuple[Timed, GroupCommitter],
+) -> None:
+    store, committer = timed
     await trusted(store, committer)
     with committer.lock:
         future = committer.hand_over(Changes(change(1)))
@@ -475,9 +491,10 @@ async def test_closing_writes_what_a_loop_was_about_to_write() -> None:
     assert store.get(b"0001") == b"value"
 
 
-def test_loop_that_ended_before_it_wrote_holds_up_no_later_one() -> None:
-    store = Timed()
-    committer = GroupCommitter(store)
+def test_loop_that_ended_before_it_wrote_holds_up_no_later_one(
+    timed: tuple[Timed, GroupCommitter],
+) -> None:
+    store, committer = timed
 
     async def hand_over_and_leave() -> None:
         await trusted(store, committer)
@@ -491,4 +508,3 @@ def test_loop_that_ended_before_it_wrote_holds_up_no_later_one() -> None:
     loop.close()
     asyncio.run(asyncio.wait_for(committer.commit(change(2)), LIMIT_S))
     assert store.get(b"0001") == store.get(b"0002") == b"value"
-    committer.close()
