@@ -36,13 +36,15 @@ from edgistry.api import ReadyAnswer, StatusAnswer
 from edgistry.errors import Refused
 
 from ..ports import reserve_ports
+from .programs import run
 
 T = TypeVar("T")
 
 POLL_S = 0.1
 READY_S = 60.0
 """How long a cluster may take to become ready, and to recover: two cores are shared."""
-COMMAND_S = 180.0
+BEAT_S = 2
+"""Between two blocks of an idle chain; 10 s without this, which is long to wait for one."""
 
 
 class Cluster:
@@ -58,7 +60,8 @@ class Cluster:
         self.parent = Path(tempfile.mkdtemp(prefix="edg", dir="/tmp"))
         self.root = self.parent / "c"
         self.size = nodes
-        self.environment = {**os.environ, **(environment or {})}
+        beat = {"CMT_CONSENSUS_CREATE_EMPTY_BLOCKS_INTERVAL": f"{BEAT_S}s"}
+        self.environment = {**os.environ, **beat, **(environment or {})}
         self._ports = reserve_ports(nodes)
         self.base_port = self._ports.base
         self.chain_id = f"test-{self.base_port}"
@@ -294,18 +297,9 @@ class Cluster:
 
     def command(self, *words: str, accept: tuple[int, ...] = (0,)) -> str:
         """Run ``edgistry-node`` with these words; what it printed on stdout."""
-        done = subprocess.run(
-            [*node_program(), *words],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_S,
-            env=self.environment,
-            check=False,
-        )
-        assert done.returncode in accept, (
-            f"edgistry-node {' '.join(words)} exited with {done.returncode}\n"
-            f"{done.stdout}{done.stderr}"
+        done = run("edgistry-node", *words, check=False, environment=self.environment)
+        assert done.exit_code in accept, (
+            f"edgistry-node {' '.join(words)} exited with {done.exit_code}\n{done.output}"
         )
         return done.stdout
 

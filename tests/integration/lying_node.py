@@ -85,6 +85,8 @@ class LyingEntryDesk(EntryDesk):
         wait_s: float = 0,
         known: str | None = None,
     ) -> RequestAnswer:
+        if told() == ENDED:
+            wait_s = 0.0  # it need not wait for an end
         return _changed(await super().fetch(request, fetch_key, wait_s=wait_s, known=known))
 
 

@@ -16,15 +16,11 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-import abci_app.cli
-import client.cli
-import device_agent.cli
 from abci_app.initialize import init_node
 from device_agent.config import AgentConfig, CycleConfig, HandlersConfig, RadioConfig
 from device_agent.directory import AgentDirectory, create
@@ -33,13 +29,9 @@ from edgistry.errors import NoEpochKeyError
 
 from ..abci_app.hosts import HostProcess
 from ..ports import reserve_ports
+from .programs import run
 
 PLACE = (46.0, 8.0)
-_PROGRAMS = {
-    "edgistry": client.cli.program,
-    "edgistry-agent": device_agent.cli.program,
-    "edgistry-node": abci_app.cli.program,
-}
 
 
 class NodeProcess(HostProcess):
@@ -51,6 +43,9 @@ class NodeProcess(HostProcess):
         self.layout = init_node(
             root, name="home", engine="solo", base_port=port, chain_id="chain-test"
         )
+        text = self.layout.config_file.read_text()
+        assert "slot_ms = 250" in text, text
+        self.layout.config_file.write_text(text.replace("slot_ms = 250", "slot_ms = 0"))
         self.port = port
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -225,18 +220,3 @@ type = "{type}"
 name = "read"
 read = true
 """
-
-
-def run(
-    program: str,
-    *words: str,
-    typed: str = "",
-    check: bool = True,
-    environment: Mapping[str, str] | None = None,
-) -> Result:
-    """What ``program`` prints, and its exit code."""
-    done = CliRunner().invoke(
-        _PROGRAMS[program], words, input=typed, env=environment, catch_exceptions=False
-    )
-    assert done.exit_code == 0 or not check, f"{program} {words}: {done.output}"
-    return done

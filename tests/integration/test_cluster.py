@@ -23,7 +23,7 @@ from abci_app.launch import node_program
 from edgistry.adapters.crypto import generate_signing_key, public_key_of
 
 from ..ports import reserve_ports
-from .harness import Cluster, tail
+from .harness import READY_S, Cluster, tail
 
 pytestmark = pytest.mark.engine
 
@@ -107,7 +107,13 @@ def test_status_shows_every_node_in_the_promised_form(cluster: Cluster) -> None:
 
 
 def test_a_second_process_on_a_directory_is_refused(cluster: Cluster) -> None:
-    cluster.command("run", str(cluster.directory(0).root), accept=(1,))
+    second = subprocess.run(
+        [*node_program(), "run", cluster.directory(0).root],
+        stderr=subprocess.DEVNULL,
+        timeout=READY_S,
+        check=False,
+    )
+    assert second.returncode == 1
     assert cluster.is_running(0)
 
 

@@ -7,7 +7,6 @@ that far (docs/devices.md): only that it passes on what others changed can be te
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,12 +92,9 @@ def home(liars: tuple[Liar, Liar]) -> Iterator[Liar]:
 
 
 @pytest.fixture(scope="module")
-def devices(cluster: Cluster, liars: tuple[Liar, Liar]) -> Iterator[tuple[Device, Device]]:
+def devices(cluster: Cluster, liars: tuple[Liar, Liar]) -> tuple[Device, Device]:
     """Two devices at one home node, ready and asleep."""
-    devices = Device(cluster), Device(cluster, "lock")
-    yield devices
-    for device in devices:
-        shutil.rmtree(device.root, ignore_errors=True)
+    return Device(cluster), Device(cluster, "lock")
 
 
 @pytest.fixture(scope="module")

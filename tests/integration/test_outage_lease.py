@@ -19,9 +19,9 @@ from .registering import discovered, missing, register, wait_shown
 
 pytestmark = pytest.mark.engine
 
-LEASE_S = 40
-"""Renewed every 13 s. An outage leaves what was left of it, less one beat of 10 s: enough for a
-node that comes back a little later than the others."""
+LEASE_S = 27
+"""Renewed every 9 s. An outage leaves what was left of it, less one beat: enough for a node that
+comes back a little later than the others."""
 DELETE_AFTER_S = 1
 
 

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from device_agent.directory import AgentDirectory
 from edgistry.adapters.grant_client import ClientKeys, request_grant
 from edgistry.adapters.http import HttpClient
 from edgistry.adapters.node_client import BlockingNodeClient
@@ -24,67 +19,46 @@ from edgistry.errors import BadTagError, NoEpochKeyError
 from edgistry.requests_api import RequestAnswer
 
 from .harness import Cluster
+from .sleeping import SleepingDevice
 
 pytestmark = pytest.mark.engine
 
 ENTRY, HOME = 0, 1
 COMMAND_S = 60.0
 HANDLERS = """
-import pathlib
-from edgistry.handlers import handler
-
 @handler
 async def read(context, woof, seq, element):
-    with (pathlib.Path(__file__).parent / "effects").open("ab") as file:
-        file.write(element + b"\\n")
+    note(element)
     return b"did " + element
 
 @handler
 async def unlock(context, woof, seq, element):
     return await read(context, woof, seq, b"unlocked")
 """
-_READ = "fresh_s = 60"
-_MANIFEST = """fresh_s = 0
-
+MANIFEST = """
+lat = 46.0
+lon = 8.0
+[[service]]
+type = "{type}"
+[[service.action]]
+name = "read"
+read = true
 [[service.action]]
 name = "unlock"
 """
 
 
-class Device:
-    """The agent's program in a directory beside the cluster; it runs once whenever it is told."""
+class Device(SleepingDevice):
+    """A sleeping device beside the cluster, paired with one of its nodes."""
 
     def __init__(self, cluster: Cluster, type_name: str = "thermometer") -> None:
-        self.root = cluster.parent / f"device-{type_name}"
-        self._agent("init", "--type", type_name, "--lat", "46", "--lon", "8")
-        files = AgentDirectory(self.root)
-        manifest = files.manifest_file.read_text().replace(_READ, _MANIFEST)
-        files.manifest_file.write_text(manifest)
-        for path in files.handlers_dir.glob("*.py"):
-            path.write_text(HANDLERS)
-        self._effects = files.handlers_dir / "effects"
-        code = cluster.command("pair-code", str(cluster.directory(HOME).root)).strip()
-        self._agent("pair", "--node", cluster.api(HOME), "--code", "-", text=code)
-
-    def _agent(self, command: str, *words: str, text: str = "") -> None:
-        program = Path(sys.executable).with_name("edgistry-agent")
-        done = subprocess.run(
-            [program, command, str(self.root), *words],
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_S,
-            check=False,
+        super().__init__(
+            cluster.parent / f"device-{type_name}",
+            manifest=MANIFEST.format(type=type_name),
+            handlers=HANDLERS,
         )
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-
-    def wake(self) -> None:
-        """One wake of the device."""
-        self._agent("run", "--once")
-
-    def effects(self) -> list[str]:
-        """What it has done, in order."""
-        return self._effects.read_text().split() if self._effects.exists() else []
+        code = cluster.command("pair-code", str(cluster.directory(HOME).root))
+        self.agent("pair", "--node", cluster.api(HOME), "--code", "-", typed=code)
 
 
 class Client:
@@ -168,11 +142,9 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def device(cluster: Cluster) -> Iterator[Device]:
+def device(cluster: Cluster) -> Device:
     """A device at home at one node, ready and asleep."""
-    device = Device(cluster)
-    yield device
-    shutil.rmtree(device.root, ignore_errors=True)
+    return Device(cluster)
 
 
 @pytest.fixture(scope="module")

@@ -87,6 +87,11 @@ CONFIG = AgentConfig(
     handlers=HandlersConfig(module="station"),
 )
 
+MANY_KILLS = pytest.mark.parametrize(
+    "kills",
+    [pytest.param(6, id="6-kills"), pytest.param(90, id="90-kills", marks=pytest.mark.soak)],
+)
+
 pytestmark = pytest.mark.engine
 
 
@@ -217,10 +222,7 @@ def chain(is_placed: bool) -> Iterator[Chain]:
         yield chain
 
 
-@pytest.mark.parametrize(
-    "kills",
-    [pytest.param(9, id="9-kills"), pytest.param(90, id="90-kills", marks=pytest.mark.soak)],
-)
+@MANY_KILLS
 def test_every_reading_reaches_the_cloud_once_however_often_any_of_the_three_is_killed(
     chain: Chain, kills: int
 ) -> None:
@@ -229,11 +231,12 @@ def test_every_reading_reaches_the_cloud_once_however_often_any_of_the_three_is_
     assert found == chain.agent.elements(WOOF), "in the order in which they were taken"
 
 
+@MANY_KILLS
 @pytest.mark.parametrize("is_placed", [True])
 def test_handler_at_the_home_node_runs_once_on_each_reading_however_often_any_is_killed(
-    chain: Chain,
+    chain: Chain, kills: int
 ) -> None:
-    found = arrived_in_spite_of(9, chain)
+    found = arrived_in_spite_of(kills, chain)
     taken = [b"nothing", *chain.agent.elements(WOOF)]
     assert len(taken) == chain.sent + 1
     # One that a kill had interrupted waits, and others go before it.
