@@ -43,6 +43,7 @@ T = TypeVar("T")
 POLL_S = 0.1
 READY_S = 60.0
 """How long a cluster may take to become ready, and to recover: two cores are shared."""
+COMMAND_S = 180.0
 BEAT_S = 2
 """Between two blocks of an idle chain; 10 s without this, which is long to wait for one."""
 
@@ -302,6 +303,22 @@ class Cluster:
             f"edgistry-node {' '.join(words)} exited with {done.exit_code}\n{done.output}"
         )
         return done.stdout
+
+    def program(self, *words: str, accept: tuple[int, ...] = (0,)) -> None:
+        """As ``command``, in a process of its own: for what runs a node, or leaves it running."""
+        done = subprocess.run(
+            [*node_program(), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=COMMAND_S,
+            env=self.environment,
+            check=False,
+        )
+        assert done.returncode in accept, (
+            f"edgistry-node {' '.join(words)} exited with {done.returncode}\n{done.stdout}"
+        )
 
     def command_json(self, *words: str, accept: tuple[int, ...] = (0,)) -> Any:
         """Run ``edgistry-node`` with these words and ``--json``; what it answered."""

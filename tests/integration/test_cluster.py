@@ -23,7 +23,7 @@ from abci_app.launch import node_program
 from edgistry.adapters.crypto import generate_signing_key, public_key_of
 
 from ..ports import reserve_ports
-from .harness import READY_S, Cluster, tail
+from .harness import Cluster, tail
 
 pytestmark = pytest.mark.engine
 
@@ -107,13 +107,7 @@ def test_status_shows_every_node_in_the_promised_form(cluster: Cluster) -> None:
 
 
 def test_a_second_process_on_a_directory_is_refused(cluster: Cluster) -> None:
-    second = subprocess.run(
-        [*node_program(), "run", cluster.directory(0).root],
-        stderr=subprocess.DEVNULL,
-        timeout=READY_S,
-        check=False,
-    )
-    assert second.returncode == 1
+    cluster.program("run", str(cluster.directory(0).root), accept=(1,))
     assert cluster.is_running(0)
 
 
@@ -276,14 +270,14 @@ def test_commands_bring_a_cluster_up_and_down() -> None:
     with Cluster() as cluster:
         root = str(cluster.root)
         try:
-            cluster.command("cluster", "up", root, "--detach")
+            cluster.program("cluster", "up", root, "--detach")
             cluster.wait_agreement()
             first = pids(cluster)
-            cluster.command("cluster", "up", root, "--detach")
+            cluster.program("cluster", "up", root, "--detach")
             assert pids(cluster) == first, "what runs is not started again"
             os.kill(first[2], signal.SIGKILL)
             cluster.wait_until("node 2 is gone", lambda: node_states(cluster)[2] is False)
-            cluster.command("cluster", "up", root, "--detach")
+            cluster.program("cluster", "up", root, "--detach")
             again = pids(cluster)
             assert again[2] != first[2]
             assert [again[n] for n in (0, 1, 3)] == [first[n] for n in (0, 1, 3)]
