@@ -2,9 +2,10 @@
 
 Rules kept here:
 
-* Nodes are told first, while there is something to tell them with; then secrets go before all
-  else, settings last: as long as ``agent.toml`` is there, one that was interrupted can be run
-  again.
+* Nodes are told first, while there is something to tell them with; then everything in ``keys/``
+  goes before all else, settings last: as long as ``agent.toml`` is there, one that was interrupted
+  can be run again, and when it is gone nothing secret is left.
+* Nobody runs the device meanwhile, or moves it: a move would write the seed anew.
 * A node that cannot be told is named, with what its operator can do. The device is destroyed all
   the same: its owner wants that, and no node can hinder it.
 * Nothing but what belongs to a device is removed, so that a wrong DIR loses nothing else. The
@@ -27,9 +28,9 @@ from edgistry.codec import Document
 from edgistry.errors import DirectoryError, FileError, NotPairedError, Refused
 
 from .cli_shared import directory_argument, json_option, option, print_json, tell
-from .directory import AgentDirectory, hold, open_directory, read_device_id
+from .directory import AgentDirectory, hold, hold_whereabouts, open_directory, read_device_id
 from .pair_link import ask_to_leave
-from .pairing import ROLES, Pairing, forget_pairing, read_pairing
+from .pairing import ROLES, Pairing, read_pairing
 
 TIMEOUT_S = 10.0
 
@@ -62,7 +63,7 @@ def forget(directory: Path, is_sure: bool, as_json: bool) -> None:
         click.confirm(f"Destroy the device {device} for good?", abort=True, err=True)
     told: list[str] = []
     not_told: list[str] = []
-    with hold(layout):
+    with hold(layout), hold_whereabouts(layout):
         for role in ROLES:
             try:
                 pairing = read_pairing(layout.root, role, epoch=None)
@@ -73,10 +74,10 @@ def forget(directory: Path, is_sure: bool, as_json: bool) -> None:
             if pairing is not None:
                 names = told if _tell(pairing) else not_told
                 names.append(pairing.answer.node_name)
-                forget_pairing(layout.root, role)
+        for name in not_told:
+            # Before what is known of it is gone: whoever runs this again hears nothing of it.
+            tell(f"{name} could not be told: edgistry-node device forget NODE_DIR {device}")
         destroy(layout)
-    for name in not_told:
-        tell(f"{name} could not be told: edgistry-node device forget NODE_DIR {device}")
     if as_json:
         print_json(ForgetAnswer(device=device, told=tuple(told), not_told=tuple(not_told)))
     else:
@@ -92,8 +93,11 @@ def destroy(layout: AgentDirectory) -> None:
     try:
         for path in (layout.secret_file, layout.whereabouts_file):
             path.unlink(missing_ok=True)
-        if layout.keys_dir.exists():
-            _sync(layout.keys_dir)
+        # Also what a process that was killed had not yet put in its place. The folder stays until
+        # the end: without it nobody can run this again.
+        for path in layout.keys_dir.iterdir():
+            _remove(path)
+        _sync(layout.keys_dir)
         for folder in (layout.database.parent, layout.log_file.parent):
             if folder.exists():
                 shutil.rmtree(folder)
@@ -102,10 +106,16 @@ def destroy(layout: AgentDirectory) -> None:
         _sync(layout.root)
         layout.config_file.unlink()
         _sync(layout.root)
-        if layout.keys_dir.exists():
-            shutil.rmtree(layout.keys_dir)
+        layout.keys_dir.rmdir()
     except OSError as error:
         raise DirectoryError(f"{error.filename or layout.root}: {error.strerror}") from None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _sync(folder: Path) -> None:

@@ -4,8 +4,9 @@ Rules kept here:
 
 * What is told is durable before it is told, so that all nodes hear the same, and hear it again
   after a crash. The agent may run meanwhile: neither its keys nor its pairings change.
-* Who is not far enough from where it was tells nobody: the published place would not change, and
-  its node need not know.
+* Who is not far enough from where it was tells nobody where it is: the published place would not
+  change, and its node need not know. A device that has moved before says again to where: a node
+  that has missed it hears it then.
 
 Not handled here: what a move is (``whereabouts``), and when it shows (the node: with the next
 privacy epoch).
@@ -20,7 +21,6 @@ import click
 
 from edgistry.adapters.clock import wall_us
 from edgistry.adapters.http import run as run_loop
-from edgistry.adapters.pid_lock import hold_lock
 from edgistry.cell import check_cell, parse_cell
 from edgistry.codec import Document
 from edgistry.errors import CannotReachError, Refused
@@ -28,7 +28,13 @@ from edgistry.pairing import Moved
 from edgistry.position import SEED_BYTES, Position, check_told
 
 from .cli_shared import directory_argument, json_option, option, print_json, tell
-from .directory import AgentDirectory, open_directory, read_epoch, read_manifest
+from .directory import (
+    AgentDirectory,
+    hold_whereabouts,
+    open_directory,
+    read_epoch,
+    read_manifest,
+)
 from .offer import told_position
 from .pair_link import tell_where
 from .pairing import Pairing, read_pairings
@@ -59,15 +65,16 @@ def move(
 ) -> None:
     """Report where the device in DIR is now, as often as you like; the agent may run.
 
-    Its nodes hear of it when it is farther from where it was than 1.5 km and than its noise, and
-    publish it there when the next privacy epoch begins: nobody can follow it from cell to cell. A
-    node that could not be told hears of it when this is called again, or with the next pairing.
+    It has moved when it is farther from where it was than 1.5 km and than its noise. Its nodes hear
+    of that, and publish it there when the next privacy epoch begins: nobody can follow it from cell
+    to cell. Of less they hear nothing. Each call says again where it moved last, for a node that
+    could not be told; so does the next pairing.
     """
     layout, _ = open_directory(directory)
     position = _position(lat, lon, cell)
     manifest = read_manifest(layout)
     check_told(manifest.privacy.policy, position)
-    with hold_lock(layout.pid_file.with_name("move.pid"), in_use=f"{layout.root} is moved by"):
+    with hold_whereabouts(layout):
         known = current_whereabouts(
             layout.whereabouts_file, manifest, seed=secrets.token_bytes(SEED_BYTES)
         )
@@ -80,12 +87,21 @@ def move(
     )
     if as_json:
         print_json(answer)
-    elif answer.has_moved:
-        click.echo("moved; it shows when the next privacy epoch begins")
     else:
-        click.echo("not far enough from where it was to show")
+        click.echo(_said(answer))
     if not_told and not told:
         raise CannotReachError("no node could be told; call it again")
+
+
+def _said(answer: MoveAnswer) -> str:
+    """What came of it, for people."""
+    if answer.has_moved and not answer.told and not answer.not_told:
+        return "moved; a node hears of it when the device is paired"
+    if answer.has_moved:
+        return "moved; it shows when the next privacy epoch begins"
+    if answer.told:
+        return f"not far enough from where it was to show, as {', '.join(answer.told)} heard again"
+    return "not far enough from where it was to show"
 
 
 def _position(lat: float | None, lon: float | None, cell: str | None) -> Position:

@@ -2,7 +2,8 @@
 
 Rules kept here:
 
-* What changes keys or pairings holds the directory: the agent does not run meanwhile.
+* What changes keys or pairings holds the directory: the agent does not run meanwhile. What offers
+  the device's place holds that too: no move comes between.
 * Un-pairing always works, whether or not the nodes can be told, and also when what is kept of them
   is damaged: the key's epoch rises first, and with it everything that was signed with the old one
   is void. One that was interrupted there is finished by the next.
@@ -40,6 +41,7 @@ from .config import AgentConfig
 from .directory import (
     AgentDirectory,
     hold,
+    hold_whereabouts,
     open_directory,
     read_device_id,
     read_device_secret,
@@ -129,7 +131,7 @@ def pair(
         raise click.UsageError("give either --code or --answer")
     layout, config = open_directory(directory)
     role: Role = "fallback" if is_fallback else "primary"
-    with hold(layout):
+    with hold(layout), hold_whereabouts(layout):
         if answer_file is not None:
             pairing = _from_file(layout, answer_file, url=url, role=role)
         else:
@@ -154,8 +156,9 @@ def pairing_file(directory: Path, file: Path, is_fallback: bool, as_json: bool) 
     pair DIR --node URL --answer ANSWER. FILE is a secret: who has it can command the device.
     """
     layout, config = open_directory(directory)
-    offer = _offer(layout, config, "fallback" if is_fallback else "primary")
-    write_secret(file, encode_offer(offer), force=False)
+    with hold_whereabouts(layout):
+        offer = _offer(layout, config, "fallback" if is_fallback else "primary")
+        write_secret(file, encode_offer(offer), force=False)
     if as_json:
         print_json({"device": offer.device, "file": str(file)})
     else:

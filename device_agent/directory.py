@@ -6,7 +6,8 @@ Rules kept here:
   other, and ``agent.toml`` is the last: only a complete directory is a device.
 * The secret is 0600, written once, and in no file that a WooF shows. The directory is 0700.
 * One process at a time runs a device, or changes its keys: it holds a lock on ``run/agent.pid``,
-  which the kernel lets go when the process dies, however it dies.
+  which the kernel lets go when the process dies, however it dies. One at a time, by another lock,
+  changes or tells where the device is.
 
 Not handled here: pairings (``pairing.py``), what the files mean.
 """
@@ -106,6 +107,11 @@ class AgentDirectory:
     def pid_file(self) -> Path:
         """Pid of the agent; locked while it runs."""
         return self.root / "run" / "agent.pid"
+
+    @property
+    def move_file(self) -> Path:
+        """Pid of whoever tells nodes where the device is; locked meanwhile."""
+        return self.root / "run" / "move.pid"
 
     @property
     def log_file(self) -> Path:
@@ -245,13 +251,28 @@ def hold(directory: AgentDirectory) -> Iterator[None]:
         DatabaseLockedError: another process has it.
         DirectoryError: ``run/`` cannot be written.
     """
+    _make_folders(directory.pid_file.parent, directory.log_file.parent)
+    with hold_lock(directory.pid_file, in_use=f"{directory.root} is in use by"):
+        yield
+
+
+@contextlib.contextmanager
+def hold_whereabouts(directory: AgentDirectory) -> Iterator[None]:
+    """Be the one process that changes or tells where this device is while the block runs.
+
+    The agent may run meanwhile. Raises as ``hold``.
+    """
+    _make_folders(directory.move_file.parent)
+    with hold_lock(directory.move_file, in_use=f"{directory.root}: where it is is being told by"):
+        yield
+
+
+def _make_folders(*folders: Path) -> None:
     try:
-        for folder in (directory.pid_file.parent, directory.log_file.parent):
+        for folder in folders:
             folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise DirectoryError(f"{error.filename}: {error.strerror}") from None
-    with hold_lock(directory.pid_file, in_use=f"{directory.root} is in use by"):
-        yield
 
 
 def running_pid(directory: AgentDirectory) -> int | None:

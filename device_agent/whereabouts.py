@@ -10,6 +10,9 @@ Rules kept here:
   and counter change together, durably, before any node hears of it.
 * A position in the manifest that has changed is a move like one that was reported; the later of
   the two is where the device is.
+* Whoever changes the file, or tells a node what it says, holds it meanwhile
+  (``directory.hold_whereabouts``): two who counted on from one move would tell two places under the
+  same count, with the same noise.
 
 Not handled here: telling nodes (``cli_pair``, ``cli_move``), and drawing noise (the node).
 """
@@ -20,14 +23,18 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from edgistry.adapters.secret_files import read_secret, write_secret
+from edgistry.cell import COARSEST_PUBLISHED
 from edgistry.codec import Meta, Wire, decode, encode, replace
 from edgistry.errors import FileError, NotFoundError, Refused
 from edgistry.pairing import Moves
-from edgistry.position import SEED_BYTES, Position, is_elsewhere
+from edgistry.policy import PrivacyPolicy
+from edgistry.position import SEED_BYTES, Position, check_told, is_elsewhere
 
 from .manifest import Manifest
 
 _MAX_BYTES: Final = 1024
+_COARSEST: Final = PrivacyPolicy(resolution=COARSEST_PUBLISHED)
+"""A policy that any place goes with."""
 
 
 class Whereabouts(Wire):
@@ -37,6 +44,8 @@ class Whereabouts(Wire):
     seed: Annotated[bytes, Meta(min_length=SEED_BYTES, max_length=SEED_BYTES)]
     moves: Moves
     """Since the seed was drawn."""
+    # Without limits: msgspec (0.23) reads past its own type where a tuple of two stands beside a
+    # number that has some.
     position: tuple[float, float] | int
     """What nodes are told."""
     manifest: tuple[float, float] | int
@@ -75,7 +84,10 @@ def read_whereabouts(path: Path) -> Whereabouts | None:
         FileError: it cannot be read, or is damaged.
     """
     try:
-        return decode(read_secret(path, limit=_MAX_BYTES), Whereabouts, limit=_MAX_BYTES)
+        found = decode(read_secret(path, limit=_MAX_BYTES), Whereabouts, limit=_MAX_BYTES)
+        for place in (found.position, found.manifest):
+            check_told(_COARSEST, place)
+        return found
     except NotFoundError:
         return None
     except Refused as error:

@@ -241,7 +241,7 @@ class DatabaseLockedError(Refused):
 
     code = "database-locked"
     number = 53
-    help = "Stop the other process that uses this directory first; LevelDB admits one at a time."
+    help = "Wait until the other process has ended, or stop it; one at a time has the directory."
 
 
 class CorruptDatabaseError(Refused):

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from device_agent import cli_forget
 from device_agent.cli_forget import destroy
 from device_agent.config import AgentConfig
-from device_agent.directory import AgentDirectory, create, hold, read_device_id
+from device_agent.directory import (
+    AgentDirectory,
+    create,
+    hold,
+    hold_whereabouts,
+    read_device_id,
+    write_epoch,
+)
 from device_agent.pairing import read_pairing, write_pairing
 from device_agent.whereabouts import read_whereabouts
 from edgistry.policy import PolicyLimits, PrivacyPolicy
@@ -138,6 +148,47 @@ def test_what_is_no_place_is_refused_and_changes_nothing(
     assert read_whereabouts(agent.whereabouts_file) is None
 
 
+def test_a_move_of_a_device_that_no_node_knows_says_so(agent: AgentDirectory) -> None:
+    done = run("move", agent, "--lat", 47.0, "--lon", 8.0)
+    assert (done.exit_code, done.stdout) == (
+        0,
+        "moved; a node hears of it when the device is paired\n",
+    )
+
+
+def test_a_device_that_stays_says_again_where_it_moved_last(
+    node: LinkedNode, agent: AgentDirectory
+) -> None:
+    assert run_pair(agent, node.code()).exit_code == 0
+    moved = run("move", agent, "--lat", 47.0, "--lon", 8.0).stdout
+    assert moved == "moved; it shows when the next privacy epoch begins\n"
+    stayed = run("move", agent, "--lat", 47.001, "--lon", 8.0).stdout
+    assert stayed == "not far enough from where it was to show, as solo heard again\n"
+    paired = node.paired(read_device_id(agent))
+    assert paired is not None
+    assert (paired.offer.lat, paired.offer.moves) == (47.0, 1)
+
+
+def test_one_at_a_time_tells_where_a_device_is(node: LinkedNode, agent: AgentDirectory) -> None:
+    """Two who count on from one move would tell two places under one count."""
+    assert run_pair(agent, node.code()).exit_code == 0
+    known = read_whereabouts(agent.whereabouts_file)
+    offer_file = agent.root.parent / "offer"
+    code = node.code()
+    with hold_whereabouts(agent):
+        refused = [
+            run("move", agent, "--lat", 47.0, "--lon", 8.0),
+            run("pairing-file", agent, offer_file),
+            run_pair(agent, code),
+            run("forget", agent, "--yes"),
+        ]
+    assert [each.exit_code for each in refused] == [1] * 4
+    assert all("[database-locked]" in each.stderr for each in refused)
+    assert (read_whereabouts(agent.whereabouts_file), offer_file.exists()) == (known, False)
+    assert agent.secret_file.exists()
+    assert run_pair(agent, code).exit_code == 0
+
+
 # --- forgetting ---------------------------------------------------------------------------------
 
 
@@ -153,7 +204,8 @@ def test_a_device_that_is_forgotten_leaves_nothing_here_and_at_its_node(
     assert sorted(path.name for path in agent.root.rglob("*") if path.is_file()) == [
         ".py",
         "agent.pid",
-    ], "the owner's own handlers, and the lock"
+        "move.pid",
+    ], "the owner's own handlers, and the locks"
 
 
 def test_nobody_destroys_a_device_by_mistake(agent: AgentDirectory) -> None:
@@ -180,24 +232,72 @@ def test_a_node_that_is_away_is_named_and_hinders_nothing(
     assert node.paired(device) is None
 
 
-@pytest.mark.parametrize("after", range(4))
+def die_before(removal: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The power goes before so many files and folders were removed."""
+    left = [removal]
+
+    def dying(remove: Callable[..., None]) -> Callable[..., None]:
+        def remove_or_die(*arguments: Any, **options: Any) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            remove(*arguments, **options)
+
+        return remove_or_die
+
+    monkeypatch.setattr(os, "unlink", dying(os.unlink))
+    monkeypatch.setattr(os, "rmdir", dying(os.rmdir))
+
+
+def furnished(agent: AgentDirectory) -> None:
+    """All that a device may have in its keys, and some data."""
+    write_epoch(agent, 3)
+    for name in ("whereabouts", "primary.pairing", "fallback.pairing", ".whereabouts.0123456789"):
+        (agent.keys_dir / name).write_bytes(b"secret")
+    agent.database.mkdir()
+    (agent.database / "CURRENT").write_bytes(b"readings")
+
+
+@pytest.mark.parametrize("removal", range(14))
 def test_forgetting_that_was_interrupted_is_finished_by_the_next(
-    agent: AgentDirectory, monkeypatch: pytest.MonkeyPatch, after: int
+    agent: AgentDirectory, monkeypatch: pytest.MonkeyPatch, removal: int
 ) -> None:
-    left = [after]
-
-    def sync_or_die(folder: Path) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-
+    furnished(agent)
     with monkeypatch.context() as patched:
-        patched.setattr(cli_forget, "_sync", sync_or_die)
-        try:
+        die_before(removal, patched)
+        with contextlib.suppress(KeyboardInterrupt):
             destroy(agent)
-        except KeyboardInterrupt:
-            assert not agent.secret_file.exists(), "secrets go first"
+    if removal:
+        assert not agent.secret_file.exists(), "the secret goes first"
     if agent.config_file.exists():
         assert run("forget", agent, "--yes").exit_code == 0
+        assert not agent.keys_dir.exists()
+    # Without settings nobody can run it again: there must be nothing left to destroy.
     assert not agent.config_file.exists()
     assert not agent.database.parent.exists()
+    files = {path for path in agent.root.rglob("*") if path.is_file()}
+    assert files - {agent.pid_file, agent.move_file} == {agent.handlers_dir / ".py"}
+
+
+def test_forgetting_tells_a_node_whom_it_could_not_tell_before(
+    node: LinkedNode, agent: AgentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_pair(agent, node.code()).exit_code == 0
+    device = read_device_id(agent)
+    pairing = read_pairing(agent.root, "primary", epoch=1)
+    assert pairing is not None
+    at_no_node(agent)
+
+    def dying(layout: AgentDirectory) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cli_forget, "destroy", dying)
+        done = run("forget", agent, "--yes")
+        assert f"solo could not be told: edgistry-node device forget NODE_DIR {device}" in (
+            done.stderr
+        ), "said while it is known"
+    write_pairing(agent.root, pairing)
+    done = run("forget", agent, "--yes", "--json")
+    assert json.loads(done.stdout) == {"device": device, "told": ["solo"], "not_told": []}
+    assert node.paired(device) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import stat
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from device_agent.whereabouts import (
     write_whereabouts,
 )
 from edgistry.cell import parse_cell
-from edgistry.codec import decode, encode
+from edgistry.codec import decode, encode, replace
 from edgistry.errors import FileError, MalformedError
 
 SEED = b"s" * 32
@@ -80,6 +81,19 @@ def test_a_damaged_file_is_refused_and_never_drawn_anew(tmp_path: Path) -> None:
     path.chmod(0o600)
     with pytest.raises(FileError, match="drawn anew"):
         current_whereabouts(path, manifest(), seed=SEED)
+
+
+@pytest.mark.parametrize(
+    "place", [(math.nan, 8.0), (91.0, 8.0), (46.0, 181.0), 0, -1, parse_cell("882830828bfffff")]
+)
+def test_a_place_that_is_none_is_damage_too(
+    tmp_path: Path, place: tuple[float, float] | int
+) -> None:
+    path = tmp_path / "whereabouts"
+    for damaged in (replace(KNOWN, position=place), replace(KNOWN, manifest=place)):
+        write_whereabouts(path, damaged)
+        with pytest.raises(FileError, match="restore it from backup"):
+            read_whereabouts(path)
 
 
 def test_nothing_of_it_is_in_a_text() -> None:
