@@ -1,8 +1,13 @@
 """``edgistry privacy``: what others will see of a place, before anything is published.
 
-Rules kept here: the position never leaves this machine, and neither does the noise, which only a
-device's own seed makes: what is shown is every cell that it may lead to. A node that is asked how
-many services there are in the published cell is told that cell, by nobody.
+Rules kept here:
+
+* The position never leaves this machine, and neither does the noise, which only a device's own seed
+  makes: what is shown is the cell that it leads from, and about how many it may lead to.
+* A node that is asked what is listed is asked by nobody, and about an area so wide that the device
+  may be published anywhere in it: resolution 5, or wider than the noise. The cell of the place
+  itself would tell more than what is ever published of it.
+* A map has the place in it: its file is for its owner alone.
 
 Not handled here: applying a policy (a device's home node does).
 """
@@ -16,9 +21,11 @@ import click
 
 from edgistry.adapters.http import run
 from edgistry.adapters.node_client import NodeClient
+from edgistry.adapters.secret_files import write_secret
 from edgistry.api import MAX_RESULTS, CountEntry
-from edgistry.codec import Answer
-from edgistry.errors import FileError, MissingLibraryError
+from edgistry.cell import COARSEST_PUBLISHED, parent_of
+from edgistry.codec import Answer, replace
+from edgistry.errors import MissingLibraryError
 from edgistry.policy import MAX_NOISE_M
 
 from .cell_map import CellMap
@@ -27,6 +34,12 @@ from .params import json_option, option
 
 _TERMINAL_PIXELS = 64
 _PNG_PIXELS = 600
+
+
+class _Metres(click.IntRange):
+    """A whole number of them; a click type's name stands in what is said of another."""
+
+    name = "whole number of metres"
 
 
 class Explanation(Answer):
@@ -64,7 +77,7 @@ def privacy() -> None:
 @option(
     "--noise",
     "noise_m",
-    type=click.IntRange(0, MAX_NOISE_M),
+    type=_Metres(0, MAX_NOISE_M),
     default=0,
     show_default=True,
     metavar="METRES",
@@ -74,7 +87,7 @@ def privacy() -> None:
     "--png",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write the map as a PNG file too; an existing file is replaced.",
+    help="Write the map as a PNG file too, for you alone to read; one that is there is replaced.",
 )
 @option("--node", metavar="URL", envvar="EDGISTRY_NODE", help="Ask this node what is listed there.")
 @option("--type", "type_name", metavar="TYPE", help="Only services of this type; goes with --node.")
@@ -92,8 +105,9 @@ def explain(
     """Show what will be published of a place.
 
     Computed here: the position is sent to nobody. With --node that node is asked, without saying
-    who asks, how many services of how many owners are listed in the published cell now: among so
-    many a new one would be. It learns that somebody asked about this cell.
+    who asks, what is listed around there, and how many services of how many owners are in the
+    published cell now is shown: among so many a new one would be. It learns that somebody asked
+    about an area of resolution 5, or a wider one if the noise is wide.
 
     The map has the cell in full lines, its neighbours in dots, and a cross where the place is.
 
@@ -119,8 +133,16 @@ def explain(
         accuracy_m=region.accuracy_m(cell),
         noise_m=noise_m,
         possible_cells=1 + round(math.pi * (noise_m / 1000) ** 2 / area_km2),
-        listed=None if node is None else run(_listed(node, region.cell_text(cell), type_name)),
+        listed=None,
     )
+    if node is not None:
+        # How far the device may be published from the middle of what is asked about.
+        asked = COARSEST_PUBLISHED
+        while region.accuracy_m(parent_of(cell, asked)) < noise_m:
+            asked -= 1
+        area = region.cell_text(parent_of(cell, asked))
+        listed = run(_listed(node, area, explanation.cell, type_name))
+        explanation = replace(explanation, listed=listed)
     around = [region.cell_boundary(each) for each in region.cells_around(cell)]
     outline = region.cell_boundary(cell)
 
@@ -128,10 +150,7 @@ def explain(
         return CellMap(around, strong=outline, point=(lat, lon), width=width)
 
     if png is not None:
-        try:
-            png.write_bytes(drawn(_PNG_PIXELS).png())
-        except OSError as error:
-            raise FileError(f"cannot write {png}: {error.strerror}") from None
+        write_secret(png, drawn(_PNG_PIXELS).png(), force=True)
     if as_json:
         print_json(explanation)
         return
@@ -142,11 +161,19 @@ def explain(
         remark(f"Wrote {png}.")
 
 
-async def _listed(node: str, cell: str, type_name: str | None) -> tuple[CountEntry, ...]:
-    """What is listed in ``cell`` itself, without the coarser cells around it."""
+async def _listed(node: str, area: str, cell: str, type_name: str | None) -> tuple[CountEntry, ...]:
+    """What is listed in ``cell`` itself, of all that is in the ``area`` around it."""
+    found: list[CountEntry] = []
+    cursor = None
     async with NodeClient(node) as client:
-        answer = await client.browse(cell=cell, type=type_name, limit=MAX_RESULTS)
-    return tuple(each for each in answer.counts if each.cell == cell)
+        while True:
+            answer = await client.browse(
+                cell=area, type=type_name, limit=MAX_RESULTS, cursor=cursor
+            )
+            found += (each for each in answer.counts if each.cell == cell)
+            if answer.next is None:
+                return tuple(found)
+            cursor = answer.next
 
 
 def _facts(found: Explanation) -> list[tuple[str, str]]:
@@ -166,7 +193,14 @@ def _facts(found: Explanation) -> list[tuple[str, str]]:
         )
     if found.listed is not None:
         facts += [
-            (f"listed: {each.type}", f"{each.services} services of {each.owners} owners")
+            (
+                f"listed: {each.type}",
+                f"{_count(each.services, 'service')} of {_count(each.owners, 'owner')}",
+            )
             for each in found.listed
         ] or [("listed", "nothing in this cell now")]
     return facts
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -33,6 +33,7 @@ from .api import (
 )
 from .codec import decode_json, encode_json
 from .errors import InvalidValueError, LimitExceededError, MalformedError, UnknownRegionError
+from .position import check_position
 from .transactions import check_region_name, check_service_names
 
 MAX_CURSOR_CHARACTERS = 200
@@ -151,11 +152,10 @@ def parse_point(name: str, text: str) -> tuple[float, float]:
 
 def check_point(name: str, latitude: float, longitude: float) -> tuple[float, float]:
     """Raises ``InvalidValueError`` unless both are finite and in range."""
-    # Written so that NaN fails both comparisons.
-    if not -90.0 <= latitude <= 90.0:
-        raise InvalidValueError(f"{name}: latitude {latitude:g} is outside -90..90")
-    if not -180.0 <= longitude <= 180.0:
-        raise InvalidValueError(f"{name}: longitude {longitude:g} is outside -180..180")
+    try:
+        check_position(latitude, longitude)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{name}: {error.detail}") from None
     return latitude, longitude
 
 

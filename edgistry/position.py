@@ -36,7 +36,9 @@ def check_position(latitude: float, longitude: float) -> None:
     """Raises ``InvalidValueError`` unless both are finite degrees, -90..90 and -180..180."""
     # Written so that NaN, which compares false, is refused as well.
     if not -90.0 <= latitude <= 90.0:
-        raise InvalidValueError(f"latitude {latitude:g} is outside -90..90")
+        swapped = -180.0 <= latitude <= 180.0 and -90.0 <= longitude <= 90.0
+        hint = "; it goes before the longitude" if swapped else ""
+        raise InvalidValueError(f"latitude {latitude:g} is outside -90..90{hint}")
     if not -180.0 <= longitude <= 180.0:
         raise InvalidValueError(f"longitude {longitude:g} is outside -180..180")
 

@@ -24,6 +24,7 @@ from edgistry.api import (
     StatusAnswer,
     block_time_text,
 )
+from edgistry.cell import parent_of, parse_cell, resolution_of
 from edgistry.codec import replace
 from edgistry.envelope import GENERIC_REFUSAL
 from edgistry.errors import LimitExceededError, MalformedError, NotYetError, UnknownRegionError
@@ -81,7 +82,7 @@ class FakeNode:
     """What is sent to each watcher in turn; to those after the last, only the beginning."""
     is_ready: bool = True
     lists_cell: bool = False
-    """Whether the services are found by their cell, too."""
+    """Whether the services are found by their cell, and by those around it, too."""
 
     async def discover(self, query: DiscoverQuery, client: Client | None) -> DiscoverAnswer:
         self.queries.append(query)
@@ -112,7 +113,10 @@ class FakeNode:
         return events()
 
     def _found(self, query: DiscoverQuery) -> list[ServiceEntry]:
-        if self.lists_cell and query.area == CellArea(cell=CELL):
+        if self.lists_cell and isinstance(query.area, CellArea):
+            cell = parse_cell(query.area.cell)
+            if parent_of(parse_cell(CELL), resolution_of(cell)) != cell:
+                return []
             return [each for each in self.services if query.type in (None, each.type)]
         if not isinstance(query.area, RegionArea):
             return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import struct
 import zlib
 from pathlib import Path
@@ -12,10 +13,19 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client import cmd_privacy
 from client.cell_map import CellMap
 from client.cli import program
 from edgistry.api import CellArea
-from edgistry.region import cell_boundary, cell_center, cell_text, cells_around, published_cell
+from edgistry.cell import children_of, parent_of, parse_cell, resolution_of
+from edgistry.region import (
+    accuracy_m,
+    cell_boundary,
+    cell_center,
+    cell_text,
+    cells_around,
+    published_cell,
+)
 from tests.fake_node import CELL, FakeNode, serving_from_a_thread
 
 SEATTLE = ("--lat", "47.6062", "--lon=-122.3321")
@@ -77,6 +87,21 @@ def test_a_place_that_is_none_is_refused(wrong: tuple[str, ...]) -> None:
     assert "outside" in result.output
 
 
+def test_a_latitude_that_is_a_longitude_is_told_apart() -> None:
+    assert "latitude 122.3 is outside -90..90; it goes before" in (
+        explain("--lat", "122.3", "--lon", "47").output
+    )
+    assert "it goes before" not in explain("--lat", "122.3", "--lon", "147").output
+    assert "it goes before" not in explain("--lat", "1220", "--lon", "47").output
+
+
+def test_noise_in_other_units_is_refused_in_words_for_people() -> None:
+    result = explain(*SEATTLE, "--noise", "5km")
+
+    assert result.exit_code == 2
+    assert "'5km' is not a valid whole number of metres" in result.output
+
+
 @pytest.mark.parametrize(
     "wrong", [("--resolution", "8"), ("--noise", "-1"), ("--noise", "20001"), ("--resolution", "4")]
 )
@@ -86,12 +111,14 @@ def test_a_policy_that_is_none_is_a_usage_error(wrong: tuple[str, ...]) -> None:
 
 def test_the_map_can_be_a_picture(tmp_path: Path) -> None:
     path = tmp_path / "map.png"
+    path.write_bytes(b"an older one")
 
     result = explain(*SEATTLE, "--png", str(path))
 
     assert result.exit_code == 0, result.output
     rows = read_png(path.read_bytes())
     assert {pixel for row in rows for pixel in row} == {0, 1, 2, 3}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600, "the place itself is in it"
 
 
 def test_a_picture_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
@@ -131,12 +158,50 @@ def test_a_node_is_asked_by_nobody_how_many_are_listed_in_the_published_cell() -
         )
         far = ["privacy", "explain", "--lat", "10", "--lon", "10", "--node", url]
         nothing = CliRunner().invoke(program, far)
-    assert "listed: thermometer\t2 services of 1 owners" in shown.stdout
+    assert "listed: thermometer\t2 services of 1 owner\n" in shown.stdout
     assert [(each["type"], each["services"]) for each in found["listed"]] == [("valve", 1)]
     assert "nothing in this cell now" in nothing.stdout
     assert set(fake.clients) == {None}
-    assert {type(each.area) for each in fake.queries} == {CellArea}
+    around = cell_text(parent_of(int(CELL, 16), 5))
+    assert [each.area for each in fake.queries[:2]] == [CellArea(cell=around)] * 2
     alone = CliRunner().invoke(program, ["privacy", "explain", *place, "--json"])
     assert json.loads(alone.stdout)["listed"] is None
     typed = CliRunner().invoke(program, ["privacy", "explain", *place, "--type", "valve"])
     assert typed.exit_code == 2
+
+
+@pytest.mark.parametrize(("noise_m", "resolution"), [(0, 5), (5000, 5), (20_000, 4)])
+def test_a_node_is_not_told_more_of_the_place_than_will_be_published(
+    noise_m: int, resolution: int
+) -> None:
+    fake = FakeNode(lists_cell=True)
+    with serving_from_a_thread(fake) as url:
+        words = (*SEATTLE, "--noise", str(noise_m), "--node", url)
+        assert explain(*words).exit_code == 0
+    [area] = [each.area for each in fake.queries]
+    assert isinstance(area, CellArea)
+    asked = parse_cell(area.cell)
+    assert resolution_of(asked) == resolution
+    assert accuracy_m(asked) >= noise_m
+
+
+def test_what_is_listed_is_found_on_whichever_page_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeNode(lists_cell=True)
+    lat, lon = cell_center(int(CELL, 16))
+    monkeypatch.setattr(cmd_privacy, "MAX_RESULTS", 1)
+    with serving_from_a_thread(fake) as url:
+        found = explain("--lat", str(lat), f"--lon={lon}", "--node", url, "--json")
+    listed = json.loads(found.stdout)["listed"]
+    assert sum(each["services"] for each in listed) == len(fake.services) > 1
+
+
+def test_what_is_listed_beside_the_published_cell_is_not_counted_in_it() -> None:
+    fake = FakeNode(lists_cell=True)
+    beside = next(
+        each for each in children_of(parent_of(int(CELL, 16), 6)) if each != int(CELL, 16)
+    )
+    lat, lon = cell_center(beside)
+    with serving_from_a_thread(fake) as url:
+        found = explain("--lat", str(lat), f"--lon={lon}", "--node", url, "--json")
+    assert json.loads(found.stdout)["listed"] == []
+    assert fake.services, "they are in the area that was asked about"
