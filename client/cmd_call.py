@@ -51,7 +51,7 @@ hex_answer_option = option(
 
 
 @click.command("call", cls=HandleCommand, short_help="Call a service of a device.")
-@click.argument("handle", metavar="[HANDLE]")
+@click.argument("handle", required=False)
 @click.argument("action", required=False)
 @option(
     "--any",
@@ -117,7 +117,7 @@ hex_answer_option = option(
 @hex_answer_option
 @node_options
 @json_option
-def call(handle: str, action: str | None, **told: Any) -> None:
+def call(handle: str | None, action: str | None, **told: Any) -> None:
     """Call ACTION of the service HANDLE, and print what it answers.
 
     With --any a node chooses a service of --type in --region (or another area) instead. Another
@@ -142,17 +142,20 @@ def call(handle: str, action: str | None, **told: Any) -> None:
     if is_any:
         if action is not None:
             raise click.UsageError("--any chooses the service: give an ACTION and no HANDLE")
-        action = handle
+        action, handle = handle, None
+        if action is None:
+            raise click.UsageError("Missing argument 'ACTION'.")
         for name in ("capability", "beside", "idempotency_key"):
             if told[name]:
                 raise click.UsageError(f"--{name.replace('_', '-')} does not go with --any")
         if area["type_name"] is None:
             raise click.UsageError("--any needs --type")
-    elif action is None:
-        raise click.UsageError("Missing argument 'ACTION'.")
+    elif handle is None or action is None:
+        missing = "HANDLE" if handle is None else "ACTION"
+        raise click.UsageError(f"Missing argument '{missing}'.")
     elif any(area[name] is not None for name in _AREA if name != "type_name"):
         raise click.UsageError("an area goes with --any")
-    if not is_any:
+    if handle is not None:
         handle = HandleBook.of_user().whole(handle)
     if told["beside"] and told["capability"] is None:
         raise click.UsageError("--beside goes with --capability; the keyring finds its own")
@@ -165,7 +168,7 @@ def call(handle: str, action: str | None, **told: Any) -> None:
     tickets = Tickets.of_user()
     tickets.remove_old(now_us())
     following = Following(tickets, keeps=key is not None)
-    if is_any:
+    if handle is None:
         fields = _area_of(area)
         with following.waiting(wait_s=told["wait_s"], as_json=told["as_json"]):
             run(_call_any(following, action, payload, fields, told))

@@ -4,7 +4,7 @@ Rules kept here:
 
 * A ticket is kept until its outcome has been shown; a call with a key of the user's own keeps its
   ticket, so that the same command later shows the same outcome. A call that the node did not take
-  has no outcome, and leaves no ticket.
+  has no outcome, and leaves no ticket; nor does one that another call is made instead of.
 * Ctrl-C ends the waiting, never the call. It, and a node that does not answer, leave a remark that
   says how to go on.
 
@@ -67,9 +67,12 @@ class Following:
         self.answer: RequestAnswer | None = None
 
     def keep(self, ticket: Ticket, *, is_new: bool = True) -> None:
-        """``ticket`` is about to be sent; in place of one that the device refused unexecuted."""
-        if self.answer is not None:
+        """``ticket`` is about to be sent; in place of the one before, if there was one."""
+        if self._unsent is not None:
+            self._tickets.remove(self._unsent[1])
+        elif self.answer is not None:
             self._tickets.remove(self.answer.id)
+        self.answer = None
         self._unsent = ticket, self._tickets.keep(ticket)
         self._is_new = is_new
 

@@ -5,7 +5,9 @@ Rules kept here:
 * A call is given to another service only if the first one certainly does not carry it out: it was
   not taken at all, or it was cancelled before any device was handed it; or if the action only
   reads, as the grant says that its home node sealed for this client.
-* Another service is found before the first one is given up: with none left, waiting goes on.
+* Another service is found before the first one is given up: with none left, or with a node that
+  finds none just now, waiting goes on. Whether the first was cancelled is known only when the node
+  says so; as long as it says nothing, that call is the one to wait for.
 * There is one answer, and one deadline for all that is tried.
 * Waiting, tickets and news are as for any call (``service_caller``).
 
@@ -36,13 +38,17 @@ from ..codec import encode_json
 from ..envelope import Status
 from ..errors import (
     BadReplyError,
+    BudgetError,
     CallEndedError,
     CallPendingError,
+    CannotReachError,
     GrantRefusedError,
     MailboxFullError,
     MembersBusyError,
     NotFoundError,
     Refused,
+    TimedOutError,
+    UnavailableError,
     UnexpectedAnswerError,
 )
 from ..grants_api import seal_context
@@ -68,7 +74,9 @@ MAX_TRIED: Final = 3
 """Services that one call is given to at most."""
 _MIN_GRANT_S: Final = 60
 
-_NOBODY_ELSE: Final = (NotFoundError, MembersBusyError, GrantRefusedError)
+_NO_WORD: Final = (CannotReachError, TimedOutError, UnavailableError, BudgetError)
+"""What a node says, or does not, that tells nothing of a call."""
+_NOBODY_ELSE: Final = (NotFoundError, MembersBusyError, GrantRefusedError, *_NO_WORD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,7 +287,10 @@ class _Attempt:
             BadReplyError, UnprovenRefusalError: nobody who could cancel it says that it is.
         """
         tracker, ticket, _ = self._sent()
-        answer = self.answer = await tracker.cancel()
+        try:
+            answer = self.answer = await tracker.cancel()
+        except _NO_WORD:
+            return False
         if answer.state != "CANCELLED":
             # Of what has ended otherwise there is an outcome, which is the one to have.
             return is_read and not answer.final

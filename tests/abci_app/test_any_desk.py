@@ -23,8 +23,10 @@ from edgistry.adapters.crypto import sealing_public_key_of, signer
 from edgistry.adapters.grant_client import ClientKeys
 from edgistry.adapters.http import HttpClient
 from edgistry.adapters.node_client import NodeClient
+from edgistry.adapters.service_caller import CallTracker
 from edgistry.anycast_api import (
     ANY_GRANT_PATH,
+    AnyGrantAnswer,
     SealedAny,
     encode_sealed,
     open_any_grant,
@@ -35,7 +37,9 @@ from edgistry.calls import CallResult
 from edgistry.codec import encode_json, replace
 from edgistry.errors import (
     BadReplyError,
+    BudgetError,
     CallPendingError,
+    CannotReachError,
     ClientSignatureError,
     GrantRefusedError,
     InvalidValueError,
@@ -497,6 +501,49 @@ async def test_a_call_with_nobody_else_to_ask_waits_on(staying: asyncio.Event) -
         await asyncio.wait_for(staying.wait(), 10)
         assert await answered(world, calling, 0) == world.devices[0].id
         assert len(seen.handles) == 1
+
+
+@pytest.mark.parametrize(
+    "refusal", [BudgetError("enough for now", retry_after_s=9), UnavailableError("not now")]
+)
+async def test_a_node_that_finds_nobody_else_just_now_costs_no_call(refusal: Refused) -> None:
+    async with any_world(2) as world:
+        seen = Switching()
+        calling = asyncio.create_task(
+            call(world, "open", patience_s=0.05, keep=seen.keep, news=seen.news)
+        )
+        await until(world, 1)
+        asked = asyncio.Event()
+
+        async def refuse(request: SignedRequest) -> AnyGrantAnswer:
+            asked.set()
+            raise refusal
+
+        world.desk.any_grant = refuse  # type: ignore[method-assign]
+        await asyncio.wait_for(asked.wait(), 10)
+        assert await answered(world, calling, 0, 1)
+        assert (len(seen.handles), len(world.executed)) == (1, 1)
+
+
+@pytest.mark.parametrize("action", ["open", "read"])
+async def test_a_call_that_may_not_be_cancelled_is_the_one_to_wait_for(
+    action: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with any_world(2) as world:
+        seen = Switching()
+        tried = asyncio.Event()
+
+        async def unheard(_: CallTracker) -> RequestAnswer:
+            tried.set()
+            raise CannotReachError("no word")
+
+        monkeypatch.setattr(CallTracker, "cancel", unheard)
+        calling = asyncio.create_task(
+            call(world, action, patience_s=0.05, keep=seen.keep, news=seen.news)
+        )
+        await asyncio.wait_for(tried.wait(), 10)
+        assert await answered(world, calling, 0, 1)
+        assert (len(seen.handles), len(world.executed)) == (1, 1)
 
 
 async def test_a_full_mailbox_sends_the_call_to_another_member() -> None:

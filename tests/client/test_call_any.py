@@ -21,8 +21,9 @@ PATIENCE_S = 30.0
 class Served:
     """A node in a thread; its devices wake all the time, or never."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, depth: int = 1000) -> None:
         self.awake = True
+        self._depth = depth
         self.at = ""
         self.world: AnyWorld | None = None
         self._started = threading.Event()
@@ -30,7 +31,7 @@ class Served:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
 
     async def _serve(self) -> None:
-        async with any_world(3) as world:
+        async with any_world(3, depth=self._depth) as world:
             self.at, self.world = world.at, world
             self._started.set()
             while not self._stop.is_set():
@@ -88,3 +89,25 @@ def test_nobody_of_that_kind_is_a_refusal(node: Served) -> None:
     result = call(node, "dance")
     assert result.exit_code == 1
     assert "no-member" in result.output
+
+
+def test_a_call_that_went_from_one_to_another_leaves_no_ticket_of_those_that_had_no_room(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    with Served(depth=1) as node:
+        node.awake = False
+        waiting = [call(node, "open", "--wait", "0s", "--json") for _ in range(3)]
+        assert {each.exit_code for each in waiting} == {0}
+        full = call(node, "open")
+        assert (full.exit_code, "service-full" in full.output) == (1, True)
+    kept = sorted(json.loads(each.stdout)["id"] for each in waiting)
+    assert sorted(each.name for each in Tickets.of_user().all()) == kept
+
+
+def test_what_is_missing_is_named(node: Served) -> None:
+    words = ["call", "--any", "--type", "valve", "--cell", AREA]
+    result = CliRunner().invoke(program, words)
+    assert (result.exit_code, "Missing argument 'ACTION'" in result.output) == (2, True)
+    result = CliRunner().invoke(program, ["call"])
+    assert (result.exit_code, "Missing argument 'HANDLE'" in result.output) == (2, True)
