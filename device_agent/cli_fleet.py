@@ -22,11 +22,10 @@ from edgistry.errors import InvalidValueError
 from edgistry.pairing import PairingCode, parse_code
 from edgistry.transactions import check_service_names
 
-from .cli_shared import json_option, option, print_json, tell
+from .cli_shared import json_option, option, period_options, print_json, tell, told_cycle
 from .clock import SystemClock
-from .duty_cycle import Cycle
+from .config import AgentConfig
 from .fleet import Fleet, FleetPlan, FleetTally, pair_fleet
-from .runtime import Habits
 
 SHOW_EVERY_S = 10.0
 
@@ -70,10 +69,7 @@ def fleet() -> None:
     "--codes", env="EDGISTRY_CODES", type=click.File("r"), metavar="FILE", required=True,
     help="Pairing codes of that node, one a line and one a device; - reads standard input.",
 )  # fmt: skip
-@option(
-    "--period", "period_s", env="EDGISTRY_PERIOD", type=click.IntRange(0, 7 * 86_400),
-    metavar="SECONDS", default=600, help="From one wake to the next; 0: always awake.",
-)  # fmt: skip
+@period_options
 @option(
     "--type", "type_name", env="EDGISTRY_TYPE", metavar="TYPE", default="thermometer",
     help="What they are.",
@@ -105,6 +101,7 @@ def fleet_run(
     url: str,
     codes: TextIO,
     period_s: int,
+    any_period: bool,
     type_name: str,
     lat: float,
     lon: float,
@@ -130,7 +127,7 @@ def fleet_run(
         lat=lat,
         lon=lon,
         radius_km=radius_km,
-        habits=Habits(cycle=Cycle(period_s=float(period_s))),
+        habits=AgentConfig(cycle=told_cycle(period_s, any_period=any_period)).habits,
         seed=secrets.token_bytes(32),
         durable=durable,
     )

@@ -15,8 +15,16 @@ from edgistry.adapters.log import close_logging, get_logger, setup_logging
 from edgistry.codec import Document
 from edgistry.errors import NotPairedError, Refused
 
-from .cli_shared import directory_argument, json_option, option, print_json, tell
-from .config import AgentConfig, CycleConfig, HandlersConfig
+from .cli_shared import (
+    directory_argument,
+    json_option,
+    option,
+    period_options,
+    print_json,
+    tell,
+    told_cycle,
+)
+from .config import AgentConfig, HandlersConfig
 from .directory import (
     AgentDirectory,
     create,
@@ -59,10 +67,7 @@ class InitAnswer(Document):
     "--name", env="EDGISTRY_DEVICE_NAME", metavar="NAME", default="",
     help="Your own name for it. Stays at its home node.",
 )  # fmt: skip
-@option(
-    "--period", "period_s", env="EDGISTRY_PERIOD", type=click.IntRange(0, 7 * 86400),
-    metavar="SECONDS", default=600, help="From one wake to the next; 0: always awake.",
-)  # fmt: skip
+@period_options
 @json_option
 def init(
     directory: Path,
@@ -71,6 +76,7 @@ def init(
     lon: float | None,
     name: str,
     period_s: int,
+    any_period: bool,
     as_json: bool,
 ) -> None:
     """Make a device in DIR, which must be empty or missing.
@@ -81,7 +87,8 @@ def init(
     Never run a copy of the directory beside the original: that is the same device twice.
     """
     config = AgentConfig(
-        cycle=CycleConfig(period_s=period_s), handlers=HandlersConfig(module=HANDLERS_MODULE)
+        cycle=told_cycle(period_s, any_period=any_period),
+        handlers=HandlersConfig(module=HANDLERS_MODULE),
     )
     # Checked with some position: that there is none yet is no reason to write what cannot be used.
     checked = manifest_text(name=name, type_name=type_name, lat=lat or 0.0, lon=lon or 0.0)

@@ -15,8 +15,12 @@ from typing import Any, TypeVar
 import click
 
 from edgistry.codec import encode_json
-from edgistry.errors import Refused
+from edgistry.errors import InvalidValueError, Refused
+from edgistry.pairing import MAX_PERIOD_S
 from edgistry.wording import refusal_text, visible
+
+from .config import CycleConfig
+from .periods import LISTED
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -50,6 +54,27 @@ def json_option(command: Command) -> Command:
     return option(
         "--json", "as_json", env="EDGISTRY_JSON", is_flag=True, help="Print JSON for programs."
     )(command)
+
+
+def period_options(command: Command) -> Command:
+    """Add ``--period`` and ``--any-period``."""
+    period = option(
+        "--period", "period_s", env="EDGISTRY_PERIOD", type=click.IntRange(0, MAX_PERIOD_S),
+        metavar="SECONDS", default=600, help=f"From one wake to the next: {LISTED}.",
+    )  # fmt: skip
+    any_period = option(
+        "--any-period", env="EDGISTRY_ANY_PERIOD", is_flag=True,
+        help="Let --period be any number, by which devices can be told apart.",
+    )  # fmt: skip
+    return period(any_period(command))
+
+
+def told_cycle(period_s: int, *, any_period: bool) -> CycleConfig:
+    """The duty cycle that ``period_options`` tell; a usage error if there is none with them."""
+    try:
+        return CycleConfig(period_s=period_s, any_period=any_period)
+    except InvalidValueError as error:
+        raise click.BadParameter(error.detail, param_hint="--period") from None
 
 
 def directory_argument(command: Command) -> Command:

@@ -21,6 +21,7 @@ from edgistry.pairing import MAX_PERIOD_S
 
 from .agent import Batch
 from .duty_cycle import Cycle
+from .periods import LISTED, check_period
 from .reach import BackOff
 from .runtime import Habits
 
@@ -43,8 +44,13 @@ class CycleConfig:
 
     period_s: int = setting(
         600,
-        help="Seconds from one wake to the next; 0: always awake.",
+        help=f"Seconds from one wake to the next:\n{LISTED}.",
         check=between(0, MAX_PERIOD_S),
+    )
+    any_period: bool = setting(
+        False,
+        help="Let period_s be any number, by which this device can be told from others: for one\n"
+        "that no stranger calls.",
     )
     linger_s: float = setting(
         2.0,
@@ -58,6 +64,10 @@ class CycleConfig:
         check=between(0.001, MAX_PERIOD_S),
     )
     exchanges: int = setting(8, help="In one wake, at most.", check=between(1, 1000))
+
+    def __post_init__(self) -> None:
+        if not self.any_period:
+            check_period(self.period_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ STATIONS = (
     ("Capitol Hill", 47.6230, -122.3197, 2013),
     ("West Seattle", 47.5667, -122.3868, 2014),
 )
-PERIOD_S = 6
+PERIOD_S = 10
 HOME, ENTRY, OTHER = 0, 2, 1
 AREA = ("--near", "47.6062,-122.3321", "--radius-km", "15")
 

@@ -30,12 +30,13 @@ from device_agent.directory import (
 from device_agent.energy import Spending
 from device_agent.examples import HANDLERS, HANDLERS_MODULE, manifest_text
 from device_agent.manifest import Action, Manifest, Privacy, Result, Service, Woof
+from device_agent.periods import LISTED, PERIODS_S
 from device_agent.tally import Wake
 from edgistry.adapters import config as toml
 from edgistry.adapters.faas_module import load_handlers
 from edgistry.adapters.secret_files import write_secret
 from edgistry.errors import ConfigError, DatabaseLockedError, DirectoryError, FileError
-from edgistry.pairing import check_device_id
+from edgistry.pairing import check_device_id, wake_bucket
 
 NOW_US = 1_772_366_400_000_000
 MANIFEST = manifest_text(name="on the roof", type_name="thermometer", lat=47.6, lon=-122.3)
@@ -171,6 +172,9 @@ def test_settings_become_the_habits_of_the_device() -> None:
     [
         "[cycle]\nperiod_s = -1",
         "[cycle]\nperiod_s = 1.5",
+        "[cycle]\nperiod_s = 599",
+        "[cycle]\nperiod_s = 7\nany_period = 1",
+        "[cycle]\nperiod_s = 604801\nany_period = true",
         "[cycle]\nexchanges = 0",
         "[radio]\nfirst_wait_s = 10\nlongest_wait_s = 5",
         "[radio]\nseconds_per_hour = 4000",
@@ -183,6 +187,34 @@ def test_settings_become_the_habits_of_the_device() -> None:
 def test_settings_out_of_range_are_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         toml.parse(text, AgentConfig, source="agent.toml")
+
+
+@pytest.mark.parametrize(
+    ("period_s", "nearest"),
+    [
+        (7, "take 0 (always awake) or 10 s"),
+        (599, "take 300 s or 600 s"),
+        (86_401, "take 86400 s,"),
+    ],
+)
+def test_period_that_devices_have_not_in_common_is_refused_with_the_nearest_that_they_have(
+    period_s: int, nearest: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        toml.parse(f"[cycle]\nperiod_s = {period_s}", AgentConfig, source="agent.toml")
+    assert nearest in refused.value.detail
+    assert "any_period" in refused.value.detail
+    free = f"[cycle]\nperiod_s = {period_s}\nany_period = true"
+    assert toml.parse(free, AgentConfig, source="agent.toml").habits.cycle.period_s == period_s
+
+
+def test_periods_are_few_in_order_and_in_every_wake_bucket() -> None:
+    assert sorted(set(PERIODS_S)) == list(PERIODS_S)
+    assert len(PERIODS_S) <= 10
+    assert {wake_bucket(each) for each in PERIODS_S} == {0, 1, 2, 3}
+    assert CycleConfig().period_s in PERIODS_S
+    shown = LISTED.replace("0 (always awake)", "0").replace(" or ", ", ")
+    assert tuple(map(int, shown.split(", "))) == PERIODS_S
 
 
 def test_example_works_as_it_is(directory: AgentDirectory) -> None:

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from device_agent.account import AccountBook
 from device_agent.cli import program
-from device_agent.directory import AgentDirectory, hold
+from device_agent.directory import AgentDirectory, hold, open_directory
 from device_agent.energy import Spending
 from device_agent.tally import Wake
 
@@ -75,6 +75,31 @@ def test_init_with_a_type_that_cannot_be_makes_nothing(
     result = run("init", tmp_path / "device", *position, "--type", "Has Blanks")
     assert result.exit_code == 2
     assert not (tmp_path / "device").exists()
+
+
+def test_init_with_a_period_that_devices_have_not_in_common_makes_nothing(tmp_path: Path) -> None:
+    result = run("init", tmp_path / "device", "--period", 61)
+    assert result.exit_code == 2
+    assert "take 60 s or 300 s" in result.output
+    assert not (tmp_path / "device").exists()
+
+
+def test_init_with_any_period_keeps_it(tmp_path: Path) -> None:
+    result = run("init", tmp_path / "device", "--period", 61, "--any-period")
+    assert result.exit_code == 0, result.output
+    _, config = open_directory(tmp_path / "device")
+    assert (config.cycle.period_s, config.cycle.any_period) == (61, True)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"), [((), "take 0 (always"), (("--any-period",), "as many codes")]
+)
+def test_fleet_has_the_same_periods(tmp_path: Path, more: tuple[str, ...], said: str) -> None:
+    (tmp_path / "codes").write_text("")
+    words = ("--node", "http://127.0.0.1:1", "--codes", tmp_path / "codes", "--period", 5)
+    result = run("fleet", "run", *words, *more)
+    assert result.exit_code == (1 if more else 2)
+    assert said in result.output
 
 
 def test_device_that_is_not_paired_does_not_run(device: Path) -> None:

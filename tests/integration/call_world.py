@@ -77,7 +77,7 @@ history = 100000
 def agent_config(period_s: int) -> AgentConfig:
     """Of a device that does not wait long for a node that was killed."""
     return AgentConfig(
-        cycle=CycleConfig(period_s=period_s, shortest_sleep_s=0.1),
+        cycle=CycleConfig(period_s=period_s, any_period=True, shortest_sleep_s=0.1),
         radio=RadioConfig(timeout_s=5.0, first_wait_s=0.2, longest_wait_s=1.0),
         handlers=HandlersConfig(module="station"),
     )

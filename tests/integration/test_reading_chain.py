@@ -82,7 +82,7 @@ history = 10000
 """
 
 CONFIG = AgentConfig(
-    cycle=CycleConfig(period_s=1, shortest_sleep_s=0.1),
+    cycle=CycleConfig(period_s=1, any_period=True, shortest_sleep_s=0.1),
     radio=RadioConfig(first_wait_s=0.2, longest_wait_s=0.5),
     handlers=HandlersConfig(module="station"),
 )

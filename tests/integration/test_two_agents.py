@@ -54,6 +54,7 @@ def test_agent_that_a_copy_has_replaced_ends_and_both_owners_are_told(
     handle = person.handle("thermometer")
     person.edgistry("grant", "request", handle)
     settings = device.files.config_file.read_text().replace("period_s = 60", "period_s = 1")
+    settings = settings.replace("any_period = false", "any_period = true")
     device.files.config_file.write_text(settings)
     copy = device.files.root.with_name("copy")
     shutil.copytree(device.files.root, copy)
