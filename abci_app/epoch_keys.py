@@ -72,6 +72,15 @@ class EpochKeys:
             return states.current.since_us + self._epoch_us
         return states.current.since_us
 
+    @property
+    def chain_ends_us(self) -> int:
+        """When the chain's epoch is over (block time, µs), whether its key is here or not.
+
+        0 before the first one has begun.
+        """
+        current = self._states.current
+        return 0 if current is None else current.since_us + self._epoch_us
+
     def handles(self) -> HandleKey:
         """What makes handles now; ready, so that it costs nothing to ask again.
 

@@ -9,6 +9,7 @@ Rules kept here:
 * Work for an exchange that waits is leased in the write that it comes with.
 * An exchange that waits ends when there is work, when its time is over, or when the device says
   that it has given it up: nothing is handed down to who does not listen.
+* What the device gets says when the privacy epoch ends: then it changes its rhythm.
 * The same envelope gets the same reply, but without its requests where they are large: those come
   with the next exchange, since the device does not mention them.
 
@@ -95,6 +96,8 @@ class ExchangeDesk:
         """How often a device was refused because another agent had taken its place."""
         self.on_exchange: Callable[[Paired, ExchangeUp], None] | None = None
         """Hears of every exchange that is the device's, once; quickly."""
+        self.epoch_ends_us: Callable[[], int] = int
+        """When the privacy epoch ends, µs since 1970; 0, as here, where there are none."""
 
     @property
     def waiting(self) -> int:
@@ -214,6 +217,7 @@ class ExchangeDesk:
             now_us=self._writer.clock_us(),
             is_heeded=not exchange.is_given_up,
         )
+        down = replace(down, epoch_ends_us=self.epoch_ends_us())
         reply = remembered = _reply(checked, down)
         if len(reply) > MAX_REMEMBERED_BYTES:
             remembered = _reply(checked, replace(down, requests=(), more=True))

@@ -125,6 +125,7 @@ async def run_node(
             handlers=handlers,
         )
         mail.exchanges.on_exchange = devices.stand_ins.heard
+        mail.exchanges.epoch_ends_us = lambda: service.epochs.keys.chain_ends_us
         members = genesis_members(genesis.state)
         budget = party_budget(config)
         if budget is not None:

@@ -46,6 +46,7 @@ from .homes import Home
 from .link import Answer, Link
 from .node_time import NodeTime
 from .reach import is_stand_in
+from .rhythm import Epoch
 from .runtime import Ask, Habits, Linger, Runtime, Sleep
 from .talk import Talk, Wish
 from .tally import MAX_U32, Tally, Wake, added
@@ -87,8 +88,8 @@ class Connected:
 class Agent:
     """One device, paired with ``nodes``, the primary first. Used in one event loop.
 
-    ``instance`` are 8 random bytes; ``spread`` draws a number from 0 to 1; ``on_wake`` hears of
-    each wake when it is over.
+    ``instance`` are 8 random bytes; ``wake_key`` is what its wakes are drawn by (``rhythm.py``);
+    ``spread`` draws a number from 0 to 1; ``on_wake`` hears of each wake when it is over.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Agent:
         batch: Batch,
         clock: Clock,
         instance: bytes,
+        wake_key: bytes,
         spread: Callable[[], float],
         on_wake: Callable[[Wake], None],
     ) -> None:
@@ -112,7 +114,11 @@ class Agent:
         self._batch = batch
         self._clock = clock
         self._on_wake = on_wake
-        self._runtime = Runtime(habits, nodes=len(nodes), now_s=clock.now_s(), spread=spread)
+        self._runtime = Runtime(
+            habits, nodes=len(nodes), now_s=clock.now_s(), spread=spread, wake_key=wake_key
+        )
+        self._is_woken = False
+        """Something else decides when it wakes."""
         self._unsaid = Account()
         """Spent, and not yet told a node."""
         self._wake = Tally()
@@ -137,6 +143,7 @@ class Agent:
         Handlers that have not ended then may end, with the radio off, until the next wake would be
         due: cut short every time they would never end. Raises as ``run``.
         """
+        self._is_woken = True
         answered = False
         while True:
             action = self._runtime.next(self._clock.now_s())
@@ -219,7 +226,14 @@ class Agent:
             more=down.more and self._wanted > 0,
             is_owed=bool(down.requests) or down.more or executor.outgoing.has_results(node.home.id),
             hint_s=float(down.next_wake_s),
+            epoch=self._epoch(down),
         )
+
+    def _epoch(self, down: ExchangeDown) -> Epoch | None:
+        ahead_us = self.time.ahead_us
+        if self._is_woken or not down.epoch_ends_us or ahead_us is None:
+            return None
+        return Epoch(ends_us=down.epoch_ends_us, ahead_us=ahead_us)
 
     async def _exchange_awake(
         self, node: Connected, talk: Talk, *, timeout_s: float
@@ -339,7 +353,7 @@ class Agent:
         now_us = self.time.at(self._reading_us())
         room = max(self._batch.held - self._executor.held(), 0)
         now_s = self._clock.now_s()
-        back_in_s = math.ceil(self._runtime.next_wake_s(now_s) - now_s)
+        back_in_s = math.ceil(self._runtime.back_at_s(now_s) - now_s)
         wish = Wish(
             count=min(self._batch.count, room),
             size=self._batch.size,

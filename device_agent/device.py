@@ -46,6 +46,7 @@ from .executor import DeviceService, Executor
 from .homes import Home
 from .link import HttpLink
 from .queues import DeviceQueues
+from .rhythm import wake_key
 from .runtime import Habits
 from .tally import Wake
 
@@ -112,7 +113,8 @@ async def _device(
     directory: AgentDirectory, config: AgentConfig, homes: Sequence[Home], habits: Habits
 ) -> AsyncIterator[_Running]:
     device_id = read_device_id(directory)
-    issuer = Issuer.from_secret(read_device_secret(directory), epoch=read_epoch(directory))
+    secret = read_device_secret(directory)
+    issuer = Issuer.from_secret(secret, epoch=read_epoch(directory))
     table = load_handlers(config.handlers.module, directory.handlers_dir)
     check_handlers(directory, table)
     async with AsyncExitStack() as parts:
@@ -157,6 +159,7 @@ async def _device(
             batch=config.batch_size,
             clock=clock,
             instance=secrets.token_bytes(8),
+            wake_key=wake_key(secret),
             spread=random.SystemRandom().random,
             on_wake=woke,
         )

@@ -5,20 +5,18 @@
 Rules kept here:
 
 * The table says what may follow what; an event that it does not know is a bug and changes nothing.
-* The device decides: the node's hint can bring a wake forward, never put it off.
-* Wakes keep their rhythm: they are counted from the first one, not from the end of the last.
 * Results that are ready while the device is still awake go up at once; what is not ready goes up
   when it wakes next. The exchanges of one wake are bounded.
 
 Pure: time is an argument, in seconds of a clock that only rises and runs on while asleep.
 
-Not handled here: which node to talk to and how long to wait after a failure (``reach.py``), how
-long the radio may be on (``radio.py``), and who acts on all that (``runtime.py``).
+Not handled here: when it is due (``rhythm.py``), which node to talk to and how long to wait after a
+failure (``reach.py``), how long the radio may be on (``radio.py``), and who acts on all that
+(``runtime.py``).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -96,8 +94,6 @@ class DutyCycle:
     """Where one device stands in its cycle."""
 
     state: State = State.ASLEEP
-    first_wake_s: float
-    """All wakes that are not brought forward are whole periods after this."""
     wake_at_s: float
     """When it wakes next; while awake, when it would have woken next."""
     awake_since_s: float = 0.0
@@ -114,7 +110,7 @@ class DutyCycle:
     @classmethod
     def beginning(cls, now_s: float) -> DutyCycle:
         """A device that has just been switched on: it wakes at once."""
-        return cls(first_wake_s=now_s, wake_at_s=now_s)
+        return cls(wake_at_s=now_s)
 
     def after(self, event: Event, *, now_s: float) -> DutyCycle:
         """The same device one event later, as far as the table alone tells.
@@ -150,18 +146,3 @@ class DutyCycle:
         if after.state is not State.ASLEEP:
             raise ImpossibleEventError(f"{event} while {self.state} does not lead to sleep")
         return replace(after, wake_at_s=wake_at_s)
-
-    def next_wake_s(self, cycle: Cycle, *, now_s: float, hint_s: float = 0.0) -> float:
-        """When to wake next, after an exchange that went well; ``hint_s`` is the node's, 0 if none.
-
-        A multiple of the period after the first wake, at least ``shortest_sleep_s`` from now; the
-        hint only brings it forward.
-        """
-        earliest_s = now_s + cycle.shortest_sleep_s
-        if not cycle.period_s:
-            return earliest_s
-        periods = math.ceil((earliest_s - self.first_wake_s) / cycle.period_s)
-        regular_s = max(self.first_wake_s + periods * cycle.period_s, earliest_s)
-        if hint_s <= 0:
-            return regular_s
-        return min(regular_s, max(earliest_s, now_s + hint_s))

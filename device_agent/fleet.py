@@ -4,7 +4,7 @@ Rules kept here:
 
 * Each is a device of its own: its secret, id, capability, rhythm and connection. To its node, and
   to clients, it is like any other.
-* They come to their node evenly over a period, and not all at once.
+* They come to their node evenly over a period, and not all at once, in each privacy epoch anew.
 * A device that cannot be reached, or that a node refuses, backs off like any other; one that ends,
   because somebody has its identity, ends alone. It leaves no connection, and its last wake counts.
 
@@ -43,6 +43,7 @@ from .manifest import Action, Manifest, Service
 from .offer import offer_of
 from .pair_link import ask_to_pair
 from .pairing import pairing_of
+from .rhythm import wake_key
 from .runtime import Habits
 from .simulated import simulated_executor
 from .tally import Wake
@@ -232,6 +233,7 @@ class Fleet:
             batch=Batch(),
             clock=self._clock,
             instance=draw.randbytes(8),
+            wake_key=wake_key(_drawn(self._plan, device.number, b"secret")),
             spread=draw.random,
             on_wake=self.tally.note,
         )

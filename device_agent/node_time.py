@@ -37,6 +37,11 @@ class NodeTime:
         """Whether any node has proven a time."""
         return self._offset_us is not None
 
+    @property
+    def ahead_us(self) -> int | None:
+        """How far it is ahead of the rising clock; ``None`` when nobody knows."""
+        return self._offset_us
+
     def is_fresh(self, reading_us: int) -> bool:
         """Whether the time need not be asked for just now."""
         return self.is_known and reading_us - self._proven_us < KEPT_US // 2

@@ -7,7 +7,11 @@ Rules kept here:
 * The radio is on between waking and falling asleep, and all of that counts against its budget; an
   exchange or a linger is cut where the budget ends.
 * A wake ends: its exchanges are bounded, and so is each of them.
-* What a node would like of the next wake holds until it says something else, or the wake is over.
+* The device decides: what a node would like of the next wake can bring it forward, never put it
+  off, and the rhythm goes on as if it had not been. It holds until the node says something else, or
+  the wake is over.
+* In each wake the first node that tells the privacy epoch is believed: a fallback node may belong
+  to another cluster, with other epochs.
 
 Pure: time is an argument, in seconds of a clock that only rises; the spread of waits is drawn by a
 function that is an argument too. Not handled here: doing it (``agent.py``).
@@ -22,6 +26,7 @@ from dataclasses import dataclass, field
 from .duty_cycle import Cycle, DutyCycle, Event, State
 from .radio import RadioBudget
 from .reach import BackOff, Reach, is_stand_in, next_retry_s, to_ask
+from .rhythm import Epoch, Rhythm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +68,20 @@ class Habits:
 class Runtime:
     """One device that is paired with ``nodes`` nodes, the primary first.
 
-    ``spread`` draws a number from 0 to 1.
+    ``spread`` draws a number from 0 to 1; ``wake_key`` is what its wakes are drawn by.
     """
 
     def __init__(
-        self, habits: Habits, *, nodes: int, now_s: float, spread: Callable[[], float]
+        self,
+        habits: Habits,
+        *,
+        nodes: int,
+        now_s: float,
+        spread: Callable[[], float],
+        wake_key: bytes,
     ) -> None:
         self.habits = habits
+        self.rhythm = Rhythm(key=wake_key, period_s=habits.cycle.period_s, first_wake_s=now_s)
         self.duty = DutyCycle.beginning(now_s)
         self.radio = RadioBudget.full(habits.radio_s_per_hour, now_s=now_s)
         self.reaches = [Reach()] * nodes
@@ -77,6 +89,8 @@ class Runtime:
         self._asked: list[int] = []
         self._hints_s = [math.inf] * nodes
         """By when each node would like the device to wake, as it said in this wake."""
+        self._was_told = False
+        """Whether a node has told the epoch in this wake."""
 
     # --- what to do -----------------------------------------------------------------------------
 
@@ -90,13 +104,15 @@ class Runtime:
                 return Sleep(until_s=until_s)
             self.duty = self.duty.after(Event.DUE, now_s=now_s)
             self._hints_s = [math.inf] * len(self.reaches)
+            self._was_told = False
             self._ask_first(now_s)
         timeout_s = min(self.habits.exchange_timeout_s, self._left_s(now_s))
         return Ask(node=self._asked[-1], timeout_s=max(timeout_s, 0.0))
 
-    def next_wake_s(self, now_s: float) -> float:
-        """When it will wake next if nothing is to be done any more."""
-        return self.duty.next_wake_s(self.habits.cycle, now_s=now_s)
+    def back_at_s(self, now_s: float) -> float:
+        """When to expect it next, if nothing is to be done any more (``Rhythm.back_s``)."""
+        shortest_s = self.habits.cycle.shortest_sleep_s
+        return self.rhythm.back_s(now_s=now_s, shortest_sleep_s=shortest_s)
 
     @property
     def is_asleep(self) -> bool:
@@ -129,19 +145,22 @@ class Runtime:
         more: bool = False,
         is_owed: bool = False,
         hint_s: float = 0.0,
+        epoch: Epoch | None = None,
     ) -> None:
         """The node asked has answered.
 
         ``at_work``: handlers of requests are running. ``is_ready``: there are results that were not
         sent yet. ``more``: the node has further requests. ``is_owed``: that node may have something
         for the device, or the device something for it. ``hint_s``: when the node would like it to
-        wake, 0 for no opinion.
+        wake, 0 for no opinion. ``epoch``: the privacy epoch, if it knows of one.
         """
         node = self._asked[-1]
         self.reaches[node] = self.reaches[node].answered(
             is_owed=is_owed, stands_in=is_stand_in(self.reaches, node), now_s=now_s
         )
         self._hints_s[node] = now_s + hint_s if hint_s > 0 else math.inf
+        if epoch is not None and not self._was_told:
+            self.rhythm, self._was_told = self.rhythm.told(epoch), True
         if self._other_node(now_s):
             return
         cycle = self.habits.cycle
@@ -206,12 +225,10 @@ class Runtime:
         return self.radio.left_s(now_s) - (now_s - self.duty.awake_since_s)
 
     def _sleep(self, event: Event, now_s: float) -> None:
-        hint_s = min(self._hints_s)
-        in_s = (
-            0.0 if hint_s == math.inf else max(hint_s - now_s, self.habits.cycle.shortest_sleep_s)
-        )
-        wake_at_s = self.duty.next_wake_s(self.habits.cycle, now_s=now_s, hint_s=in_s)
-        self._fall_asleep(event, now_s, wake_at_s)
+        shortest_s = self.habits.cycle.shortest_sleep_s
+        due_s = self.rhythm.due_s(now_s=now_s, shortest_sleep_s=shortest_s)
+        hint_s = max(min(self._hints_s), now_s + shortest_s)
+        self._fall_asleep(event, now_s, min(due_s, hint_s))
 
     def _fall_asleep(self, event: Event, now_s: float, wake_at_s: float) -> None:
         awake_s = now_s - self.duty.awake_since_s

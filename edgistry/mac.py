@@ -6,8 +6,8 @@ Rules kept here:
   output of another step (capability.md, *Chain*: the paper's prototype lacked this, and accepted
   a chain's fragment as a request).
 * Only the modules of the capability format, of handles (``handles``, whose keys are others), and
-  the one that draws a device's noise (``placing``) call ``mac``; nothing else in the project
-  computes a MAC over authority.
+  those that draw a device's noise (``placing``) and its wakes (the agent's ``rhythm``) call
+  ``mac``; nothing else in the project computes a MAC over authority.
 
 Not handled here: what is hashed, and comparing (callers use ``hmac.compare_digest``).
 """
@@ -31,6 +31,7 @@ USE_HANDLE_SEAL = b"\x33"
 USE_HANDLE_ORDER = b"\x34"
 USE_HANDLE_CURSOR = b"\x35"
 USE_PSEUDONYM = b"\x3a"
+USE_WAKES = b"\x3b"
 
 KEY_BYTES = 32
 """Secrets, epoch keys and chain states."""

@@ -142,6 +142,10 @@ class ExchangeDown(Wire):
     cancelled: Annotated[tuple[_Id, ...], Meta(max_length=MAX_ITEMS)] = ()
     """Requests that the client has taken back: if executing has not begun it never does, and they
     are ``REJECTED`` (status CANCELLED). Mentioned until the device says how they ended."""
+    epoch_ends_us: U64 = 0
+    """When the privacy epoch of the chain is over, µs since 1970: not before, by block time, and
+    mostly soon after. The same at all nodes of a cluster, and another for each epoch. 0: the node
+    knows of none."""
 
 
 def encode_up(up: ExchangeUp) -> bytes:

@@ -9,6 +9,7 @@ import pytest
 import structlog
 
 from abci_app.epoch_keeper import EpochKeeper
+from abci_app.epoch_keys import EpochKeys
 from abci_app.epochs import KEPT_AFTER_US
 from abci_app.schema import HEAD_KEY
 from edgistry.errors import CorruptDatabaseError, NoEpochKeyError, UnknownHandleError
@@ -98,13 +99,24 @@ async def test_ends_are_those_of_the_chain() -> None:
     keys = nodes[0].keeper.keys
     current = chain.blocks[-1].states.current
     assert current is not None
-    assert keys.ends_us == keys.end_of(1) == current.since_us + EPOCH_US
+    assert keys.ends_us == keys.end_of(1) == keys.chain_ends_us == current.since_us + EPOCH_US
     await rounds(chain, nodes, 80, until=lambda: chain.number == 2 and all_have(nodes))
     current = chain.blocks[-1].states.current
     assert current is not None
     assert keys.end_of(1) == current.since_us
-    assert keys.ends_us == current.since_us + EPOCH_US
+    assert keys.ends_us == keys.chain_ends_us == current.since_us + EPOCH_US
     assert keys.end_of(3) is None
+
+
+async def test_end_of_the_chain_s_epoch_is_known_without_its_key() -> None:
+    chain, nodes = await in_first_epoch(4)
+    late = nodes[0].keeper
+    assert EpochKeys().chain_ends_us == 0
+    late.keys.put({}, late._reader.epochs(), epoch_us=EPOCH_US)
+    current = chain.blocks[-1].states.current
+    assert current is not None
+    assert late.keys.ends_us is None
+    assert late.keys.chain_ends_us == current.since_us + EPOCH_US
 
 
 async def test_those_who_want_to_know_are_told_of_each_change() -> None:

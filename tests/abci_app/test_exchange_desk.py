@@ -54,6 +54,18 @@ async def test_exchange_without_work_tells_the_time() -> None:
         assert (down.now_us, down.requests, down.more) == (world.now_us, (), False)
 
 
+async def test_exchange_tells_when_the_privacy_epoch_ends() -> None:
+    async with desks() as world:
+        assert (await world.device.exchange()).epoch_ends_us == 0, "the node knows of none"
+        world.exchanges.epoch_ends_us = lambda: world.now_us + HOUR
+        assert (await world.device.exchange()).epoch_ends_us == world.now_us + HOUR
+        waiting = asyncio.create_task(world.device.exchange(wait_s=30))
+        await until_waiting(world.exchanges)
+        world.exchanges.epoch_ends_us = lambda: 2 * HOUR
+        await world.submit(world.bind())
+        assert (await waiting).epoch_ends_us == 2 * HOUR, "as it is when it is answered"
+
+
 async def test_exchange_that_waits_is_answered_when_a_request_comes() -> None:
     async with desks() as world:
         waiting = asyncio.create_task(world.device.exchange(wait_s=30))

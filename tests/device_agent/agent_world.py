@@ -37,6 +37,7 @@ from edgistry.verifier import Checked
 from .device_world import NOW_US, Inside, down, inside
 
 DEVICE = encode_device_id(bytes(range(16)))
+WAKE_KEY = b"w" * 32
 MAX_STEPS = 10_000
 
 
@@ -93,6 +94,8 @@ class MadeUpNode:
     """How long it holds an exchange that may be held."""
     says_us: int | None = None
     """The time that it tells instead of its own."""
+    epoch_ends_us: int = 0
+    """Of the privacy epoch; it knows of none."""
     pushes: int = 0
     """Hands down so many requests, whatever the device wants."""
 
@@ -148,6 +151,7 @@ class MadeUpNode:
             more=len(waiting) > len(taken),
             requests=tuple(down(self.queue[number], number) for number in taken),
             confirmed=tuple(each.request_id for each in up.results if self.confirms),
+            epoch_ends_us=self.epoch_ends_us,
         )
         return Outcome(payload=encode_down(answer))
 
@@ -201,6 +205,7 @@ async def device(
             batch=batch or Batch(),
             clock=hand,
             instance=instance,
+            wake_key=WAKE_KEY,
             spread=lambda: 0.0,
             on_wake=wakes.append,
         )

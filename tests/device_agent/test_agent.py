@@ -24,7 +24,7 @@ from edgistry.replay import Outcome
 from edgistry.verifier import Checked
 from tests.edgistry.faas_world import Gate
 
-from .agent_world import HandClock, MadeUpNode, device
+from .agent_world import HandClock, MadeUpNode, Running, device
 from .device_world import MINUTE_US, NOW_US, Requests
 
 YEAR_US = 365 * 24 * 3600 * 1_000_000
@@ -156,12 +156,47 @@ async def test_hint_of_the_node_brings_the_device_back_sooner() -> None:
         assert wake.next_wake_s == 30.0
 
 
+DAY_US = 24 * 3600 * 1_000_000
+
+
+async def wakes_in_node_time(running: Running, node: MadeUpNode, count: int) -> list[int]:
+    """When the device wakes that often, in ms of its node's time."""
+    found = []
+    for _ in range(count):
+        await running.wake_up()
+        found.append((node.now_us + round(running.wakes[-1].next_wake_s * 1e6)) // 1000)
+    return found
+
+
+async def test_rhythm_is_another_one_in_each_epoch_also_after_a_restart() -> None:
+    node = MadeUpNode(epoch_ends_us=NOW_US + DAY_US, ahead_us=7 * MINUTE_US)
+    async with device(node, habits=HABITS) as running:
+        phases = [each % 600_000 for each in await wakes_in_node_time(running, node, 3)]
+        assert max(phases) - min(phases) <= 1
+    async with device(
+        node, habits=HABITS, clock=HandClock(wall_us=0), instance=b"anew, so"
+    ) as again:
+        again.clock.s += 12_345.6
+        (same,) = await wakes_in_node_time(again, node, 1)
+        assert abs(same % 600_000 - phases[0]) <= 1
+        node.epoch_ends_us += DAY_US
+        _, other = await wakes_in_node_time(again, node, 2)
+        assert abs(other % 600_000 - phases[0]) > 1
+
+
 async def test_single_wake_for_devices_that_something_else_wakes() -> None:
     node = MadeUpNode(queue={1: Requests().bind(payload=b"17", handler="echo")})
     async with device(node, habits=HABITS, handlers=(echo,)) as running:
         assert await running.agent.run_once()
         assert node.payload(1) == b"heard 17"
         assert len(running.wakes) == 1
+
+
+async def test_device_that_something_else_wakes_is_due_a_period_later_in_every_epoch() -> None:
+    node = MadeUpNode(epoch_ends_us=NOW_US + DAY_US)
+    async with device(node, habits=HABITS) as running:
+        assert await running.agent.run_once()
+        assert running.wakes[0].next_wake_s == 600.0
 
 
 async def test_single_wake_of_a_device_that_is_always_awake_ends() -> None:

@@ -34,7 +34,7 @@ from tests.abci_app.desk_world import (
 )
 from tests.edgistry.faas_world import Gate, until
 
-from .agent_world import HandClock, Running
+from .agent_world import WAKE_KEY, HandClock, Running
 from .device_world import inside
 
 HABITS = Habits(
@@ -105,6 +105,7 @@ async def agent_at(
             batch=Batch(count=5),
             clock=link.clock,
             instance=instance,
+            wake_key=WAKE_KEY,
             spread=lambda: 0.0,
             on_wake=wakes.append,
         )

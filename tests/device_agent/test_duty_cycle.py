@@ -1,10 +1,8 @@
-"""The duty cycle as a table, and the rhythm of wakes."""
+"""The duty cycle as a table."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from device_agent.duty_cycle import (
     TRANSITIONS,
@@ -47,41 +45,6 @@ def test_every_state_can_be_left_and_every_event_can_happen() -> None:
 
 def test_device_wakes_as_soon_as_it_is_switched_on() -> None:
     assert DutyCycle.beginning(17.0).wake_at_s == 17.0
-
-
-def test_wakes_keep_their_rhythm_however_long_one_takes() -> None:
-    device = DutyCycle.beginning(100.0)
-    assert device.next_wake_s(CYCLE, now_s=103.0) == 700.0
-    assert device.next_wake_s(CYCLE, now_s=699.5) == 1300.0
-
-
-def test_hint_brings_a_wake_forward_and_never_puts_it_off() -> None:
-    device = DutyCycle.beginning(0.0)
-    assert device.next_wake_s(CYCLE, now_s=10.0, hint_s=30.0) == 40.0
-    assert device.next_wake_s(CYCLE, now_s=10.0, hint_s=5000.0) == 600.0
-
-
-def test_hint_does_not_shorten_the_shortest_sleep() -> None:
-    device = DutyCycle.beginning(0.0)
-    assert device.next_wake_s(CYCLE, now_s=10.0, hint_s=0.001) == 11.0
-
-
-def test_device_that_is_always_awake_sleeps_only_for_a_moment() -> None:
-    device = DutyCycle.beginning(0.0)
-    assert device.next_wake_s(Cycle(period_s=0.0, shortest_sleep_s=0.5), now_s=10.0) == 10.5
-
-
-@given(
-    now_s=st.floats(0, 1e9),
-    period_s=st.floats(1.0, 1e6),
-    hint_s=st.floats(0, 1e6),
-)
-def test_next_wake_is_within_a_period_and_after_the_shortest_sleep(
-    now_s: float, period_s: float, hint_s: float
-) -> None:
-    cycle = Cycle(period_s=period_s, shortest_sleep_s=1.0)
-    wake_s = DutyCycle.beginning(0.0).next_wake_s(cycle, now_s=now_s, hint_s=hint_s)
-    assert now_s + 1.0 <= wake_s <= now_s + 1.0 + period_s + 1e-6 * now_s
 
 
 def test_lingering_ends_where_the_radio_budget_does() -> None:

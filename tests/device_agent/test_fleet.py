@@ -8,6 +8,7 @@ import json
 import math
 import os
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
@@ -167,6 +168,7 @@ class ManyBoxes:
     exchanges: dict[str, list[float]] = field(default_factory=dict)
     away: bool = False
     refused: str = ""
+    epoch_ends_us: int = 0
     opened: int = 0
     closed: int = 0
 
@@ -205,6 +207,7 @@ class ManyBoxes:
             now_us=self.clock.wall_us(),
             requests=() if request is None else (down(request, 1),),
             confirmed=tuple(each.request_id for each in up.results),
+            epoch_ends_us=self.epoch_ends_us,
         )
         return Outcome(payload=encode_down(answer))
 
@@ -244,6 +247,25 @@ async def test_every_device_of_a_fleet_wakes_in_its_own_rhythm_and_is_answered()
         assert len(node.results) == len(devices)
         assert fleet.tally.requests == len(devices)
         assert fleet.tally.spending.wakes == 3 * len(devices)
+
+
+async def test_devices_of_a_fleet_do_not_wake_together_when_an_epoch_begins() -> None:
+    node = ManyBoxes(WoundClock(wall_us=NOW_US), epoch_ends_us=NOW_US + 3600_000_000)
+    async with running(node) as (_, devices):
+        await node.clock.advance(3700.0)
+        begun_s = node.clock.now_s()
+        node.epoch_ends_us += 86_400_000_000
+        await node.clock.advance(4000.0)
+        after = [
+            sorted({each for each in node.exchanges[device.id] if each > begun_s + 2000.0})
+            for device in devices
+        ]
+        assert {len(each) for each in after} <= {3, 4}
+        assert {round(each[1] - each[0]) for each in after} == {600}
+        minutes = Counter(int(each[0] % 600.0 // 60.0) for each in after)
+        assert max(minutes.values()) < PLAN.devices / 4
+        firsts = [min(e for e in node.exchanges[device.id] if e > begun_s) for device in devices]
+        assert len({round(each) for each in firsts}) > PLAN.devices / 2
 
 
 async def test_fleet_comes_back_after_its_node_was_away() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_agent.duty_cycle import Cycle, State
 from device_agent.radio import RadioBudget
 from device_agent.reach import BackOff, Reach, to_ask
+from device_agent.rhythm import Epoch
 from device_agent.runtime import Ask, Habits, Linger, Runtime, Sleep
 
 HABITS = Habits(
@@ -20,7 +22,7 @@ HABITS = Habits(
 
 
 def device(habits: Habits = HABITS, *, nodes: int = 1, now_s: float = 0.0) -> Runtime:
-    return Runtime(habits, nodes=nodes, now_s=now_s, spread=lambda: 0.0)
+    return Runtime(habits, nodes=nodes, now_s=now_s, spread=lambda: 0.0, wake_key=bytes(32))
 
 
 def idle_wake(runtime: Runtime, now_s: float) -> None:
@@ -75,11 +77,24 @@ def test_further_requests_are_fetched_at_once_but_not_without_end() -> None:
     assert runtime.next(0.0) == Sleep(until_s=1.0)
 
 
-def test_hint_of_the_node_brings_the_next_wake_forward() -> None:
+@pytest.mark.parametrize(
+    ("hint_s", "wakes_at_s"), [(20.0, 20.0), (0.001, 1.0), (599.0, 599.0), (5000.0, 600.0)]
+)
+def test_hint_of_the_node_brings_the_next_wake_forward_and_never_puts_it_off(
+    hint_s: float, wakes_at_s: float
+) -> None:
+    runtime = device()
+    runtime.next(0.0)
+    runtime.answered(0.0, at_work=False, is_ready=False, hint_s=hint_s)
+    assert runtime.next(0.0) == Sleep(until_s=wakes_at_s)
+
+
+def test_rhythm_goes_on_after_a_wake_that_was_brought_forward() -> None:
     runtime = device()
     runtime.next(0.0)
     runtime.answered(0.0, at_work=False, is_ready=False, hint_s=20.0)
-    assert runtime.next(0.0) == Sleep(until_s=20.0)
+    idle_wake(runtime, 20.0)
+    assert runtime.next(20.0) == Sleep(until_s=600.0)
 
 
 def test_device_that_is_always_awake_asks_again_and_again() -> None:
@@ -87,6 +102,73 @@ def test_device_that_is_always_awake_asks_again_and_again() -> None:
     for _ in range(50):
         assert isinstance(runtime.next(0.0), Ask)
         runtime.answered(0.0, at_work=False, is_ready=False)
+
+
+# --- privacy epochs -----------------------------------------------------------------------------
+
+EPOCH = Epoch(ends_us=20_000 * 86_400_000_000, ahead_us=20_000 * 86_400_000_000 - 40_000_000_000)
+
+
+def wake_times(runtime: Runtime, *epochs: Epoch | None, hint_s: float = 0.0) -> list[float]:
+    """When the device wakes if its node tells it these, one after the other."""
+    action = runtime.next(runtime.duty.wake_at_s)
+    found = []
+    for epoch in epochs:
+        now_s = runtime.duty.awake_since_s
+        assert isinstance(action, Ask)
+        runtime.answered(now_s, at_work=False, is_ready=False, hint_s=hint_s, epoch=epoch)
+        sleep = runtime.next(now_s)
+        assert isinstance(sleep, Sleep)
+        found.append(sleep.until_s)
+        action = runtime.next(sleep.until_s)
+    return found
+
+
+def test_device_follows_the_epoch_that_its_node_tells() -> None:
+    first, second, third = wake_times(device(), EPOCH, EPOCH, EPOCH)
+    assert 0.0 < first < 600.0
+    assert (second, third) == pytest.approx((first + 600.0, first + 1200.0))
+
+
+def test_device_keeps_its_rhythm_while_nobody_tells_an_epoch() -> None:
+    assert wake_times(device(), None, None) == [600.0, 1200.0]
+    first, second = wake_times(device(), EPOCH, None)
+    assert second == pytest.approx(first + 600.0)
+
+
+def test_another_epoch_is_another_rhythm_at_once() -> None:
+    following = replace(EPOCH, ends_us=EPOCH.ends_us + 86_400_000_000)
+    first, second, third = wake_times(device(), EPOCH, following, following)
+    assert second != pytest.approx(first + 600.0)
+    assert first < second <= first + 602.0
+    assert third == pytest.approx(second + 600.0)
+
+
+def test_wake_that_was_brought_forward_brings_no_old_rhythm_back() -> None:
+    runtime = device()
+    (brought,) = wake_times(runtime, EPOCH, hint_s=20.0)
+    assert brought == 20.0
+    (regular,) = wake_times(device(), EPOCH)
+    runtime.answered(20.0, at_work=False, is_ready=False, epoch=EPOCH)
+    following = runtime.next(20.0)
+    assert isinstance(following, Sleep)
+    assert following.until_s == pytest.approx(regular)
+
+
+def test_first_node_of_a_wake_that_tells_an_epoch_is_believed() -> None:
+    other = replace(EPOCH, ends_us=EPOCH.ends_us + 1)
+    runtime = device(nodes=2)
+    runtime.reaches[1] = Reach(is_owed=True)
+    runtime.next(0.0)
+    runtime.answered(0.0, at_work=False, is_ready=False, epoch=EPOCH)
+    runtime.next(0.0)
+    runtime.answered(0.0, at_work=False, is_ready=False, epoch=other)
+    assert runtime.rhythm.epoch == EPOCH
+    runtime.next(runtime.duty.wake_at_s)
+    runtime.failed(runtime.duty.awake_since_s)
+    runtime.next(runtime.duty.awake_since_s)
+    runtime.answered(runtime.duty.awake_since_s, at_work=False, is_ready=False, epoch=other)
+    assert runtime.rhythm.epoch == other, "the first does not answer"
 
 
 # --- nodes that do not answer -------------------------------------------------------------------

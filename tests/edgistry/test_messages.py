@@ -75,9 +75,10 @@ DOWNS = st.builds(
     ).map(tuple),
     confirmed=st.lists(IDS, max_size=4).map(tuple),
     cancelled=st.lists(IDS, max_size=4).map(tuple),
+    epoch_ends_us=st.integers(0, (1 << 64) - 1),
 )
 UP = ExchangeUp(version=1, instance=b"instance", counter=7, want_count=20, want_bytes=65536)
-DOWN = ExchangeDown(version=1, now_us=1_700_000_000_000_000)
+DOWN = ExchangeDown(version=1, now_us=1_700_000_000_000_000, epoch_ends_us=1_700_000_086_400_000)
 
 
 def result(number: int, reply: bytes = b"reply") -> RequestResult:
@@ -140,9 +141,10 @@ def test_an_independent_reader_sees_the_fields_in_order() -> None:
         requests=(RequestDown(request_id=bytes(16), priority=9, envelope=b"e"),),
         confirmed=(bytes(16),),
         cancelled=(b"c" * 16,),
+        epoch_ends_us=6,
     )
     assert msgpack.unpackb(encode_down(down)) == [
-        1, 5, 60, True, [[bytes(16), 9, b"e"]], [bytes(16)], [b"c" * 16],
+        1, 5, 60, True, [[bytes(16), 9, b"e"]], [bytes(16)], [b"c" * 16], 6,
     ]  # fmt: skip
 
 
