@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from device_agent.account import LAST_WAKES, AccountBook, read_account
 from device_agent.config import AgentConfig, CycleConfig, HandlersConfig
+from device_agent.device import _device
 from device_agent.directory import (
     AgentDirectory,
     create,
@@ -31,12 +32,15 @@ from device_agent.energy import Spending
 from device_agent.examples import HANDLERS, HANDLERS_MODULE, manifest_text
 from device_agent.manifest import Action, Manifest, Privacy, Result, Service, Woof
 from device_agent.periods import LISTED, PERIODS_S
+from device_agent.rhythm import wake_key
 from device_agent.tally import Wake
 from edgistry.adapters import config as toml
 from edgistry.adapters.faas_module import load_handlers
 from edgistry.adapters.secret_files import write_secret
 from edgistry.errors import ConfigError, DatabaseLockedError, DirectoryError, FileError
 from edgistry.pairing import check_device_id, wake_bucket
+
+from .agent_world import MadeUpNode
 
 NOW_US = 1_772_366_400_000_000
 MANIFEST = manifest_text(name="on the roof", type_name="thermometer", lat=47.6, lon=-122.3)
@@ -150,6 +154,14 @@ def test_one_process_has_the_directory_at_a_time(directory: AgentDirectory) -> N
         with pytest.raises(DatabaseLockedError, match=str(os.getpid())), hold(directory):
             pass
     assert running_pid(directory) is None
+
+
+async def test_wakes_of_a_device_are_drawn_by_its_own_secret(tmp_path: Path) -> None:
+    config = AgentConfig(handlers=HandlersConfig(module="handlers_of_a_sleeper"))
+    directory = create(tmp_path / "device", config=config, manifest=MANIFEST, handlers=HANDLERS)
+    async with _device(directory, config, [MadeUpNode().home], config.habits) as running:
+        drawn_by = running.agent._runtime.rhythm.key
+    assert drawn_by == wake_key(read_device_secret(directory))
 
 
 # --- settings and manifest ----------------------------------------------------------------------

@@ -151,6 +151,16 @@ def test_wait_over_the_end_begins_there_and_not_at_the_last_wake() -> None:
     assert abs(statistics.correlation(last, waits)) < 0.15
 
 
+def test_old_rhythm_is_given_up_a_little_before_the_announced_end() -> None:
+    before_s = DAY_S - PERIOD_S
+    regular = [(each, due_s(each, before_s)) for each in devices(4000)]
+    given_up = [each for each, at_s in regular if at_s >= OVER_S]
+    assert given_up, "by chance some are due in the last seconds"
+    for each in given_up:
+        apart_us = phase_us(each, before_s) - phase_us(each, 0.0)
+        assert abs(apart_us) > 1
+
+
 def test_no_wake_behind_the_end_is_in_the_old_rhythm_but_by_chance() -> None:
     old = [phase_us(each, 0.0) for each in devices(1000)]
     new = [phase_us(each, OVER_S) for each in devices(1000)]
