@@ -22,10 +22,10 @@ import click
 
 from edgistry.codec import Document, encode_json
 from edgistry.errors import FileError, Refused
-from edgistry.policy import MAX_CROWD, MAX_NOISE_M
+from edgistry.policy import MAX_CROWD, MAX_NOISE_M, PrivacyPolicy
 from edgistry.transactions import MAX_BATCH_RECORDS
 
-from .admin_api import DeviceRow
+from .admin_api import DeviceEntry, DeviceRow
 from .cli_region import region
 from .cli_shared import (
     directory_argument,
@@ -38,8 +38,10 @@ from .cli_shared import (
 )
 from .cli_waiting import admin_client, not_yet, progress, wait_option, wait_until_settled
 from .contradictions import without_contradictions
+from .directory import open_directory
 from .fleet import DEFAULT_ACTIONS, OPTIONAL_COLUMNS, BadRow, FleetFile, LineNumber, check_device
 from .import_run import ImportResult, ImportRun
+from .over_limits import is_over
 
 __all__ = ["device", "fleet", "region"]
 
@@ -166,11 +168,25 @@ def _checked(row: DeviceRow) -> DeviceRow | BadRow:
 
 @device.command("list")
 @directory_argument
+@option(
+    "--over-limits",
+    env="EDGISTRY_OVER_LIMITS",
+    is_flag=True,
+    help="Only those that show more than [privacy] in node.toml allows now.",
+)
 @json_option
-def device_list(directory: Path, as_json: bool) -> None:
-    """List the devices of the node in DIR, with their names and positions."""
+def device_list(directory: Path, over_limits: bool, as_json: bool) -> None:
+    """List the devices of the node in DIR, with their names and positions.
+
+    Limits in node.toml hold for what is registered or paired from then on. With --over-limits you
+    see which devices were listed before under a policy that shows more: register or pair them anew
+    with another one, or withdraw them.
+    """
     with admin_client(directory) as client:
         devices = client.devices()
+        if over_limits:
+            limits = open_directory(directory)[1].privacy.limits
+            devices = (each for each in devices if is_over(_policy_of(each), limits))
         if as_json:
             _print_json_list("devices", devices)
             return
@@ -186,6 +202,10 @@ def device_list(directory: Path, as_json: bool) -> None:
             for each in devices
         ]
     print_table(("HANDLE", "STATE", "TYPE", "CELL", "POSITION", "NAME"), rows)
+
+
+def _policy_of(device: DeviceEntry) -> PrivacyPolicy:
+    return PrivacyPolicy(resolution=device.resolution, noise_m=device.noise_m, crowd=device.crowd)
 
 
 @device.command("withdraw")

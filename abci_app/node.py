@@ -47,6 +47,7 @@ from .http_server import public_server
 from .issuing_desk import IssuingDesk
 from .mailbox_parts import open_mailbox_parts
 from .metrics import NodeMetrics
+from .over_limits import OverLimits
 from .pairing import PairingTable
 from .peer_parts import open_peer_parts, under_way
 from .query_audit import open_query_audit
@@ -98,6 +99,7 @@ async def run_node(
         consensus = _consensus(directory, config, app, genesis, engine_binary)
         parts.push_async_callback(consensus.stop)
         await consensus.start()
+        over_limits = OverLimits(local.queues, config.privacy.limits)
         service = NodeService(
             name=config.name,
             engine=config.engine,
@@ -109,7 +111,7 @@ async def run_node(
             reader=app.reader,
             sink=consensus.sink,
             view=lambda: consensus.view,
-            warnings=local.forwards.warnings,
+            warnings=lambda: [*local.forwards.warnings(), *over_limits.warnings()],
             limits=config.privacy.limits,
         )
         pairings = PairingTable(local.queues)
@@ -164,6 +166,7 @@ async def run_node(
         tasks = Running(
             consensus.run(),
             service.run(),
+            over_limits.run(),
             *local.running(),
             *mail.running(),
             *devices.running(),

@@ -176,6 +176,30 @@ def test_devices_are_listed_and_withdrawn(started: NodeThread) -> None:
     assert run(started, "device", "withdraw", added["handle"]).exit_code == 1
 
 
+def test_devices_over_the_limits_of_node_toml_are_listed_alone(started: NodeThread) -> None:
+    finer, coarser = (
+        run_json(
+            started, "device", "register", "--type", "valve", "--lat", "25", "--lon", "15",
+            "--name", f"tap {resolution}", "--resolution", resolution,
+        )["handle"]
+        for resolution in ("7", "6")
+    )  # fmt: skip
+    settings = started.layout.config_file
+    before = settings.read_text()
+    settings.write_text(before.replace("finest_resolution = 7", "finest_resolution = 6"))
+    try:
+        found = run_json(started, "device", "list", "--over-limits")["devices"]
+        handles = {each["handle"] for each in found}
+        assert finer in handles
+        assert coarser not in handles
+        assert {each["resolution"] for each in found} == {7}
+        assert coarser not in run(started, "device", "list", "--over-limits").stdout
+    finally:
+        settings.write_text(before)
+    assert run_json(started, "device", "list", "--over-limits")["devices"] == []
+    run_json(started, "device", "withdraw", finer, coarser)
+
+
 def test_more_devices_than_one_transaction_takes_are_not_withdrawn(started: NodeThread) -> None:
     handles = [base64.urlsafe_b64encode(n.to_bytes(16, "big")).decode()[:22] for n in range(513)]
     result = run(started, "device", "withdraw", *handles)
