@@ -254,7 +254,11 @@ class CellOrder:
 
     def places(self, records: Sequence[bytes]) -> list[bytes]:
         """The place (16 bytes, to sort by) of each record key in ``records``, in their order."""
-        return _blocks(self._with.permute(self._key, b"".join(records)))
+        return _blocks(self.joined(b"".join(records)))
+
+    def joined(self, records: bytes) -> bytes:
+        """The places of record keys, one behind the other, for the keys one behind the other."""
+        return self._with.permute(self._key, records)
 
     def sorted(self, records: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         """(place, record key) of each of ``records``, in the order of their places."""

@@ -21,9 +21,17 @@ from edgistry_abci_app.any_grants import AnyGrants
 from edgistry_abci_app.application import RegistryApplication
 from edgistry_abci_app.choices import Choices
 from edgistry_abci_app.discover_service import Discoverer
+from edgistry_abci_app.discovery import ServiceIndex
 from edgistry_abci_app.epoch_keys import ARITHMETIC, EpochKeys
 from edgistry_abci_app.memberships import Memberships
-from edgistry_abci_app.schema import EpochStates, GenesisMember, GenesisState, genesis_bytes
+from edgistry_abci_app.profiles import Listed, Profile
+from edgistry_abci_app.schema import (
+    EpochStates,
+    GenesisMember,
+    GenesisState,
+    StoredService,
+    genesis_bytes,
+)
 from measure import alternate, report
 from rotation import rotations
 
@@ -33,7 +41,7 @@ from edgistry.anycast_api import AnyGrantBody
 from edgistry.api import DiscoverQuery, NearArea
 from edgistry.codec import encode_json
 from edgistry.handles import Arithmetic, HandleKey
-from edgistry.region import published_cell
+from edgistry.region import cover_cell, published_cell
 from edgistry.signed_request import Client
 from edgistry.transactions import (
     MAX_BATCH_RECORDS,
@@ -46,6 +54,7 @@ from edgistry.transactions import (
 )
 
 RECORDS, MEMBERS, PAGE = 100_000, 10_000, 20
+IN_ONE_CELL = 100_000
 CHAIN, START_US, SECOND = "bench", 1_750_000_000_000_000, 1_000_000
 CENTRE = (37.77, -122.42)
 
@@ -193,6 +202,42 @@ def handles(chain: Chain) -> None:
     )
 
 
+def large_cell() -> None:
+    """A page of 20 among services that are all of one type and in one cell: the index's part."""
+    cell = published_cell(*CENTRE, 7)
+    stored = StoredService(
+        home=bytes(20),
+        type="thermometer",
+        cell=cell,
+        actions=("read",),
+        wake=1,
+        commitment=bytes(32),
+        owner=bytes(8),
+        crowd=1,
+    )
+    index = ServiceIndex()
+    keys = (hashlib.sha256(b"%d" % number).digest()[:16] for number in range(IN_ONE_CELL))
+    index.rebuild((key, Listed(cell, Profile.of(stored))) for key in keys)
+    order = HandleKey(1, bytes(32), ARITHMETIC).order(bytes(16))
+    cover, after, times = cover_cell(cell), None, []
+    for _ in range(50):
+        began = time.perf_counter()
+        page = index.search(
+            cover, None, limit=PAGE, order=order, after=after, is_visible=lambda _: True
+        )
+        times.append(time.perf_counter() - began)
+        after = page.next
+    median_ms = statistics.median(times) * 1000
+    report(
+        "privacy",
+        f"a page of {PAGE} among {IN_ONE_CELL} services of one cell / 50 ms, p50",
+        median_ms / 50,
+        at_most=1.0,
+        p50_ms=round(median_ms, 1),
+        worst_ms=round(max(times) * 1000, 1),
+    )
+
+
 # --- anycast ------------------------------------------------------------------------------------
 
 
@@ -252,6 +297,7 @@ def main() -> None:
         asyncio.run(chain.fill(RECORDS))
         discoverer = Discoverer(chain.app.reader, EpochKeys())
         handles(chain)
+        large_cell()
         asyncio.run(anycast(chain, discoverer))
     finally:
         store.close()

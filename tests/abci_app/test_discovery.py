@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from unittest.mock import patch
 
 import h3.api.basic_int as h3
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import abci_app.discovery as discovery
 from abci_app.discovery import (
+    LARGE_CELL,
     MAX_ROWS_SCANNED,
     Order,
     Page,
@@ -20,10 +23,12 @@ from abci_app.discovery import (
     decode_cursor,
     encode_cursor,
 )
+from abci_app.epoch_keys import ARITHMETIC
 from abci_app.profiles import Listed, Profile, listed
 from abci_app.schema import StoredService
 from edgistry.cover import Cover, cover_of
 from edgistry.errors import InvalidValueError, LimitExceededError, MalformedError
+from edgistry.handles import HandleKey
 from edgistry.region import cover_near, published_cell
 from edgistry.transactions import RecordKey
 
@@ -36,11 +41,12 @@ class Turned:
 
     by: int = 0
 
-    def places(self, records: Sequence[bytes]) -> list[bytes]:
+    def joined(self, records: bytes) -> bytes:
         whole, half = 1 << 128, (self.by * 0x9E3779B97F4A7C15F39CC0605CEDC835) % (1 << 128)
-        return [
-            ((int.from_bytes(each, "big") + half) % whole).to_bytes(16, "big") for each in records
-        ]
+        each = [records[at : at + 16] for at in range(0, len(records), 16)]
+        return b"".join(
+            ((int.from_bytes(one, "big") + half) % whole).to_bytes(16, "big") for one in each
+        )
 
 
 PLAIN = Turned()
@@ -106,7 +112,7 @@ def naive(
     records: Records, cover: Cover, type_name: str | None, order: Order = PLAIN
 ) -> list[RecordKey]:
     found = [
-        (service.cell, order.places([name]), name)
+        (service.cell, order.joined(name), name)
         for name, service in records.items()
         if service.cell in cover and type_name in (None, service.type) and is_visible(service.home)
     ]
@@ -199,18 +205,48 @@ def test_an_index_that_followed_changes_equals_one_built_anew(
         assert all(found.profile == Profile.of(records[found.key]) for found in page.items)
 
 
-@settings(max_examples=80, deadline=None)
-@given(RECORDS, COVERS, st.none() | TYPES, st.integers(1, 4), st.integers(0, 3).map(Turned))
+@settings(max_examples=120, deadline=None)
+@given(
+    RECORDS,
+    COVERS,
+    st.none() | TYPES,
+    st.integers(1, 4),
+    st.integers(0, 3).map(Turned),
+    st.sampled_from([0, 3, LARGE_CELL]),
+)
 def test_pages_joined_are_the_whole_answer_in_the_asker_s_order_without_hidden_records(
-    records: Records, cover: Cover, type_name: str | None, limit: int, order: Turned
+    records: Records,
+    cover: Cover,
+    type_name: str | None,
+    limit: int,
+    order: Turned,
+    large: int,
 ) -> None:
-    pages = list(all_pages(indexed(records), cover, type_name, limit, order))
+    with patch.object(discovery, "LARGE_CELL", large):
+        pages = list(all_pages(indexed(records), cover, type_name, limit, order))
     assert [name for page in pages for name in keys(page)] == naive(
         records, cover, type_name, order
     )
     # No page but the last is short, and none but an only one is empty.
     assert all(len(page.items) == limit for page in pages[:-1])
     assert len(pages) == 1 or pages[-1].items
+
+
+@pytest.mark.parametrize("order", [PLAIN, HandleKey(1, bytes(32), ARITHMETIC).order(bytes(16))])
+@pytest.mark.parametrize("limit", [3, 30, 1000])
+def test_pages_of_a_large_cell_are_those_of_all_its_services_in_order(
+    order: Order, limit: int
+) -> None:
+    """Few of them are shown, and a plain order leaves all at one end. A small cell is before it."""
+    records = {
+        key(number): service(max(CELLS), home=HIDDEN if number % 20 else SHOWN)
+        for number in range(3 * LARGE_CELL)
+    }
+    records |= {key(10_000 + number): service(min(CELLS)) for number in range(5)}
+    cover = cover_of([min(CELLS), max(CELLS)])
+    pages = list(all_pages(indexed(records), cover, None, limit, order))
+    assert [name for page in pages for name in keys(page)] == naive(records, cover, None, order)
+    assert all(len(page.items) == limit for page in pages[:-1])
 
 
 @settings(max_examples=40, deadline=None)

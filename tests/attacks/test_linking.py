@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -85,8 +85,8 @@ class Cluster:
 class PlainOrder:
     """Naive: services come in the order of their keys."""
 
-    def places(self, records: Sequence[bytes]) -> list[bytes]:
-        return list(records)
+    def joined(self, records: bytes) -> bytes:
+        return records
 
 
 @dataclass(frozen=True)
