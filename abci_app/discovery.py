@@ -21,8 +21,7 @@ cursors, and what a client sees of a service (``discover_service``).
 from __future__ import annotations
 
 import heapq
-import sys
-from array import array
+import struct
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -377,9 +376,7 @@ def _nearer_and_farther(count: int, places: bytes, begin: bytes) -> Iterator[lis
     The first are about twice as many as ``count``, the last all. Places are as good as drawn, and
     to compare the first half of each with two numbers costs a tenth of putting all in order.
     """
-    heads = array("Q", places)[::2]
-    if sys.byteorder == "little":
-        heads.byteswap()
+    heads = struct.unpack(f">{len(places) // 8}Q", places)[::2]
     low = int.from_bytes(begin[:8].ljust(8, b"\0"), "big")
     width = _LAST_HEAD // len(heads) * (2 * count + _MARGIN)
     while low + width < _LAST_HEAD:

@@ -1,7 +1,7 @@
 """``edgistry grant``: capabilities on services, from the nodes that their devices are at home at.
 
 Rules kept here: what is granted goes into the keyring, where commands find it by the handle; a
-grant replaces an earlier one on the same thing, and nothing else.
+grant replaces an earlier one on the same thing, and those that ended long ago go.
 
 Not handled here: narrowing a capability and passing it on (``cmd_cap``).
 """
@@ -9,19 +9,18 @@ Not handled here: narrowing a capability and passing it on (``cmd_cap``).
 from __future__ import annotations
 
 import asyncio
-import hashlib
 
 import click
 
 from edgistry.adapters.clock import wall_us
 from edgistry.adapters.grant_client import ClientKeys, request_grant
 from edgistry.adapters.http import HttpClient
-from edgistry.capability import Capability
 from edgistry.codec import Document
 from edgistry.errors import InvalidValueError
 from edgistry.grants_api import USES, Grant, Granted, Use
 
 from .cap_view import moment_text
+from .granted import keep, remove_ended
 from .handle_book import HandleBook, short
 from .identity import read_identity
 from .keyring import Keyring, KeyringEntry
@@ -100,13 +99,15 @@ def request(
 
     The node's policy decides; `edgistry grant id` shows the id that its operator may have to name.
     What is granted is for you alone, and kept in the keyring for `edgistry call HANDLE ACTION`.
+    Grants that ended more than a day ago are removed from it.
     """
     handle = HandleBook.of_user().whole(handle)
     keys = read_identity()
     uses = read_uses(allow)
     made = asyncio.run(_ask(keys, handle, uses, actions, round(ttl_s), node, timeout_s))
     keyring = Keyring.of_user()
-    entries = [(each, _keep(keyring, made, each, handle)) for each in made.granted]
+    entries = [(each, keep(keyring, made, each, handle)) for each in made.granted]
+    removed = remove_ended(keyring, now_us=wall_us())
     if as_json:
         print_json(
             GrantDocument(
@@ -124,6 +125,8 @@ def request(
         [(entry.name, each.action, _may(each), until) for each, entry in entries],
     )
     remark(f"Kept in the keyring. `edgistry call {short(handle)} ACTION` uses them.")
+    if removed:
+        remark(f"Removed {removed} that ended more than a day ago.")
 
 
 @grant.command("id", short_help="Show who you are to nodes.")
@@ -167,15 +170,6 @@ async def _ask(
 ) -> Grant:
     async with HttpClient(node, timeout_s=timeout_s) as http:
         return await request_grant(http, keys, handle, uses=uses, actions=actions, ttl_s=ttl_s)
-
-
-def _keep(keyring: Keyring, made: Grant, granted: Granted, handle: str) -> KeyringEntry:
-    what = granted.action if granted.is_call else f"{granted.action}.look"
-    # Handles have upper-case letters, which names of entries have not.
-    where = hashlib.sha256(f"{handle} {what}".encode()).hexdigest()[:8]
-    name = f"{f'{made.type}.{what}'[:55]}.{where}"
-    capability = Capability.from_bytes(granted.capability)
-    return keyring.add(name, capability, place=handle, force=True)
 
 
 def _line(granted: Granted, entry: KeyringEntry) -> GrantLine:

@@ -14,6 +14,7 @@ from abci_app.config import GrantsConfig
 from abci_app.grants import GrantDesk
 from abci_app.http_grants import grant_handlers
 from client.cli import program
+from client.granted import KEPT_AFTER_END_US, remove_ended
 from client.identity import identity_file, read_identity
 from client.keyring import Keyring, Wanted
 from edgistry.adapters.clock import wall_us
@@ -69,6 +70,28 @@ def test_a_later_grant_replaces_the_earlier_one_on_the_same_thing(url: str) -> N
     entries, damaged = Keyring.of_user().entries()
     assert [entry.name.rsplit(".", 1)[0] for entry in entries] == ["valve.read", "valve.read.look"]
     assert damaged == []
+
+
+def test_grants_that_ended_more_than_a_day_ago_go_and_nothing_else_does(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = own_handle()
+    edgistry("request", handle, "--node", url, "--allow", "call, get", "--ttl", "1h")
+    keyring = Keyring.of_user()
+    entries, _ = keyring.entries()
+    granted = {each.name for each in entries}
+    assert len(granted) == 2
+    keyring.add("renamed", entries[0].capability, place=handle)
+    keyring.add("copied", entries[0].capability)
+    end_us = entries[0].capability.chain.not_after_us
+    assert remove_ended(keyring, now_us=end_us + KEPT_AFTER_END_US) == 0
+    # The node's own clock goes on as it is: what is granted now ends after this moment.
+    monkeypatch.setattr("client.cmd_grant.wall_us", lambda: end_us + KEPT_AFTER_END_US + 1)
+    done = edgistry("request", handle, "--node", url, "--ttl", "24h")
+    assert "Removed 1 that ended more than a day ago." in done.stderr
+    left = {each.name for each in keyring.entries()[0]}
+    assert left - granted == {"renamed", "copied"}
+    assert {name.rsplit(".", 1)[0] for name in left & granted} == {"valve.read"}
 
 
 def test_a_person_sees_what_was_granted_and_for_how_long(url: str) -> None:
