@@ -46,6 +46,7 @@ from edgistry.requests_api import RequestAnswer
 from edgistry.signed_request import MAX_BODY_BYTES, SignedRequest, client_tag
 from edgistry.transactions import NodeId
 
+from .asked import NO_FETCH_KEY, Asked, FetchHash, digest_of
 from .entry_book import EntryBook
 from .entry_courier import Courier
 from .entry_records import (
@@ -60,7 +61,6 @@ from .handle_opening import KeyWait, OpeningKeys, service_of_signer
 from .http_grants import PublicGrants
 from .http_requests import PublicRequests
 from .peer_link import PeerLink, is_away
-from .request_desk import NO_FETCH_KEY, Asked, FetchHash, digest_of
 from .schema import StoredService
 
 PATIENCE_S: Final = 3.0

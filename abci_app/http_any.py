@@ -20,10 +20,10 @@ from edgistry.requests_api import RequestAnswer, to_bytes
 from edgistry.signed_request import SignedRequest
 
 from .admin_requests import parameters_of
+from .asked import Asked, FetchHash
 from .choices import Choices
 from .http_requests import PublicRequests
 from .http_signed import signed_request
-from .request_desk import Asked, FetchHash
 
 
 class PublicAny(Protocol):

@@ -32,9 +32,9 @@ from edgistry.requests_api import (
 )
 
 from .admin_requests import parameters_of, seconds
+from .asked import Asked, FetchHash
 from .handle_opening import KeyWait, OpeningKeys, service_of_request
 from .mailbox_states import State
-from .request_desk import Asked, FetchHash
 
 _ID_BYTES: Final = 16
 _HASH_BYTES: Final = 32

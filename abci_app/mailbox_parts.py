@@ -20,6 +20,7 @@ from .mailbox_desk import MailboxDesk
 from .mailbox_writer import MailboxWriter
 from .metrics import NodeMetrics
 from .mirror_reader import MirrorReader
+from .own_requests import OwnRequestDesk
 from .pairing import Pairings
 from .request_desk import RequestDesk
 
@@ -30,6 +31,7 @@ class MailboxParts:
 
     writer: MailboxWriter
     requests: RequestDesk
+    own: OwnRequestDesk
     exchanges: ExchangeDesk
 
     def running(self) -> list[Coroutine[Any, Any, None]]:
@@ -62,10 +64,12 @@ def open_mailbox_parts(
     Called in the node's event loop.
     """
     writer = MailboxWriter(store, woofs.committer)
+    requests = RequestDesk(
+        writer, pairings, authority.guard, mirrors=MirrorReader(store, woofs.woofs)
+    )
     return MailboxParts(
         writer=writer,
-        requests=RequestDesk(
-            writer, pairings, authority.guard, mirrors=MirrorReader(store, woofs.woofs)
-        ),
+        requests=requests,
+        own=OwnRequestDesk(writer, pairings, requests.keys),
         exchanges=ExchangeDesk(writer, pairings, authority),
     )

@@ -86,7 +86,7 @@ READ_RIGHTS: Final = Right.GET | Right.LATEST
 
 
 class OwnRequests(RequestQueue, Protocol):
-    """What mirrors need of the mailboxes. ``RequestDesk`` is one."""
+    """What mirrors need of the mailboxes. ``OwnRequestDesk`` is one."""
 
     def given_us(self, request: bytes) -> int:
         """When the device could first have a request of the node; 0 when it could not yet."""

@@ -123,7 +123,7 @@ async def run_node(
             woofs=local.woofs,
             authority=local.authority,
             registrar=service.registrar,
-            queue=mail.requests,
+            queue=mail.own,
             handlers=handlers,
         )
         mail.exchanges.on_exchange = devices.stand_ins.heard

@@ -26,6 +26,7 @@ from edgistry.requests_api import RequestAnswer, to_text
 from edgistry.signed_request import SignedRequest
 
 from .any_grants import AnyGrants
+from .asked import Asked, FetchHash
 from .http_grants import PublicGrants
 from .mailbox_states import State
 from .peer_api import (
@@ -46,7 +47,7 @@ from .peer_api import (
     Reference,
     WhichEnded,
 )
-from .request_desk import Asked, FetchHash, RequestDesk
+from .request_desk import RequestDesk
 
 T = TypeVar("T", bound=Wire)
 

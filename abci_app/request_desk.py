@@ -16,88 +16,44 @@ Rules kept here:
   client can check, and the bit that says so.
 
 Not handled here: transport, the device's side (``exchange_desk``), requests to other nodes'
-devices.
+devices (``entry_desk``), and of the node itself (``own_requests``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Final, Protocol, cast
+from dataclasses import replace
+from typing import Protocol, cast
 
 from edgistry.api import WakeBucket
-from edgistry.envelope import Operation, decode_envelope
+from edgistry.envelope import decode_envelope
 from edgistry.errors import (
     AuthorityError,
-    BadRequestError,
     MalformedError,
     NotFoundError,
-    NotPairedError,
     Refused,
     StorageError,
     UnknownRequestError,
 )
 from edgistry.messages import request_id
 from edgistry.pairing import ServiceOffer
-from edgistry.replay import Outcome, ReplayGuard
-from edgistry.requests_api import MAX_FETCH_KEY_BYTES, RequestAnswer, StateName, to_text
+from edgistry.replay import ReplayGuard
+from edgistry.requests_api import RequestAnswer, StateName, to_text
 from edgistry.transactions import WAKE_BUCKETS
 from edgistry.verifier import Checked
 
+from .asked import NO_FETCH_KEY, Asked, FetchHash, digest_of
 from .device_keys import DeviceKeys
 from .mailbox import Mailbox, Submission
 from .mailbox_boxes import Decision
-from .mailbox_records import RECORDS, REPLIES, RequestRecord, read_request, seconds
+from .mailbox_records import REPLIES, RequestRecord, seconds
 from .mailbox_states import OUTSTANDING, State
 from .mailbox_writer import MailboxWriter
 from .node_answers import NodeAnswers
 from .offload import Content, content_key, reusable_action, stand_in
 from .pairing import Paired, Pairings
-from .parties import party_of
-
-WAKE_LIMITS_S: Final = (60, 15 * 60, 3600, 4 * 3600)
-"""When to come back to a full queue, by wake bucket: the device has been there by then."""
-
-OWN_PARTY: Final = bytes(12)
-OWN_CLIENT: Final = bytes(8)
-NO_FETCH_KEY: Final = bytes(32)
-"""Nothing hashes to it, as far as anyone knows: the node's own requests are nobody else's."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """A request as a client sends it."""
-
-    service: bytes
-    """The record key in its handle."""
-    envelope: bytes
-    idempotency_key: bytes
-    fetch_hash: bytes
-    priority: int = 0
-    not_before_us: int = 0
-    max_age_s: int = 0
-    recalled: bool = False
-    """It has been taken back on the way: it is to be known, and not to be given to the device."""
-    acknowledged: tuple[tuple[bytes, bytes], ...] = ()
-    """Ids and fetch keys of requests whose outcome the client has."""
-
-
-@dataclass(frozen=True, slots=True)
-class FetchHash:
-    """What another node shows instead of a fetch key: the hash, which came with the request."""
-
-    digest: bytes
-
-
-def digest_of(fetch_key: bytes | FetchHash) -> bytes:
-    """The hash by which a request is seen; ``NO_FETCH_KEY`` for what is no key."""
-    if isinstance(fetch_key, FetchHash):
-        return fetch_key.digest
-    if 0 < len(fetch_key) <= MAX_FETCH_KEY_BYTES:
-        return hashlib.sha256(fetch_key).digest()
-    return NO_FETCH_KEY
+from .queueing import Queueing, submission_of
 
 
 class RequestBudget(Protocol):
@@ -118,7 +74,7 @@ class Mirrors(Protocol):
 
 
 class RequestDesk:
-    """Use cases of clients, and of this node as a client of its devices.
+    """Use cases of clients.
 
     ``guard`` is this node's; requests that it executes for a device, revocations, go through it.
     """
@@ -134,13 +90,12 @@ class RequestDesk:
         self._writer = writer
         self._mirrors = mirrors
         self._pairings = pairings
-        self._keys = DeviceKeys(writer.store, guard)
+        self.keys = DeviceKeys(writer.store, guard)
+        self._queueing = Queueing(writer, self.keys)
         self.budget: RequestBudget | None = None
         """Pays for what has authority and is taken; what is refused costs nothing."""
-        self.answers = NodeAnswers(writer.boxes, pairings, self._keys)
+        self.answers = NodeAnswers(writer.boxes, pairings, self.keys)
         writer.exchange.sharing = self.answers
-
-    # --- clients --------------------------------------------------------------------------------
 
     async def submit(self, asked: Asked) -> tuple[RequestAnswer, bool]:
         """Queue what is ``asked``; how it is doing, and whether it is new.
@@ -171,7 +126,7 @@ class RequestDesk:
             if found is None:
                 raise NotFoundError("there is no service with this handle here")
             paired, service = found
-            checked = self._keys.check(asked.envelope, paired, now_us=now_us)
+            checked = self.keys.check(asked.envelope, paired, now_us=now_us)
         except (AuthorityError, NotFoundError):
             known = await self._known(asked)
             if known is None:
@@ -182,7 +137,7 @@ class RequestDesk:
                 )
             return self._answer(known, self._pairings.by_device(known.device)), False
         submission = replace(
-            _submission(asked, checked, paired),
+            submission_of(asked, checked, paired),
             id=request_id(
                 record_key=asked.service,
                 client=checked.envelope.client,
@@ -222,7 +177,7 @@ class RequestDesk:
 
         def decide(decision: Decision) -> tuple[RequestRecord, bool, Decision]:
             self._let_go(decision, asked.acknowledged, now_us)
-            record, is_new = self._queue(
+            record, is_new = self._queueing.queue(
                 decision, submission, checked, paired, now_us, recalled=asked.recalled
             )
             if is_new and content is not None:
@@ -251,30 +206,6 @@ class RequestDesk:
         ):
             return None
         return await self._writer.commit(lambda _decision: record)
-
-    def _queue(
-        self,
-        decision: Decision,
-        submission: Submission,
-        checked: Checked,
-        paired: Paired,
-        now_us: int,
-        *,
-        recalled: bool = False,
-    ) -> tuple[RequestRecord, bool]:
-        retry_after_s = WAKE_LIMITS_S[paired.wake]
-        record = self._mailbox.submit(
-            decision, submission, now_us=now_us, retry_after_s=retry_after_s
-        )
-        is_new = record.id in decision.new
-        if recalled:
-            # In the same write: a device that waits for work must not be quicker.
-            record = self._mailbox.cancel(decision, record.id, now_us=now_us)
-        elif is_new and checked.envelope.op == Operation.REVOKE:
-            # Here it is in force at once; on the device when it wakes.
-            outcome = self._keys.authority(paired).perform(checked, _nothing_else, now_us=now_us)
-            decision.changes += outcome.changes
-        return record, is_new
 
     def _let_go(
         self, decision: Decision, known: Sequence[tuple[bytes, bytes]], now_us: int
@@ -331,7 +262,7 @@ class RequestDesk:
             try:
                 async with asyncio.timeout(wait_s):
                     while True:
-                        found = self._durable(record.id)
+                        found = self._queueing.durable(record.id)
                         if found is None:
                             return record
                         record = found
@@ -370,96 +301,14 @@ class RequestDesk:
         )
         return self._answer(record, self._pairings.by_device(record.device))
 
-    # --- the node itself ------------------------------------------------------------------------
-
-    async def submit_own(self, device: str, envelope: bytes, *, idempotency_key: bytes) -> bytes:
-        """Queue a request of this node to one of its devices, durably; its id.
-
-        Raises:
-            NotPairedError: it is none of this node's.
-            AuthorityError, MalformedError, MailboxFullError: as ``submit``.
-        """
-        paired = self._pairings.by_device(device)
-        if paired is None:
-            raise NotPairedError(f"device {device} is not paired with this node")
-        now_us = self._writer.clock_us()
-        asked = Asked(
-            service=b"",
-            envelope=envelope,
-            idempotency_key=idempotency_key,
-            fetch_hash=NO_FETCH_KEY,
-            priority=9,
-        )
-        checked = self._keys.check(envelope, paired, now_us=now_us)
-        submission = replace(
-            _submission(asked, checked, paired),
-            # The device stands in for the service: an own request is to no service of it.
-            id=request_id(
-                record_key=hashlib.sha256(device.encode()).digest()[:16],
-                client=OWN_CLIENT,
-                idempotency_key=idempotency_key,
-            ),
-            party=OWN_PARTY,
-            client=OWN_CLIENT,
-        )
-        record, _ = await self._writer.commit(
-            lambda decision: self._queue(decision, submission, checked, paired, now_us)
-        )
-        return record.id
-
-    def outcome_of(self, request: bytes) -> tuple[State, bytes | None]:
-        """State of a request of this node, and the device's reply once there is one.
-
-        Raises:
-            UnknownRequestError: there is no such request, or no longer.
-        """
-        record = self._durable(request)
-        if record is None:
-            raise UnknownRequestError("there is no request with this id")
-        return record.outcome, self._writer.store.get(REPLIES + request)
-
-    def given_us(self, request: bytes) -> int:
-        """When the device could first have a request of this node; 0 when it could not yet.
-
-        Raises:
-            UnknownRequestError: there is no such request, or no longer.
-        """
-        record = self._durable(request)
-        if record is None:
-            raise UnknownRequestError("there is no request with this id")
-        return record.leased_us
-
-    async def let_go(self, request: bytes) -> None:
-        """The outcome of a request of this node need not be kept.
-
-        Raises:
-            UnknownRequestError: there is no such request, or no longer.
-            NotEndedError: there is no outcome yet.
-        """
-        now_us = self._writer.clock_us()
-        await self._writer.commit(
-            lambda decision: self._mailbox.acknowledge(decision, request, now_us=now_us)
-        )
-
-    async def forget_device(self, device: str) -> int:
-        """End all requests to a device that is no longer paired; how many it were."""
-        now_us = self._writer.clock_us()
-        return await self._writer.commit(
-            lambda decision: self._mailbox.forget_device(decision, device, now_us=now_us)
-        )
-
     # --- looking --------------------------------------------------------------------------------
 
     @property
     def _mailbox(self) -> Mailbox:
         return self._writer.mailbox
 
-    def _durable(self, request: bytes) -> RequestRecord | None:
-        value = self._writer.store.get(RECORDS + request)
-        return None if value is None else read_request(value)
-
     def _seen(self, request: bytes, fetch_key: bytes | FetchHash) -> RequestRecord:
-        record = self._durable(request)
+        record = self._queueing.durable(request)
         if record is None or not _is_seen(record, fetch_key):
             raise UnknownRequestError("there is no request with this id and fetch key")
         return record
@@ -488,25 +337,3 @@ class RequestDesk:
 def _is_seen(record: RequestRecord, fetch_key: bytes | FetchHash) -> bool:
     digest = digest_of(fetch_key)
     return digest != NO_FETCH_KEY and digest == record.fetch_hash
-
-
-def _nothing_else(checked: Checked) -> Outcome:
-    raise BadRequestError(f"operation {checked.envelope.op} is for the device")
-
-
-def _submission(asked: Asked, checked: Checked, paired: Paired) -> Submission:
-    """What is ``asked``, as the mailbox takes it; its id is still to be set."""
-    envelope = checked.envelope
-    return Submission(
-        id=b"",
-        device=paired.device,
-        service=asked.service,
-        party=party_of(checked.chain),
-        client=envelope.client,
-        fetch_hash=asked.fetch_hash,
-        envelope=asked.envelope,
-        sequence=envelope.sequence,
-        deadline_us=envelope.deadline,
-        priority=asked.priority,
-        not_before_us=asked.not_before_us,
-    )

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from abci_app.asked import Asked
 from abci_app.epoch_keys import EpochKeys
 from abci_app.exchange_desk import ExchangeDesk
 from abci_app.http_requests import PublicExchange, PublicRequests, device_handlers
@@ -15,8 +16,9 @@ from abci_app.http_server import public_routes
 from abci_app.mailbox_records import MailboxLimits
 from abci_app.mailbox_writer import MailboxWriter
 from abci_app.metrics import NodeMetrics
+from abci_app.own_requests import OwnRequestDesk
 from abci_app.pairing import Paired, StoredPairing, node_capability
-from abci_app.request_desk import Asked, RequestDesk
+from abci_app.request_desk import RequestDesk
 from edgistry.adapters.durable_woofs import DurableWoofs
 from edgistry.adapters.http import HttpServer
 from edgistry.authority import Authority
@@ -176,6 +178,7 @@ class Desks:
     woofs: DurableWoofs
     writer: MailboxWriter
     requests: RequestDesk
+    own: OwnRequestDesk
     exchanges: ExchangeDesk
     pairings: FakePairings
     now_us: int = NOW
@@ -249,11 +252,13 @@ async def desks(store: KeyValue | None = None, **limits: Any) -> AsyncIterator[D
     )
     pairings = FakePairings()
     authority = Authority(kept, NODE)
+    requests = RequestDesk(writer, pairings, authority.guard)
     world = Desks(
         store=kept,
         woofs=woofs,
         writer=writer,
-        requests=RequestDesk(writer, pairings, authority.guard),
+        requests=requests,
+        own=OwnRequestDesk(writer, pairings, requests.keys),
         exchanges=ExchangeDesk(writer, pairings, authority),
         pairings=pairings,
     )

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 import abci_app.mailbox_writer as writer_module
+from abci_app.asked import FetchHash
 from abci_app.mailbox_states import State
 from abci_app.parties import party_of_client
-from abci_app.request_desk import WAKE_LIMITS_S, FetchHash
+from abci_app.queueing import WAKE_LIMITS_S
 from edgistry import caveats
 from edgistry.api import SHARE, state_of
 from edgistry.capability import Capability
@@ -259,7 +260,7 @@ async def test_end_that_the_device_does_not_tell_is_proven_by_its_home_node(
 async def test_end_is_told_without_a_reply_when_the_node_has_no_key_any_more() -> None:
     async with desks() as world:
         number = await world.submit(world.bind())
-        assert await world.requests.forget_device(DEVICE) == 1
+        assert await world.own.forget_device(DEVICE) == 1
         world.pairings.paired = None
         answer = await world.requests.fetch(number, FETCH_KEY)
         assert (answer.state, answer.reply) == ("CANCELLED", None)
@@ -340,19 +341,19 @@ async def test_request_that_could_not_be_written_is_not_there() -> None:
 async def test_request_of_the_node_itself_is_answered_to_the_node() -> None:
     async with desks() as world:
         envelope = world.bind().encoded
-        number = await world.requests.submit_own(DEVICE, envelope, idempotency_key=b"setup 1")
-        again = await world.requests.submit_own(DEVICE, envelope, idempotency_key=b"setup 1")
+        number = await world.own.submit_own(DEVICE, envelope, idempotency_key=b"setup 1")
+        again = await world.own.submit_own(DEVICE, envelope, idempotency_key=b"setup 1")
         assert number == again
-        assert world.requests.outcome_of(number) == (State.QUEUED, None)
+        assert world.own.outcome_of(number) == (State.QUEUED, None)
         await world.device.wake()
-        state, reply = world.requests.outcome_of(number)
+        state, reply = world.own.outcome_of(number)
         assert (state, reply is not None) == (State.RESPONDED, True)
         with pytest.raises(UnknownRequestError):
             await world.requests.fetch(number, bytes(32))
         with pytest.raises(UnknownRequestError):
-            world.requests.outcome_of(b"?" * 16)
+            world.own.outcome_of(b"?" * 16)
         with pytest.raises(NotPairedError):
-            await world.requests.submit_own("b" * 26, envelope, idempotency_key=b"setup 1")
+            await world.own.submit_own("b" * 26, envelope, idempotency_key=b"setup 1")
 
 
 async def test_nobody_sees_the_request_of_another_client_by_its_idempotency_key() -> None:
@@ -379,9 +380,7 @@ async def test_request_is_seen_by_the_hash_of_its_fetch_key_too() -> None:
 
 async def test_node_s_own_request_is_seen_by_no_hash() -> None:
     async with desks() as world:
-        number = await world.requests.submit_own(
-            DEVICE, world.bind().encoded, idempotency_key=b"own"
-        )
+        number = await world.own.submit_own(DEVICE, world.bind().encoded, idempotency_key=b"own")
         with pytest.raises(UnknownRequestError):
             await world.requests.fetch(number, FetchHash(bytes(32)))
 

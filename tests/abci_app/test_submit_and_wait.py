@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from abci_app.asked import NO_FETCH_KEY
 from abci_app.http_requests import device_handlers
 from abci_app.http_server import public_routes
 from abci_app.metrics import NodeMetrics
-from abci_app.request_desk import NO_FETCH_KEY, RequestDesk
+from abci_app.request_desk import RequestDesk
 from edgistry.adapters.http import HttpServer, Request, Response
 from edgistry.codec import encode_json
 from edgistry.envelope import Status

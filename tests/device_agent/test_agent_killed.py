@@ -71,7 +71,7 @@ async def furnish(world: Desks) -> list[bytes]:
             deadline=world.now_us + HOUR,
         )
         key = b"set-up %d" % number
-        asked.append(await world.requests.submit_own(DEVICE, request.encoded, idempotency_key=key))
+        asked.append(await world.own.submit_own(DEVICE, request.encoded, idempotency_key=key))
     return asked
 
 
@@ -119,7 +119,7 @@ async def test_every_call_has_one_effect_and_one_answer_however_often_the_agent_
 
 def outstanding(world: Desks, asked: Iterable[bytes]) -> list[bytes]:
     """Those that have not ended."""
-    return [each for each in asked if world.requests.outcome_of(each)[0] in OUTSTANDING]
+    return [each for each in asked if world.own.outcome_of(each)[0] in OUTSTANDING]
 
 
 async def let_end(world: Desks, asked: list[bytes], nursery: Nursery, root: Path) -> None:

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from abci_app import peer_parts
+from abci_app.asked import Asked, FetchHash
 from abci_app.cli import main as node_main
 from abci_app.entry_desk import EntryDesk
-from abci_app.request_desk import Asked, FetchHash
 from edgistry import verifier
 from edgistry.codec import encode, replace
 from edgistry.envelope import Envelope, Reply, Status, decode_envelope, decode_reply
