@@ -25,7 +25,9 @@ from edgistry.api import StatusAnswer
 from edgistry.codec import Document
 from edgistry.errors import DirectoryError, NodeFailedError, Refused, TimedOutError
 
-from .config import PORTS_PER_NODE, ClusterConfig, is_loopback, url_host
+from .addresses import is_loopback, url_host
+from .config import PORTS_PER_NODE
+from .config_cluster import ClusterConfig
 from .directory import NodeDirectory, open_directory, running_pid
 from .initialize import CLUSTER_FILE
 from .launch import last_words, start_node

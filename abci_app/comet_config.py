@@ -29,7 +29,8 @@ from edgistry.codec import to_builtins
 from edgistry.errors import ConfigError
 from edgistry.transactions import MAX_TRANSACTION_BYTES
 
-from .config import NodeConfig, is_loopback, peer_host_of, peer_id_of, url_host
+from .addresses import is_loopback, peer_host_of, peer_id_of, url_host
+from .config import NodeConfig
 from .directory import NodeDirectory, write_secret
 from .schema import MAX_GENESIS_BYTES, GenesisState, parse_genesis
 

@@ -49,7 +49,7 @@ from edgistry.rights import Right
 from edgistry.signed_request import MAX_BODY_BYTES, Client, SignedRequest, check_signed
 from edgistry.transactions import Verify
 
-from .config import GrantsConfig
+from .config_guards import GrantsConfig
 from .handle_opening import KeyWait, OpeningKeys, service_of_signer
 from .pairing import Pairings
 

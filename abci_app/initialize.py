@@ -23,27 +23,22 @@ from edgistry.errors import InvalidValueError
 from edgistry.transactions import NodeId, check_chain_id, node_id_of
 
 from . import comet_config
+from .addresses import check_host, check_port, is_loopback, url_host
 from .comet_config import Genesis, Validator, genesis_document, peer_id
 from .config import (
-    MAX_NODES,
     P2P_OFFSET,
     PEER_LINK_OFFSET,
     PORTS_PER_NODE,
     RPC_OFFSET,
     ApiConfig,
-    ClusterConfig,
     EngineConfig,
     EngineKind,
     LinkConfig,
     NodeConfig,
     PeerConfig,
-    check_base_port,
-    check_host,
     check_name,
-    check_port,
-    is_loopback,
-    url_host,
 )
+from .config_cluster import MAX_NODES, ClusterConfig, check_base_port
 from .directory import (
     NodeDirectory,
     check_empty,

@@ -28,6 +28,7 @@ from edgistry.errors import ChainMismatchError, ConfigError, UnavailableError
 from edgistry.transactions import node_id_of, owner_tag
 
 from .abci_server import ABCIServer
+from .addresses import peer_id_of
 from .admin_audit import audit_admin_routes
 from .admin_forwards import forward_routes
 from .admin_issuing import issuing_routes
@@ -36,7 +37,7 @@ from .any_grants import AnyGrantDesk
 from .anycast_parts import open_anycast_parts
 from .application import RegistryApplication
 from .comet_config import Genesis, read_genesis
-from .config import NodeConfig, peer_id_of
+from .config import NodeConfig
 from .consensus import CometConsensus, Consensus, SoloConsensus, check_port_free
 from .device_parts import listen_on_link, open_device_parts
 from .directory import NodeDirectory, read_registry_seed

@@ -16,9 +16,10 @@ from edgistry.errors import ConfigError
 from edgistry.kv import KeyValue
 from edgistry.transactions import NodeId
 
+from .addresses import peer_id_of
 from .any_grants import AnyGrants
 from .anycast_parts import AnycastParts
-from .config import NodeConfig, peer_id_of
+from .config import NodeConfig
 from .discover_service import Outstanding
 from .entry_book import EntryBook
 from .entry_courier import Courier

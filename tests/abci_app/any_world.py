@@ -14,7 +14,7 @@ from typing import Any
 from abci_app.any_desk import AnycastDesk
 from abci_app.any_grants import AnyGrantDesk, AnyGrants
 from abci_app.choices import Choices
-from abci_app.config import GrantsConfig
+from abci_app.config_guards import GrantsConfig
 from abci_app.discovery import ServiceIndex
 from abci_app.epoch_keys import EpochKeys
 from abci_app.exchange_desk import ExchangeDesk

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from abci_app.any_grants import AnyGrantDesk
-from abci_app.config import GrantsConfig
+from abci_app.config_guards import GrantsConfig
 from abci_app.entry_book import EntryBook
 from abci_app.entry_courier import Courier
 from abci_app.entry_desk import EntryDesk, GrantForwarder

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from abci_app.any_desk import MAX_LOAD, MAX_OWN_LOAD
 from abci_app.any_grants import AnyGrantDesk
-from abci_app.config import GrantsConfig
+from abci_app.config_guards import GrantsConfig
 from abci_app.discovery import ServiceIndex
 from abci_app.grants import GrantDesk
 from abci_app.memberships import Memberships

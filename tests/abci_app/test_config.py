@@ -8,18 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abci_app.config import (
-    ApiConfig,
-    ClusterConfig,
-    EngineConfig,
-    NodeConfig,
-    PeerConfig,
-    check_base_port,
-    check_peers,
-    is_loopback,
-    peer_host_of,
-    peer_id_of,
-)
+from abci_app.addresses import check_peers, is_loopback, peer_host_of, peer_id_of
+from abci_app.config import ApiConfig, EngineConfig, NodeConfig, PeerConfig
+from abci_app.config_cluster import ClusterConfig, check_base_port
 from edgistry.adapters.config import load, parse, render
 from edgistry.errors import ConfigError, InvalidValueError
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abci_app.config import GrantsConfig
+from abci_app.config_guards import GrantsConfig
 from abci_app.grants import GrantDesk, end_of_grant
 from edgistry.adapters.crypto import (
     generate_sealing_key,

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abci_app.any_grants import AnyGrantDesk
-from abci_app.config import GrantsConfig, LinkConfig, NodeConfig
+from abci_app.config import LinkConfig, NodeConfig
+from abci_app.config_guards import GrantsConfig
 from abci_app.entry_desk import GrantForwarder
 from abci_app.epoch_keys import EpochKeys
 from abci_app.grants import GrantDesk

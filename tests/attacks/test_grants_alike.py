@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import pytest
 
-from abci_app.config import GrantsConfig
+from abci_app.config_guards import GrantsConfig
 from abci_app.grants import GrantDesk
 from abci_app.pairing import Paired, StoredPairing
 from edgistry import caveats as make

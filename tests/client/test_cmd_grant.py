@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from abci_app.config import GrantsConfig
+from abci_app.config_guards import GrantsConfig
 from abci_app.grants import GrantDesk
 from abci_app.http_grants import grant_handlers
 from client.cli import program
