@@ -45,9 +45,9 @@ from edgistry.region import accuracy_m, cell_center
 from edgistry.signed_request import Client
 from edgistry.transactions import WAKE_BUCKETS, NodeId, RecordKey
 
+from .cell_rows import MAX_ROWS_SCANNED
 from .covers import Covers, CoverWork, cover_geojson
 from .discovery import (
-    MAX_ROWS_SCANNED,
     Found,
     Page,
     Position,

@@ -20,9 +20,6 @@ cursors, and what a client sees of a service (``discover_service``).
 
 from __future__ import annotations
 
-import heapq
-import struct
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,35 +32,23 @@ from edgistry.handles import Place
 from edgistry.requests_api import to_bytes, to_text
 from edgistry.transactions import RecordKey, check_service_names
 
+from .cell_rows import (
+    CELL_BYTES,
+    LAST_PLACE,
+    PLACE_BYTES,
+    Cells,
+    Order,
+    Shown,
+    first_of,
+    runs_in,
+)
 from .profiles import Listed, Profile, Profiles
 from .sorted_entries import SortedEntries
 
 MAX_RESULTS = 1000
-MAX_ROWS_SCANNED = 20_000
-"""Rows one query may look at, visible or not; about 5 ms."""
-
-_CELL_BYTES = 8
-_PLACE_BYTES = _CELL_BYTES + 16
-_RUN = 64
-"""Rows taken from the index at a time at first: a page is mostly shorter."""
-_LONGEST_RUN = 1024
-LARGE_CELL = 1000
-"""Services of one cell, of which a page puts only those in order that may be on it."""
-_MARGIN = 32
-"""How far draws stray from the average, where few are wanted."""
-_LAST_HEAD = (1 << 64) - 1
-_LAST_PLACE = b"\xff" * 16
-"""Behind all services of a cell, whoever asks."""
 _LAST_TYPE = "~"
 """Behind all names of types."""
 _NOTHING = SortedEntries()
-
-
-class Order(Protocol):
-    """In which order somebody sees the services of a cell. ``CellOrder`` is one."""
-
-    def joined(self, records: bytes) -> bytes:
-        """The places of record keys, to sort by; of both, 16 bytes each, one behind the other."""
 
 
 class Position(NamedTuple):
@@ -177,19 +162,19 @@ class ServiceIndex:
             InvalidValueError, LimitExceededError: ``limit`` is below 1 or above 1 000.
         """
         _check_limit(limit)
-        first = 0 if after is None else after.cell + (after.place == _LAST_PLACE)
-        cells = _Cells(self._entries(type_name), cover, first)
-        shown = _Shown(self._profiles, is_visible)
+        first = 0 if after is None else after.cell + (after.place == LAST_PLACE)
+        cells = Cells(self._entries(type_name), cover, first)
+        shown = Shown(self._profiles, is_visible)
         bound = b"" if after is None else _place(*after)
         found: list[tuple[bytes, bytes]] = []
         for rows in cells.batches(limit + 1, shown):
-            found += _first(limit + 1 - len(found), order, rows, bound, shown)
+            found += first_of(limit + 1 - len(found), order, rows, bound, shown)
             if len(found) > limit:
                 del found[limit:]
                 return self._page(found, next=_at(found[-1][0]))
         if cells.is_whole:
             return self._page(found, next=None)
-        here = Place(cells.last, _LAST_PLACE)
+        here = Place(cells.last, LAST_PLACE)
         return self._page(found, next=here)
 
     def count(
@@ -204,7 +189,7 @@ class ServiceIndex:
         """At most ``limit`` counts of services of ``cover``; as ``search``."""
         _check_limit(limit)
         first = 0 if after is None else after.cell + (after.type == _LAST_TYPE)
-        cells = _Cells(self._entries(type_name), cover, first)
+        cells = Cells(self._entries(type_name), cover, first)
         found: list[Tally] = []
         for cell, rows in cells:
             for tally in self._tallies(cell, rows, is_visible):
@@ -223,7 +208,7 @@ class ServiceIndex:
     ) -> list[Tally]:
         services: Counter[str] = Counter()
         owners: dict[str, set[bytes]] = {}
-        for number, times in Counter(row[_PLACE_BYTES:] for row in rows).items():
+        for number, times in Counter(row[PLACE_BYTES:] for row in rows).items():
             profile = self._profiles[number]
             if is_visible(profile.home):
                 services[profile.type] += times
@@ -242,18 +227,18 @@ class ServiceIndex:
 
         The index must not change before the last of them was taken.
         """
-        shown = _Shown(self._profiles, is_visible)
-        for run in _runs_in(self._entries(type_name), cover, b""):
-            rows = [(b"", row) for row in run if shown[row[_PLACE_BYTES:]]]
+        shown = Shown(self._profiles, is_visible)
+        for run in runs_in(self._entries(type_name), cover, b""):
+            rows = [(b"", row) for row in run if shown[row[PLACE_BYTES:]]]
             yield list(self._page(rows, next=None).items)
 
     def _page(self, found: Iterable[tuple[bytes, bytes]], *, next: Place | None) -> Page:
         profiles, number_of = self._profiles, int.from_bytes
         items = [
             Found(
-                number_of(row[:_CELL_BYTES], "big"),
-                RecordKey(row[_CELL_BYTES:_PLACE_BYTES]),
-                profiles[row[_PLACE_BYTES:]],
+                number_of(row[:CELL_BYTES], "big"),
+                RecordKey(row[CELL_BYTES:PLACE_BYTES]),
+                profiles[row[PLACE_BYTES:]],
             )
             for _, row in found
         ]
@@ -276,119 +261,9 @@ class ServiceIndex:
             del self._by_type[profile.type]
 
 
-class _Shown(dict[bytes, bool]):
-    """Whether services with a profile of that number are shown; each profile is asked of once."""
-
-    def __init__(self, profiles: Profiles, is_visible: Callable[[bytes], bool]) -> None:
-        self._profiles = profiles
-        self._is_visible = is_visible
-
-    def __missing__(self, number: bytes) -> bool:
-        shown = self[number] = self._is_visible(self._profiles[number].home)
-        return shown
-
-
-class _Cells:
-    """The rows of ``cover`` from the cell ``first`` on, one whole cell after the other.
-
-    It ends where there are no more, or behind the cell ``last``, in which the bound was reached.
-    """
-
-    def __init__(self, entries: SortedEntries, cover: Cover, first: int) -> None:
-        self._runs = _runs_in(entries, cover, first.to_bytes(_CELL_BYTES, "big"))
-        self.last = first
-        self.is_whole = True
-
-    def __iter__(self) -> Iterator[tuple[int, list[bytes]]]:
-        scanned = 0
-        rows: list[bytes] = []
-        for run in self._runs:
-            at = 0
-            while at < len(run):
-                cell = run[at][:_CELL_BYTES]
-                if rows and not rows[0].startswith(cell):
-                    yield self.last, rows
-                    scanned += len(rows)
-                    rows = []
-                    if scanned >= MAX_ROWS_SCANNED:
-                        self.is_whole = False
-                        return
-                self.last = int.from_bytes(cell, "big")
-                end = bisect_left(run, (self.last + 1).to_bytes(_CELL_BYTES, "big"), at)
-                rows += run[at:end]
-                at = end
-        if rows:
-            yield self.last, rows
-
-    def batches(self, most: int, shown: _Shown) -> Iterator[list[bytes]]:
-        """The rows that are shown, of as many cells at a time as have ``most`` of them or more.
-
-        A large cell is by itself, with all its rows.
-        """
-        batch: list[bytes] = []
-        for _, rows in self:
-            if len(rows) > LARGE_CELL:
-                if batch:
-                    yield batch
-                yield rows
-                batch = []
-                continue
-            batch += [row for row in rows if shown[row[_PLACE_BYTES:]]]
-            if len(batch) >= most:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
-
-
-def _first(
-    count: int, order: Order, rows: Sequence[bytes], bound: bytes, shown: _Shown
-) -> list[tuple[bytes, bytes]]:
-    """The first ``count`` of ``rows`` that are behind ``bound`` and shown, in the client's order,
-    each with where it stands.
-
-    They are whole cells: the order of one is known by asking for the places of all that is in it.
-    """
-    places = order.joined(b"".join([row[_CELL_BYTES:_PLACE_BYTES] for row in rows]))
-
-    def placed(among: Iterable[int]) -> list[tuple[bytes, bytes]]:
-        return [
-            (where, row)
-            for at in among
-            if (where := rows[at][:_CELL_BYTES] + places[16 * at : 16 * at + 16]) > bound
-            and shown[(row := rows[at])[_PLACE_BYTES:]]
-        ]
-
-    if len(rows) <= LARGE_CELL:
-        return heapq.nsmallest(count, placed(range(len(rows))))
-    cell = rows[0][:_CELL_BYTES]
-    begin = bound[_CELL_BYTES:] if bound.startswith(cell) else b""
-    for near in _nearer_and_farther(count, places, begin):
-        found = placed(near)
-        if len(found) >= count:
-            break
-    return heapq.nsmallest(count, found)
-
-
-def _nearer_and_farther(count: int, places: bytes, begin: bytes) -> Iterator[list[int]]:
-    """Which of ``places`` are near behind ``begin``, then those that are less near too, and so on.
-
-    The first are about twice as many as ``count``, the last all. Places are as good as drawn, and
-    to compare the first half of each with two numbers costs a tenth of putting all in order.
-    """
-    heads = struct.unpack(f">{len(places) // 8}Q", places)[::2]
-    low = int.from_bytes(begin[:8].ljust(8, b"\0"), "big")
-    width = _LAST_HEAD // len(heads) * (2 * count + _MARGIN)
-    while low + width < _LAST_HEAD:
-        high = low + width
-        yield [at for at, head in enumerate(heads) if low <= head <= high]
-        width *= 16
-    yield [at for at, head in enumerate(heads) if low <= head]
-
-
 def encode_cursor(position: Position) -> str:
     """``position`` as the text that clients hand back, safe in a URL. It is no secret."""
-    return to_text(position.cell.to_bytes(_CELL_BYTES, "big") + position.type.encode())
+    return to_text(position.cell.to_bytes(CELL_BYTES, "big") + position.type.encode())
 
 
 def decode_cursor(text: str) -> Position:
@@ -398,10 +273,10 @@ def decode_cursor(text: str) -> Position:
         MalformedError: any text that ``encode_cursor`` does not make.
     """
     data = to_bytes(text, "this cursor")
-    cell = int.from_bytes(data[:_CELL_BYTES], "big")
+    cell = int.from_bytes(data[:CELL_BYTES], "big")
     try:
         check_cell(cell)
-        name = data[_CELL_BYTES:].decode("ascii")
+        name = data[CELL_BYTES:].decode("ascii")
         if name != _LAST_TYPE:
             check_service_names(name, ())
     except (UnicodeDecodeError, Refused):
@@ -421,30 +296,8 @@ def _check_limit(limit: int) -> None:
 
 def _place(cell: int, key: bytes) -> bytes:
     """A place in the order of services, as 24 bytes that sort the same way."""
-    return cell.to_bytes(_CELL_BYTES, "big") + key
+    return cell.to_bytes(CELL_BYTES, "big") + key
 
 
 def _at(place: bytes) -> Place:
-    return Place(int.from_bytes(place[:_CELL_BYTES], "big"), place[_CELL_BYTES:])
-
-
-def _runs_in(entries: SortedEntries, cover: Cover, start: bytes) -> Iterator[list[bytes]]:
-    """The entries of ``cover`` from ``start`` on, in order, some at a time.
-
-    Ranges and rows leapfrog: from a range to the first row in or behind it, from a row outside
-    to the first range that ends behind it.
-    """
-    lows, highs = cover.lows, cover.highs
-    at = bisect_left(highs, int.from_bytes(start[:_CELL_BYTES], "big"))
-    most = _RUN
-    while at < len(lows):
-        start = max(start, lows[at].to_bytes(_CELL_BYTES, "big"))
-        stop = (highs[at] + 1).to_bytes(_CELL_BYTES, "big")
-        run, following = entries.between(start, stop, most=most)
-        yield run
-        most = min(2 * most, _LONGEST_RUN)
-        if following is None:
-            return
-        if following >= stop:
-            at = bisect_left(highs, int.from_bytes(following[:_CELL_BYTES], "big"), at + 1)
-        start = following
+    return Place(int.from_bytes(place[:CELL_BYTES], "big"), place[CELL_BYTES:])

@@ -72,6 +72,7 @@ PURE = (
     "abci_app.epochs",
     "abci_app.epoch_store",
     "abci_app.signatures",
+    "abci_app.cell_rows",
     "abci_app.discovery",
     "abci_app.change_log",
     "abci_app.profiles",

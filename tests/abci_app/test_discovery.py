@@ -11,11 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import abci_app.discovery as discovery
+import abci_app.cell_rows as cell_rows
+from abci_app.cell_rows import LARGE_CELL, MAX_ROWS_SCANNED, Order
 from abci_app.discovery import (
-    LARGE_CELL,
-    MAX_ROWS_SCANNED,
-    Order,
     Page,
     Position,
     ServiceIndex,
@@ -222,7 +220,7 @@ def test_pages_joined_are_the_whole_answer_in_the_asker_s_order_without_hidden_r
     order: Turned,
     large: int,
 ) -> None:
-    with patch.object(discovery, "LARGE_CELL", large):
+    with patch.object(cell_rows, "LARGE_CELL", large):
         pages = list(all_pages(indexed(records), cover, type_name, limit, order))
     assert [name for page in pages for name in keys(page)] == naive(
         records, cover, type_name, order
