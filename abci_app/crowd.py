@@ -7,8 +7,9 @@ Rules kept here (privacy.md, *Crowd*):
   the registry has there, each owner once. Where there is no such cell it is not listed.
 * What is worked out at the block that begins a privacy epoch stands until the next one. It depends
   on the registry after that block alone: no query changes it, and every node comes to the same.
-* A service whose type, cell, owner or crowd changed, or that is new, waits for the next epoch. With
-  crowd 1 it is shown at once, under its own cell.
+* A service whose type, owner, crowd or resolution changed, or that is new, waits for the next
+  epoch. With crowd 1 it is shown at once, under its own cell. One that moves stays where it is
+  until then, and is counted where it will be.
 
 Where services are shown is kept beside the registry, outside the app hash: one value for each
 first byte of the record key, which has record key (16) and cell (8) of each service shown, keys
@@ -26,6 +27,7 @@ from collections.abc import Iterable, Iterator
 
 from edgistry.cell import COARSEST_PUBLISHED, FINEST_PUBLISHED, parent_of, resolution_of
 
+from .moves import cell_in
 from .schema import PLACEMENTS, StoredService
 
 _KEY_BYTES = 16
@@ -38,9 +40,13 @@ _Counted = tuple[str, int, bytes]
 
 
 class CrowdCount:
-    """Counts the crowds of a registry: ``add`` every service, run ``settle``, read ``places``."""
+    """Counts the crowds of a registry: ``add`` every service, run ``settle``, read ``places``.
 
-    def __init__(self) -> None:
+    Services count where they are in ``epoch``.
+    """
+
+    def __init__(self, epoch: int = 0) -> None:
+        self._epoch = epoch
         self._all: list[_Counted] = []
         self._shy: list[tuple[bytes, str, int, int]] = []
         self._names: dict[object, object] = {}
@@ -52,9 +58,10 @@ class CrowdCount:
         # Equal names and owners are one object: there may be a hundred thousand services.
         type_name = str(self._names.setdefault(service.type, service.type))
         owner = self._names.setdefault(service.owner, service.owner)
-        self._all.append((type_name, service.cell, owner))  # type: ignore[arg-type]
+        cell = cell_in(service, self._epoch)
+        self._all.append((type_name, cell, owner))  # type: ignore[arg-type]
         if service.crowd > 1:
-            self._shy.append((key, type_name, service.cell, service.crowd))
+            self._shy.append((key, type_name, cell, service.crowd))
 
     def settle(self) -> Iterator[None]:
         """Work out ``places``; yields now and then, so that the caller can let others run."""
@@ -86,11 +93,11 @@ class CrowdCount:
             waiting = still
 
 
-def is_placed_alike(one: StoredService, other: StoredService) -> bool:
-    """Whether nothing that decides where a service is shown differs."""
-    return (one.type, one.cell, one.owner, one.crowd) == (
+def is_placed_alike(one: StoredService, other: StoredService, *, epoch: int) -> bool:
+    """Whether nothing that decides where a service is shown in ``epoch`` differs."""
+    return (one.type, cell_in(one, epoch), one.owner, one.crowd) == (
         other.type,
-        other.cell,
+        cell_in(other, epoch),
         other.owner,
         other.crowd,
     )

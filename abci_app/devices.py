@@ -228,6 +228,10 @@ class DeviceTable:
             (_SEEDS + identity, kept),
         ]
 
+    def unname(self, key: bytes) -> Change:
+        """The change after which no device is found by the record key ``key``."""
+        return (_KEYS + key, None)
+
     def kept_seed(self, identity: Identity) -> KeptSeed | None:
         """What stayed of a device that was withdrawn."""
         data = self._store.get(_SEEDS + identity)

@@ -1,12 +1,15 @@
-"""Publishing devices that have moved, when a privacy epoch begins.
+"""Publishing devices that have moved, shortly before a privacy epoch ends.
 
 Rules kept here:
 
-* At the edge of an epoch only: handles are new then, so that nobody can follow a service from one
-  cell to the next (privacy.md, *Fuzzing that survives repetition*), but who looks in the block or
-  two that it takes to publish them: those show the old cell under the new handle.
-* Which epoch was the last one is stored when its moves are durable: after a crash they are done
-  again, which changes nothing. A node that was off when an epoch began makes up for it.
+* Once an epoch, in the last ten minutes of the time that it lasts at least: what the registry gets
+  in an epoch it shows in the next one (``moves``). So each epoch tells other nodes one place of a
+  device at most, and not when it came there; who watches sees it there under its new handle only.
+* What is reported later, or cannot be sent in time, waits for the epoch after. So does what a node
+  has missed that was off: in the middle of an epoch nothing moves. An epoch that ends early shows
+  no moves, or those that were there by then.
+* In which epoch it was done last is stored when its moves are durable: after a crash they are done
+  again, which changes nothing.
 * Nothing is done while the node catches up: those epochs are long over.
 
 Not handled here: who has moved, and where it is published then (``registration``).
@@ -23,9 +26,14 @@ from edgistry.adapters.log import get_logger
 from edgistry.errors import CorruptDatabaseError, UnavailableError
 from edgistry.kv import KeyValue
 
+from .schema import ChainParameters, EpochStates, Head
+
 logger = get_logger("edgistry.node.moves")
 
 LOOK_EVERY_S: Final = 5.0
+AHEAD_US: Final = 600_000_000
+"""How long before the end of an epoch moves are published, enough for 100 000; of a short epoch,
+the last quarter."""
 _PLACED_IN: Final = b"d/e"
 _NUMBER_BYTES: Final = 4
 
@@ -34,7 +42,10 @@ class EpochReader(Protocol):
     """What the keeper needs of the registry."""
 
     @property
-    def epoch(self) -> int: ...
+    def head(self) -> Head: ...
+    @property
+    def parameters(self) -> ChainParameters: ...
+    def epochs(self) -> EpochStates: ...
     async def next_commit(self) -> None: ...
 
 
@@ -65,7 +76,7 @@ class MoveKeeper:
         self._caught_up = caught_up
 
     async def run(self) -> None:
-        """Do it at each epoch until cancelled; raises what must stop the node."""
+        """Do it in each epoch until cancelled; raises what must stop the node."""
         while True:
             await self.follow()
             # A block may have come meanwhile, and the next one take an hour.
@@ -74,9 +85,11 @@ class MoveKeeper:
                     await self._reader.next_commit()
 
     async def follow(self) -> None:
-        """Do it if an epoch has begun since it was done last."""
-        epoch = self._reader.epoch
-        if not self._caught_up() or epoch == self._placed_in():
+        """Do it if it is time, and was not done in this epoch."""
+        if not self._caught_up() or not self._is_time():
+            return
+        epoch = self._reader.epochs().number
+        if epoch == self._placed_in():
             return
         try:
             count = await self._registrar.place_moved()
@@ -86,7 +99,16 @@ class MoveKeeper:
         change = (_PLACED_IN, epoch.to_bytes(_NUMBER_BYTES, "big"))
         await asyncio.to_thread(self._store.write, [change], sync=True)
         if count:
-            logger.info("devices are published where they have moved to", services=count)
+            logger.info("devices that have moved are published for the next epoch", services=count)
+
+    def _is_time(self) -> bool:
+        """Whether the current epoch, if there is one, ends soon."""
+        current = self._reader.epochs().current
+        if current is None:
+            return False
+        lasts_us = self._reader.parameters.epoch_us
+        ends_us = current.since_us + lasts_us
+        return self._reader.head.block_time_us >= ends_us - min(AHEAD_US, lasts_us // 4)
 
     def _placed_in(self) -> int | None:
         data = self._store.get(_PLACED_IN)

@@ -2,8 +2,9 @@
 
 Rules kept here:
 
-* In a block that begins a privacy epoch, all crowds are counted anew, over the registry as the
-  block leaves it; in any other block a service with a crowd that changed is taken out of its place.
+* In a block that begins a privacy epoch, services that move are in their next cells, and all crowds
+  are counted anew, over the registry as the block leaves it. In any other block nothing moves, and
+  a service with a crowd that changed is taken out of its place.
 * Whoever follows the registry hears of every service that is shown otherwise than before, also when
   its record has not changed.
 * The work is done in slices; a block that begins no epoch and changes no service with a crowd costs
@@ -23,9 +24,18 @@ from edgistry.transactions import RecordKey
 
 from .block_state import BlockChanges, Committed
 from .crowd import CrowdCount, is_placed_alike, pack_places, places_key, unpack_places
+from .moves import cell_in
 from .profiles import Listed, Profile, listed, profile_of
 from .reader import RecordChange
-from .schema import CURRENT_EPOCH_KEY, PLACEMENTS, SERVICES, StoredService, service_key, unpack
+from .schema import (
+    CURRENT_EPOCH_KEY,
+    PLACEMENTS,
+    SERVICES,
+    CurrentEpoch,
+    StoredService,
+    service_key,
+    unpack,
+)
 from .slices import Slices
 
 _STEP = 256
@@ -82,6 +92,12 @@ class Placing:
         self._committed = committed
         self._changes = changes
         self._slices = slices
+        self._epoch_before = self._epoch_after = _epoch(committed.get(CURRENT_EPOCH_KEY))
+        epoch = changes.values.get(CURRENT_EPOCH_KEY)
+        if isinstance(epoch, CurrentEpoch):
+            self._epoch_after = epoch.number
+        self._moving: dict[bytes, list[bytes]] = {}
+        """Keys of services without a crowd whose next cells are shown since this block."""
         self._before: dict[bytes, dict[bytes, int]] = {}
         self._after: dict[bytes, dict[bytes, int]] = {}
         self.bookkeeping: tuple[Change, ...] = ()
@@ -91,7 +107,7 @@ class Placing:
 
     async def run(self) -> None:
         """Do the work; the results are there afterwards."""
-        begins_epoch = CURRENT_EPOCH_KEY in self._changes.before
+        begins_epoch = self._epoch_after != self._epoch_before
         if begins_epoch:
             await self._count()
         else:
@@ -100,9 +116,11 @@ class Placing:
         await self._pack()
 
     async def _count(self) -> None:
-        count = CrowdCount()
+        count = CrowdCount(self._epoch_after)
         for done, (key, service) in enumerate(self._services(), start=1):
             count.add(key, service)
+            if service.since == self._epoch_after and service.crowd == 1:
+                self._moving.setdefault(places_key(key), []).append(key)
             if not done % _STEP:
                 await self._slices.rest()
         for _ in count.settle():
@@ -118,7 +136,11 @@ class Placing:
 
     async def _take_out(self) -> None:
         for done, (key, old, new) in enumerate(self._service_changes(), start=1):
-            if old is not None and old.crowd > 1 and not (new and is_placed_alike(old, new)):
+            if (
+                old is not None
+                and old.crowd > 1
+                and not (new and is_placed_alike(old, new, epoch=self._epoch_after))
+            ):
                 self._places(places_key(key)).pop(key, None)
             if not done % _STEP:
                 await self._slices.rest()
@@ -126,7 +148,8 @@ class Placing:
     async def _tell(self, *, all_places: bool) -> None:
         found: list[RecordChange] = []
         for done, (key, old, new) in enumerate(self._service_changes(), start=1):
-            was, now = self._listed(key, old, self._before), self._listed(key, new, self._after)
+            was = self._listed(key, old, self._before, self._epoch_before)
+            now = self._listed(key, new, self._after, self._epoch_after)
             found.append(
                 RecordChange(key=RecordKey(key), before=was, after=now, is_stored=new is not None)
             )
@@ -140,14 +163,18 @@ class Placing:
         """``told``, and services that are shown elsewhere although their records are the same."""
         found = MovedServices(told)
         known = {change.key for change in told}
-        for at, after in sorted(self._after.items()):
-            before = self._before[at]
+        for at in sorted(self._after.keys() | self._moving.keys()):
+            before, after = self._before.get(at, {}), self._after.get(at, {})
             await self._slices.rest()
-            for key in sorted(before.keys() | after.keys()):
-                if before.get(key) == after.get(key) or RecordKey(key) in known:
+            for key in sorted({*before, *after, *self._moving.get(at, ())}):
+                was, now = before.get(key), after.get(key)
+                in_crowd = was is not None or now is not None
+                if RecordKey(key) in known or (in_crowd and was == now):
                     continue
-                profile = profile_of(self._service(key))
-                found.add(RecordKey(key), profile, before.get(key), after.get(key))
+                service = self._service(key)
+                if not in_crowd:
+                    was, now = service.before, service.cell
+                found.add(RecordKey(key), profile_of(service), was, now)
                 if not len(found) % _STEP:
                     await self._slices.rest()
         return found
@@ -188,12 +215,16 @@ class Placing:
         return unpack(data, StoredService)
 
     def _listed(
-        self, key: bytes, service: StoredService | None, places: dict[bytes, dict[bytes, int]]
+        self,
+        key: bytes,
+        service: StoredService | None,
+        places: dict[bytes, dict[bytes, int]],
+        epoch: int,
     ) -> Listed | None:
         if service is None:
             return None
         if service.crowd == 1:
-            return listed(service, service.cell)
+            return listed(service, cell_in(service, epoch))
         at = places_key(key)
         self._places(at)
         return listed(service, places[at].get(key))
@@ -211,6 +242,10 @@ class Placing:
         if before is None:
             before = self._before[at] = unpack_places(self._committed.get(at) or b"")
         return before
+
+
+def _epoch(data: bytes | None) -> int:
+    return 0 if data is None else unpack(data, CurrentEpoch).number
 
 
 def _service(value: Wire | None) -> StoredService | None:

@@ -21,6 +21,7 @@ from edgistry.transactions import NodeId, RecordKey
 
 from .crowd import place_in, places_key
 from .ledger import Ledger
+from .moves import cell_in
 from .profiles import Listed, listed
 from .schema import (
     CURRENT_EPOCH_KEY,
@@ -109,8 +110,9 @@ class RegistryReader:
     def listed(self) -> Iterator[tuple[RecordKey, Listed]]:
         """All services as they are shown, in key order, whether their nodes are there or not."""
         at, places = b"", b""
+        epoch = self.epoch
         for key, service in self.services():
-            cell: int | None = service.cell
+            cell: int | None = cell_in(service, epoch)
             if service.crowd > 1:
                 if at != (at := places_key(key)):
                     places = self._ledger.records.get(at) or b""

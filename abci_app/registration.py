@@ -9,7 +9,7 @@ Rules kept here:
 * A bad row is reported and costs only itself.
 * A policy that shows more than the node allows is refused. Where a device is published is decided
   once (``placing``): neither another registration nor a restart changes it, only a move does, and
-  that when an epoch begins.
+  that once an epoch.
 * A withdrawn device is forgotten, position and salt, when the chain has let its record go.
 
 Not handled here: parsing files (``fleet``), waiting for blocks (``outbox``).
@@ -55,6 +55,7 @@ from .devices import (
     record_of,
 )
 from .fleet import check_device
+from .moves import cell_in, is_put
 from .outbox import Outbox
 from .outbox_queue import Pending
 from .renumbering import Renumbering
@@ -74,6 +75,8 @@ _Key = TypeVar("_Key", bytes, RecordKey)
 class ServiceReader(Protocol):
     """What registering needs of the registry."""
 
+    @property
+    def epoch(self) -> int: ...
     def service(self, key: bytes) -> StoredService | None: ...
     def keys_of(self, node_id: bytes) -> Iterator[RecordKey]: ...
 
@@ -98,6 +101,8 @@ class _Plan:
     """Rows to store."""
     publish: dict[Identity, ServiceRecord] = field(default_factory=dict)
     """Which of them to publish, in order, and what the chain is told."""
+    left: list[bytes] = field(default_factory=list)
+    """Keys of records that are being withdrawn, whose devices have another key now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,9 +165,9 @@ class Registrar:
             return [self._outcome(plan, each) for each in planned]
 
     async def place_moved(self) -> int:
-        """Publish the devices that have moved where they are now: an epoch has begun.
+        """Publish the devices that have moved where they are now: the next epoch will show it.
 
-        The number of those that are published elsewhere. Safe to repeat: what was done is durable.
+        The number of those that will be shown elsewhere. Safe to repeat: what was done is durable.
 
         Raises:
             UnavailableError: the outbox is full.
@@ -184,6 +189,8 @@ class Registrar:
         def rows_with_sequences(first: int) -> Iterable[Change]:
             for identity in unmark:
                 yield from self._table.unmark(identity)
+            for key in plan.left:
+                yield self._table.unname(key)
             for sequence, batch in enumerate(batches, first):
                 for identity in batch:
                     device = plan.devices[identity]
@@ -241,6 +248,8 @@ class Registrar:
         outcome: Outcome
         if known is None or known.withdrawing:
             outcome, publish = "added", True
+            if known is not None and known.key != wanted.key:
+                plan.left.append(known.key)
         elif identity in plan.publish:
             outcome, publish = "unchanged" if known == wanted else "updated", True
         else:
@@ -274,9 +283,10 @@ class Registrar:
             is_edge=False,
             moves=noise.moves,
         )
+        named = known if known and not self._comes_back_elsewhere(known) else None
         return Device(
-            key=known.key if known else self._draw(16),
-            salt=known.salt if known else self._draw(32),
+            key=named.key if named else self._draw(16),
+            salt=named.salt if named else self._draw(32),
             id=row.id,
             name=row.name,
             lat=row.lat,
@@ -293,6 +303,20 @@ class Registrar:
             sequence=known.sequence if known else 0,
         )
 
+    def _comes_back_elsewhere(self, known: Device) -> bool:
+        """Whether a device that is being withdrawn may be shown elsewhere when it is put again.
+
+        It was about to move, say: under the same handle it could be followed.
+        """
+        if not known.withdrawing:
+            return False
+        stored = self._reader.service(known.key)
+        return (
+            stored is None
+            or stored.cell != known.cell
+            or stored.cell != cell_in(stored, self._reader.epoch)
+        )
+
     def _noise_of(self, identity: Identity, known: Device | None) -> OwnNoise:
         """The noise of a device that keeps none itself."""
         if known is not None:
@@ -306,7 +330,12 @@ class Registrar:
         """Whether the chain neither has ``wanted``, as ``record``, nor is about to have it."""
         if self._outbox.is_pending(known.sequence):
             return self._record(known) != record
-        return self._reader.service(known.key) != stored_service(self._node_id, record)
+        return not self._is_put(self._reader.service(known.key), record)
+
+    def _is_put(self, stored: StoredService | None, record: ServiceRecord) -> bool:
+        """Whether ``stored``, what the chain has, is what ``record`` asks for."""
+        wanted = stored_service(self._node_id, record)
+        return is_put(stored, wanted, epoch=self._reader.epoch)
 
     def _outcome_of_known(self, known: Device, wanted: Device, *, publish: bool) -> Outcome:
         if known != wanted:
@@ -463,6 +492,9 @@ class Registrar:
         )
 
     def _entry(self, device: Device) -> DeviceEntry:
+        stored = self._reader.service(device.key)
+        cell = device.cell if stored is None else cell_in(stored, self._reader.epoch)
+        waits = stored is not None and cell != stored.cell
         return DeviceEntry(
             handle=handle_of(device.key),
             id=device.id,
@@ -471,21 +503,20 @@ class Registrar:
             lon=device.lon,
             type=device.type,
             actions=device.actions,
-            cell=cell_text(device.cell),
+            cell=cell_text(cell),
             resolution=device.policy.resolution,
             noise_m=device.policy.noise_m,
             crowd=device.policy.crowd,
-            moved=device.has_moved and not device.withdrawing,
-            state=self._state(device),
+            moved=(device.has_moved or waits) and not device.withdrawing,
+            state=self._state(device, stored),
         )
 
-    def _state(self, device: Device) -> DeviceState:
+    def _state(self, device: Device, stored: StoredService | None) -> DeviceState:
         if device.withdrawing:
             return "withdrawing"
         if self._outbox.is_pending(device.sequence):
             return "pending"
-        stored = stored_service(self._node_id, self._record(device))
-        return "published" if self._reader.service(device.key) == stored else "unpublished"
+        return "published" if self._is_put(stored, self._record(device)) else "unpublished"
 
 
 def _portions(keys: Sequence[_Key]) -> Iterator[tuple[_Key, ...]]:

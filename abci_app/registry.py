@@ -7,7 +7,8 @@ Rules kept here (consensus.md, *Transactions* and *Time*):
 * A transaction must carry its node's next sequence. It then consumes it even when its body is
   refused; the refusal is remembered in the state with its error number (the last 16 of each
   node). A refused body changes nothing else: all of a batch is checked before any of it is done.
-* Records and regions belong to the node that created them.
+* Records and regions belong to the node that created them. A record that moves does so when the
+  next privacy epoch begins (``moves``).
 * Lease time is block time without the outages: when a block comes more than the outage gap after
   the one before, all of the gap but one beat (10 s) is added to the replicated shift. A node's
   records are visible while its lease, counted in lease time, lives; publishing revives a lapsed
@@ -56,13 +57,16 @@ from edgistry.transactions import (
 
 from .block_state import Block, BlockState
 from .epoch_rules import add_shares, begin_epoch, publish_key
+from .moves import put_over
 from .nesting import check_nesting, is_surely_shallow
 from .schema import (
     BEAT_S,
+    CURRENT_EPOCH_KEY,
     LEASE_CLOCK_KEY,
     MAX_REFUSED,
     PARAMETERS_KEY,
     ChainParameters,
+    CurrentEpoch,
     Lease,
     LeaseClock,
     Member,
@@ -208,6 +212,7 @@ def _put_services(state: BlockState, block: Block, node_id: NodeId, body: Servic
     records = {service_key(record.key): record for record in body.records}
     if len(records) < len(body.records):
         raise DuplicateError("a record key stands twice in one batch")
+    epoch = _epoch(state)
     new: list[bytes] = []
     for key, record in records.items():
         check_cell(record.cell)
@@ -217,7 +222,8 @@ def _put_services(state: BlockState, block: Block, node_id: NodeId, body: Servic
         elif old.home != node_id:
             raise NotOwnerError(f"record {record.key.hex()} belongs to another node")
     for key, record in records.items():
-        state.put(key, stored_service(node_id, record))
+        old = state.get(key, StoredService)
+        state.put(key, put_over(old, stored_service(node_id, record), epoch=epoch))
     for record_key in new:
         state.add_home(node_id, record_key)
     lease = state.get(lease_key(node_id), Lease)
@@ -273,6 +279,12 @@ _RULES: dict[type, Callable[[BlockState, Block, NodeId, Any], None]] = {
     EpochKey: begin_epoch,
     EpochShare: add_shares,
 }
+
+
+def _epoch(state: BlockState) -> int:
+    """The number of the current privacy epoch; 0 before the first."""
+    current = state.get(CURRENT_EPOCH_KEY, CurrentEpoch)
+    return 0 if current is None else current.number
 
 
 def _delete_service(state: BlockState, node_id: NodeId, key: bytes) -> None:

@@ -22,6 +22,7 @@ from typing import Annotated, NamedTuple, TypeVar
 from edgistry.codec import Document, Meta, Wire, decode, decode_json, encode, encode_json
 from edgistry.errors import ConfigError, CorruptDatabaseError, InvalidValueError, Refused
 from edgistry.transactions import (
+    LAST_EPOCH,
     MAX_ACTIONS,
     MAX_MEMBERS,
     MAX_REGION_CELLS,
@@ -40,8 +41,9 @@ from edgistry.transactions import (
 
 T = TypeVar("T")
 
-FORMAT = 2
-"""Number of this layout; a database with another one is refused. 2: epochs, owners and crowds."""
+FORMAT = 3
+"""Number of this layout; a database with another one is refused. 2: epochs, owners and crowds; 3:
+services that move with the next epoch."""
 BEAT_S = 10
 """Seconds between two blocks of an idle chain: the engine's empty-block interval."""
 MAX_REFUSED = 16
@@ -153,6 +155,10 @@ class StoredService(Wire):
     commitment: Bytes32
     owner: Bytes8
     crowd: Crowd
+    since: Annotated[int, Meta(ge=0, le=LAST_EPOCH + 1)] = 0
+    """The privacy epoch from which on it is in ``cell``; 0: at once."""
+    before: Cell = 0
+    """The cell in which it is until then; 0: none."""
 
 
 class StoredRegion(Wire):
@@ -232,7 +238,7 @@ def home_key(node_id: bytes, key: bytes) -> bytes:
 
 
 def stored_service(home: bytes, record: ServiceRecord) -> StoredService:
-    """``record`` as it is kept for its home node."""
+    """``record`` as its home node wants it to be kept."""
     return StoredService(
         home=home,
         type=record.type,

@@ -68,6 +68,7 @@ PURE = (
     "abci_app.block_state",
     "abci_app.registry",
     "abci_app.crowd",
+    "abci_app.moves",
     "abci_app.epoch_rules",
     "abci_app.epochs",
     "abci_app.epoch_store",
@@ -113,6 +114,7 @@ CONSENSUS = (
     "abci_app.block_state",
     "abci_app.registry",
     "abci_app.crowd",
+    "abci_app.moves",
     "abci_app.epoch_rules",
 )
 

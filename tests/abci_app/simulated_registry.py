@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
+from abci_app.moves import put_over
 from abci_app.schema import (
     ChainParameters,
     Head,
@@ -39,6 +40,7 @@ class SimulatedRegistry(SimulatedChain):
         self.records: dict[bytes, StoredService] = {}
         self.named: dict[str, StoredRegion] = {}
         self.lease_renewals = 0
+        self.epoch = 0
         self.asked_for_commit = asyncio.Event()
         self.next_block = asyncio.Event()
         self.alive = {NODE, OTHER}
@@ -95,7 +97,8 @@ class SimulatedRegistry(SimulatedChain):
         match body:
             case ServicesPut():
                 for record in body.records:
-                    self.records[record.key] = stored_service(node_id, record)
+                    old, new = self.records.get(record.key), stored_service(node_id, record)
+                    self.records[record.key] = put_over(old, new, epoch=self.epoch)
             case ServicesWithdraw():
                 for key in body.keys:
                     self.records.pop(key, None)

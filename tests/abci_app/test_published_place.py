@@ -8,8 +8,11 @@ import pytest
 
 from abci_app.admin_api import DeviceRow, RowOutcome
 from abci_app.move_keeper import MoveKeeper
+from abci_app.moves import cell_in
 from abci_app.registration import OwnNoise
-from edgistry.cell import parent_of, parse_cell, resolution_of
+from abci_app.schema import EpochStates, Head, StoredEpoch
+from edgistry.cell import cell_text, parent_of, parse_cell, resolution_of
+from edgistry.codec import replace
 from edgistry.errors import CorruptDatabaseError, UnavailableError
 from edgistry.kv import MemoryKeyValue
 from edgistry.policy import PolicyLimits
@@ -189,10 +192,36 @@ async def test_a_device_in_the_cell_of_another_takes_nothing_from_it(bench: Benc
 # --- moves --------------------------------------------------------------------------------------
 
 
-class Epochs:
-    """A registry whose epochs a test begins."""
+EPOCH_US = 86_400_000_000
 
-    epoch = 1
+
+class Epochs:
+    """A registry whose epochs and block time a test winds on."""
+
+    def __init__(self, bench: Bench, *, epoch_us: int = EPOCH_US) -> None:
+        self.parameters = replace(bench.chain.parameters, epoch_us=epoch_us)
+        self._bench = bench
+        self._since_us = 0
+        self.now_us = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """The next epoch begins now."""
+        self._bench.chain.epoch += 1
+        self._since_us = self.now_us
+
+    def end_nears(self) -> None:
+        """The epoch ends in a minute."""
+        self.now_us = self._since_us + self.parameters.epoch_us - 60_000_000
+
+    @property
+    def head(self) -> Head:
+        return replace(self._bench.chain.head, block_time_us=self.now_us)
+
+    def epochs(self) -> EpochStates:
+        number = self._bench.chain.epoch
+        current = StoredEpoch(since_us=self._since_us, check=bytes(16), keys=(), sealed=())
+        return EpochStates(number, None, current if number else None, None)
 
     async def next_commit(self) -> None:
         raise NotImplementedError
@@ -204,34 +233,175 @@ def keeper(bench: Bench, epochs: Epochs, *, caught_up: bool = True) -> MoveKeepe
     )
 
 
-async def test_a_move_shows_when_an_epoch_begins_and_not_before(bench: Bench) -> None:
-    epochs = Epochs()
+def shown(bench: Bench) -> list[int]:
+    """The cells under which services are shown now."""
+    return [cell_in(each, bench.chain.epoch) for each in bench.chain.records.values()]
+
+
+async def test_a_move_is_sent_when_an_epoch_nears_its_end_and_shows_in_the_next(
+    bench: Bench,
+) -> None:
+    epochs = Epochs(bench)
     [before] = await published(bench, row(1, id="a"))
-    await keeper(bench, epochs).follow()
     for step in range(1, 6):
         await published(bench, row(1, id="a", lat=46.01 + step * 0.1))
         await keeper(bench, epochs).follow()
         await bench.block()
-        assert [record.cell for record in bench.chain.records.values()] == [before]
-    epochs.epoch += 1
+    sent = len(bench.chain.committed)
+    assert sent == 1, "nobody is told on the way, not even other nodes"
+    epochs.end_nears()
     await keeper(bench, epochs, caught_up=False).follow()
     assert bench.outbox.pending == 0
     await keeper(bench, epochs).follow()
     await bench.block()
+    assert shown(bench) == [before]
+    [device] = bench.registrar.page(after=None, limit=9).devices
+    assert (device.cell, device.moved) == (cell_text(before), True), "as others see it"
+    epochs.begin()
     after = published_cell(46.51, 8.0, 7)
-    assert [record.cell for record in bench.chain.records.values()] == [after]
-    sent = len(bench.chain.committed)
+    assert shown(bench) == [after]
+    [device] = bench.registrar.page(after=None, limit=9).devices
+    assert (device.cell, device.moved, device.state) == (cell_text(after), False, "published")
+    await keeper(bench, epochs).follow()
+    await published(bench, row(1, id="a", lat=46.51))
+    assert len(bench.chain.committed) == sent + 1
+
+
+async def test_moves_are_sent_once_an_epoch_however_many_are_told_at_its_end(bench: Bench) -> None:
+    epochs = Epochs(bench)
+    await published(bench, row(1, id="a"))
+    epochs.end_nears()
+    for step in range(1, 4):
+        await published(bench, row(1, id="a", lat=46.01 + step * 0.1))
+        await keeper(bench, epochs).follow()
+        await bench.block()
+    epochs.begin()
+    assert shown(bench) == [published_cell(46.11, 8.0, 7)]
+    epochs.end_nears()
     await keeper(bench, epochs).follow()
     await bench.block()
-    assert len(bench.chain.committed) == sent
+    epochs.begin()
+    assert shown(bench) == [published_cell(46.31, 8.0, 7)]
+
+
+@pytest.mark.parametrize(("epoch_s", "ahead_s"), [(86_400, 600), (12, 3)])
+async def test_it_is_time_for_moves_before_an_epoch_ends(
+    bench: Bench, epoch_s: int, ahead_s: int
+) -> None:
+    epochs = Epochs(bench, epoch_us=epoch_s * 1_000_000)
+    await published(bench, row(1, id="a"))
+    await bench.registrar.register([row(1, id="a", lat=47.0)])
+    for early_us, expected in ((1, 0), (0, 1)):
+        epochs.now_us = (epoch_s - ahead_s) * 1_000_000 - early_us
+        await keeper(bench, epochs).follow()
+        assert bench.outbox.pending == expected
+
+
+async def test_a_node_that_missed_the_end_of_an_epoch_waits_for_the_end_of_the_next(
+    bench: Bench,
+) -> None:
+    epochs = Epochs(bench)
+    [before] = await published(bench, row(1, id="a"))
+    await bench.registrar.register([row(1, id="a", lat=47.0)])
+    epochs.end_nears()  # nobody looks: the node is off
+    epochs.begin()
+    bench.restart()
+    await keeper(bench, epochs).follow()
+    await bench.block()
+    assert (shown(bench), len(bench.chain.committed)) == ([before], 1)
+    epochs.end_nears()
+    await keeper(bench, epochs).follow()
+    await bench.block()
+    assert shown(bench) == [before]
+    epochs.begin()
+    assert shown(bench) == [published_cell(47.0, 8.0, 7)]
+
+
+async def test_what_the_chain_gets_too_late_shows_with_the_epoch_after(bench: Bench) -> None:
+    epochs = Epochs(bench)
+    [before] = await published(bench, row(1, id="a"))
+    await bench.registrar.register([row(1, id="a", lat=47.0)])
+    epochs.end_nears()
+    await keeper(bench, epochs).follow()
+    epochs.begin()  # while the node is cut off
+    await bench.block()
+    assert shown(bench) == [before]
+    epochs.end_nears()
+    await keeper(bench, epochs).follow()
+    await bench.block()
+    epochs.begin()
+    assert shown(bench) == [published_cell(47.0, 8.0, 7)]
+
+
+async def test_an_epoch_that_ends_early_shows_no_moves(bench: Bench) -> None:
+    epochs = Epochs(bench)
+    [before] = await published(bench, row(1, id="a"))
+    await bench.registrar.register([row(1, id="a", lat=47.0)])
+    epochs.now_us += EPOCH_US // 2
+    await keeper(bench, epochs).follow()
+    epochs.begin()
+    await keeper(bench, epochs).follow()
+    await bench.block()
+    assert shown(bench) == [before]
+
+
+async def test_before_the_first_epoch_nothing_is_due(bench: Bench) -> None:
+    epochs = Epochs(bench)
+    bench.chain.epoch = 0
+    await published(bench, row(1, id="a"))
+    await bench.registrar.register([row(1, id="a", lat=47.0)])
+    epochs.end_nears()
+    await keeper(bench, epochs).follow()
+    assert bench.outbox.pending == 0
+
+
+async def test_a_coarser_place_shows_at_once_although_a_move_waits(bench: Bench) -> None:
+    epochs = Epochs(bench)
+    [before] = await published(bench, row(1, id="a"))
+    await bench.registrar.register([row(1, id="a", lat=47.0)])
+    epochs.end_nears()
+    await keeper(bench, epochs).follow()
+    await bench.block()
+    await published(bench, row(1, id="a", lat=47.0, resolution=5))
+    assert shown(bench) == [parent_of(before, 5)]
+    epochs.begin()
+    assert shown(bench) == [published_cell(47.0, 8.0, 5)]
+
+
+async def test_a_device_that_comes_back_while_a_move_waits_has_another_handle(bench: Bench) -> None:
+    """Under the same one it could be followed from the old cell to the new one."""
+    epochs = Epochs(bench)
+    [before] = await published(bench, row(1, id="a"))
+    [first] = bench.chain.records
+    await bench.registrar.register([row(1, id="a", lat=47.0)])
+    epochs.end_nears()
+    await keeper(bench, epochs).follow()
+    await bench.block()
+    [device] = bench.registrar.page(after=None, limit=9).devices
+    await bench.registrar.withdraw([device.handle])
+    assert await published(bench, row(1, id="a", lat=47.0)) != [before]
+    assert first not in bench.chain.records
+    [again] = bench.registrar.page(after=None, limit=9).devices
+    assert (again.state, again.handle != device.handle) == ("published", True)
+
+
+async def test_a_device_that_comes_back_where_it_was_keeps_its_handle(bench: Bench) -> None:
+    Epochs(bench)
+    await published(bench, row(1, id="a"))
+    [device] = bench.registrar.page(after=None, limit=9).devices
+    await bench.registrar.withdraw([device.handle])
+    await published(bench, row(1, id="a"))
+    [again] = bench.registrar.page(after=None, limit=9).devices
+    assert (again.state, again.handle) == ("published", device.handle)
 
 
 async def test_a_device_at_a_border_does_not_go_to_and_fro(bench: Bench) -> None:
-    epochs = Epochs()
+    epochs = Epochs(bench)
     cells = set(await published(bench, row(1, id="a")))
     for step in range(30):
-        epochs.epoch += 1
+        epochs.begin()
         await bench.registrar.register([row(1, id="a", lat=46.01 + 0.012 * (step % 2))])
+        epochs.end_nears()
         await keeper(bench, epochs).follow()
         await bench.block()
         cells |= {record.cell for record in bench.chain.records.values()}
@@ -241,9 +411,10 @@ async def test_a_device_at_a_border_does_not_go_to_and_fro(bench: Bench) -> None
 async def test_a_full_outbox_makes_moves_wait_and_loses_none(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    epochs = Epochs()
+    epochs = Epochs(bench)
     await published(bench, row(1, id="a"))
     await bench.registrar.register([row(1, id="a", lat=47.0)])
+    epochs.end_nears()
 
     async def full(*_: object, **__: object) -> int:
         raise UnavailableError("full")
@@ -261,5 +432,7 @@ async def test_what_is_kept_of_the_last_epoch_is_read_or_refused() -> None:
     bench = Bench()
     bench.store = MemoryKeyValue()
     bench.store.write([(b"d/e", b"x")], sync=True)
+    epochs = Epochs(bench)
+    epochs.end_nears()
     with pytest.raises(CorruptDatabaseError):
-        await keeper(bench, Epochs()).follow()
+        await keeper(bench, epochs).follow()
