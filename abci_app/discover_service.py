@@ -3,9 +3,8 @@
 Rules kept here:
 
 * Answers come from memory and the registry, never through the engine, and carry the height they
-  belong to. The index follows each Commit before anybody can ask about it; only one
-  that changes thousands of services (an import, an epoch that shows them elsewhere) it follows in
-  slices, and answers carry the height before until it has.
+  belong to. It is the last one, but where an epoch's key is waited for, or a block with thousands
+  of changes is followed (``shown``).
 * Records of a node whose lease has lapsed are hidden.
 * Who has signed gets services: type, published cell, actions and wake bucket, under a handle of
   their own; nothing else of the record leaves this module. Everybody else gets counts.
@@ -13,13 +12,13 @@ Rules kept here:
 * Large areas are covered in a thread, one at a time, and few wait: strangers cannot hold the node.
   Polygons, which take longest, have a lane of their own.
 
-Not handled here: the index (``discovery``), covers (``covers``), HTTP.
+Not handled here: the index (``discovery``), which block of it is shown (``shown``), covers
+(``covers``), HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Protocol, cast
@@ -62,17 +61,12 @@ from .lane import Lane
 from .profiles import Listed
 from .reader import RecordChange
 from .schema import Head, StoredRegion
-from .slices import Slices
+from .shown import ShownIndex
 
 MAX_WAITING_POLYGONS = 8
 """Polygon queries at once, one being covered and the others waiting; each takes up to a second."""
 MAX_WAITING_LARGE_AREAS = 64
 """The same for wide circles and for regions asked for the first time, of about 10 ms each."""
-
-MAX_AT_ONCE = 4_000
-"""Changes of a block that the index follows at once, in about 30 ms."""
-_STEP = 128
-"""Changes between two looks at the slice: less than a millisecond."""
 
 
 class DiscoverReader(Protocol):
@@ -80,12 +74,13 @@ class DiscoverReader(Protocol):
 
     @property
     def head(self) -> Head: ...
+    @property
+    def epoch(self) -> int: ...
     def listed(self) -> Iterator[tuple[RecordKey, Listed]]: ...
     def region(self, name: str) -> StoredRegion | None: ...
     def region_version(self, name: str) -> int | None: ...
     def is_visible(self, node_id: bytes) -> bool: ...
     def subscribe(self, callback: Callable[[Head, Sequence[RecordChange]], None]) -> None: ...
-    async def next_commit(self) -> None: ...
 
 
 Outstanding = Callable[[bytes, bytes], int]
@@ -113,42 +108,25 @@ class Discoverer:
         self._covers = Covers(reader)
         self._polygons = Lane("polygon queries", most=MAX_WAITING_POLYGONS)
         self._large_areas = Lane("queries for large areas", most=MAX_WAITING_LARGE_AREAS)
-        self.index = ServiceIndex()
-        self.index.rebuild(reader.listed())
-        self._behind: deque[tuple[Head, Sequence[RecordChange]]] = deque()
-        self._indexed = reader.head
-        self._is_behind = asyncio.Event()
-        self._is_level = asyncio.Event()
-        reader.subscribe(self._committed)
+        self.shown = ShownIndex(reader, keys)
+
+    @property
+    def index(self) -> ServiceIndex:
+        """What is shown now."""
+        return self.shown.index
 
     @property
     def head(self) -> Head:
-        """The block that the index has."""
-        return self._indexed if self._behind else self._reader.head
+        """The block that is shown."""
+        return self.shown.head
+
+    async def next_shown(self) -> None:
+        """Return after the next block is shown."""
+        await self.shown.next_shown()
 
     async def run(self) -> None:
-        """Bring the index up to what was too much at once, until cancelled."""
-        while True:
-            await self._is_behind.wait()
-            slices = Slices()
-            while self._behind:
-                head, changes = self._behind[0]
-                for at in range(0, len(changes), _STEP):
-                    self.index.apply(changes[at : at + _STEP])
-                    await slices.rest()
-                self._indexed = head
-                self._behind.popleft()
-            self._is_behind.clear()
-            waiting, self._is_level = self._is_level, asyncio.Event()
-            waiting.set()
-
-    def _committed(self, head: Head, changes: Sequence[RecordChange]) -> None:
-        if not self._behind and len(changes) <= MAX_AT_ONCE:
-            self.index.apply(changes)
-            self._indexed = head
-            return
-        self._behind.append((head, changes))
-        self._is_behind.set()
+        """Follow the chain until cancelled."""
+        await self.shown.run()
 
     async def discover(self, query: DiscoverQuery, client: Client | None) -> DiscoverAnswer:
         """What matches ``query``: services under the handles of ``client``, or counts for ``None``.
@@ -262,7 +240,7 @@ class Discoverer:
         )
 
     async def reach(self, height: int) -> None:
-        """Return when the registry, and the index with it, is at ``height``.
+        """Return when ``height`` is shown.
 
         Raises:
             NotYetError: it did not get there in time.
@@ -270,10 +248,7 @@ class Discoverer:
         try:
             async with asyncio.timeout(self._min_height_wait_s):
                 while self.head.height < height:
-                    if self._behind:
-                        await self._is_level.wait()
-                    else:
-                        await self._reader.next_commit()
+                    await self.next_shown()
         except TimeoutError:
             raise NotYetError(
                 f"this node is at height {self.head.height}, not yet at {height}"

@@ -132,6 +132,14 @@ class ServiceIndex:
         self._by_type = {name: SortedEntries(entries) for name, entries in by_type.items()}
         self._all = SortedEntries([entry for entries in by_type.values() for entry in entries])
 
+    def copy(self) -> ServiceIndex:
+        """The same services, to be changed apart from these."""
+        made = ServiceIndex()
+        made._profiles = self._profiles.copy()
+        made._all = self._all.copy()
+        made._by_type = {name: entries.copy() for name, entries in self._by_type.items()}
+        return made
+
     def apply(self, changes: Iterable[Change]) -> None:
         """Follow the changes of a block. Changes that no client could see cost next to nothing."""
         for change in changes:

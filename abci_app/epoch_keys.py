@@ -2,8 +2,9 @@
 
 Rules kept here:
 
-* ``current`` is the newest epoch whose key is here. A node that lacks the current key goes on with
-  the one before; with none, whoever needs a handle is refused and told why.
+* Handles are made in one epoch, ``number``: the newest whose key is here and whose places are shown
+  (``shown``). A node that lacks the current key goes on with the one before; with none, whoever
+  needs a handle is refused and told why.
 * A key opens what was given out in its epoch until a day after the epoch's end, and no longer: a
   key that is here is still good.
 * Nothing secret is in a repr. Those who keep what they derived from a key are told of a change.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from edgistry.adapters import crypto
 from edgistry.errors import NoEpochKeyError, UnknownHandleError
@@ -27,10 +29,24 @@ ARITHMETIC = Arithmetic(crypto.Siv, crypto.permute, crypto.permute_back)
 _NO_STATES = EpochStates(0, None, None, None)
 
 
+class Shown(Protocol):
+    """What is shown under handles. ``ShownIndex`` is one."""
+
+    def keys_changed(self) -> None:
+        """Other keys are here."""
+
+    def allows(self, epoch: int) -> bool:
+        """Whether what is shown now may be shown under handles of ``epoch``."""
+
+
 class EpochKeys:
     """None at first; the keeper puts them in."""
 
     def __init__(self) -> None:
+        self.shown: Shown | None = None
+        """What is shown under handles; ``None``: nothing that depends on epochs."""
+        self.number = 0
+        """The epoch in which handles are made; 0: in none."""
         self._keys: dict[int, bytes] = {}
         self._handles: dict[int, HandleKey] = {}
         self._states = _NO_STATES
@@ -42,13 +58,13 @@ class EpochKeys:
         return f"EpochKeys(epochs={sorted(self._keys)})"
 
     @property
-    def number(self) -> int:
-        """The epoch of ``current``; 0: none."""
+    def newest(self) -> int:
+        """The newest epoch whose key is here; 0: none."""
         return max(self._keys, default=0)
 
     def current(self) -> tuple[int, bytes] | None:
         """(epoch, its 32-byte key) to make handles with."""
-        return (self.number, self._keys[self.number]) if self._keys else None
+        return (self.number, self._keys[self.number]) if self.number else None
 
     def of(self, number: int) -> bytes | None:
         """The key of the epoch ``number``, while what was given out in it is good."""
@@ -56,7 +72,7 @@ class EpochKeys:
 
     @property
     def ends_us(self) -> int | None:
-        """Block time (µs) before which the epoch of ``current`` mostly does not end.
+        """Block time (µs) before which the epoch ``number`` mostly does not end.
 
         An epoch may last longer, until somebody makes the next key; one that some member must not
         know any more ends earlier. In the past where this node goes on with the one before.
@@ -87,7 +103,7 @@ class EpochKeys:
         Raises:
             NoEpochKeyError: this node has no key.
         """
-        if not self._keys:
+        if not self.number:
             raise NoEpochKeyError(
                 "this node has no epoch key to make handles with yet; the nodes agree on one"
                 " within a minute or two of the start of a chain"
@@ -125,6 +141,22 @@ class EpochKeys:
             for number, key in keys.items()
         }
         self._keys = dict(keys)
+        if self.shown is not None:
+            self.shown.keys_changed()
+        self._tell()
+
+    def shown_changed(self) -> None:
+        """Make handles in the epoch that is shown now (the part of ``shown``)."""
+        if self.allowed() != self.number:
+            self._tell()
+
+    def allowed(self) -> int:
+        """The newest epoch whose key is here and under whose handles things are shown; 0: none."""
+        shown = self.shown
+        return max((each for each in self._keys if shown is None or shown.allows(each)), default=0)
+
+    def _tell(self) -> None:
+        self.number = self.allowed()
         for callback in self._callbacks:
             callback()
         waiting, self._changed = self._changed, asyncio.Event()

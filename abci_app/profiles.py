@@ -60,6 +60,13 @@ class Profiles:
         self._uses: dict[bytes, int] = {}
         self._free: list[bytes] = []
 
+    def copy(self) -> Profiles:
+        """The same numbers and uses, to be changed apart from these."""
+        made = Profiles()
+        made._numbers, made._profiles = self._numbers.copy(), self._profiles.copy()
+        made._uses, made._free = self._uses.copy(), self._free.copy()
+        return made
+
     def __len__(self) -> int:
         """The number of distinct profiles in use."""
         return len(self._numbers)

@@ -9,9 +9,9 @@ Rules kept here:
 * A silent stream gets a comment every ``keep_alive_s``, or the height, where that has risen.
 * What one reader costs at a time is bounded, and so is the number of readers.
 * A reader sees handles of one epoch, in an order of its own. When this node goes over to the next
-  epoch's key, its readers are told, and then all that is there, anew. Nobody is told under the
-  handles of now what was done before that: who has heard of it under those of then could lay the
-  two side by side.
+  epoch's handles and places, its readers are told, and then all that is there, anew. Nobody is told
+  under the handles of now what was done before that: who has heard of it under those of then could
+  lay the two side by side. Nor is anybody told under those of then what is done since.
 
 Not handled here: the log (``change_log``), covers (``discover_service``), HTTP.
 """
@@ -60,6 +60,7 @@ MAX_STREAMS: Final = 256
 
 _OVERTAKEN: Final = "this node no longer has all the changes since then"
 _OTHER_HANDLES: Final = "handles are of another privacy epoch since then"
+_NO_HANDLES: Final = "this node has no key of the privacy epoch of now yet"
 _NEW_AREA: Final = "the region was changed"
 
 
@@ -71,7 +72,6 @@ class WatchReader(Protocol):
     def visible_nodes(self) -> AbstractSet[bytes]: ...
     def region_changed_at(self, name: str) -> int: ...
     def subscribe(self, callback: Callable[[Head, Sequence[RecordChange]], None]) -> None: ...
-    async def next_commit(self) -> None: ...
 
 
 class Places(Services, Protocol):
@@ -80,6 +80,7 @@ class Places(Services, Protocol):
     @property
     def head(self) -> Head: ...
     async def cover(self, area: Area) -> Cover: ...
+    async def next_shown(self) -> None: ...
     async def reach(self, height: int) -> None: ...
 
 
@@ -126,7 +127,7 @@ class Watcher:
                 # It may have been put anew meanwhile; what is covered is that of now.
                 cover = await self._places.cover(query.area)
         self._check_room()
-        since = self._reader.head.height if query.since is None else query.since
+        since = self._places.head.height if query.since is None else query.since
         view = View(self._places, query.type, cover, client, self._keys.handles())
         return self._events(query, view, since, is_past=since < self._handles_since)
 
@@ -142,8 +143,8 @@ class Watcher:
             at = told = since
             yield _event(BEGIN, HeightEvent(height=at, epoch=view.keys.epoch), at)
             reason: str | None = _OTHER_HANDLES if is_past else None
-            while reason is None and (reason := self._lost(query.area, at)) is None:
-                if self._keys.number not in (0, view.keys.epoch):
+            while reason is None and (reason := self._lost(view, query.area, at)) is None:
+                if self._keys.number != view.keys.epoch:
                     view = view.in_epoch_of(self._keys.handles())
                     head = self._places.head
                     async for event in self._anew(view, head):
@@ -151,13 +152,14 @@ class Watcher:
                     at = told = head.height
                     continue
                 block = self._log.after(at)
-                if block is not None:
+                if block is not None and block.height <= self._places.head.height:
                     async for changes in told_of(block, view):
                         yield _changes(changes)
                         told = block.height
                     at = block.height
                     continue
-                at = max(at, self._reader.head.height)
+                if at >= self._log.floor:
+                    at = max(at, self._places.head.height)
                 if await self._is_next_block():
                     continue
                 if at > told:
@@ -165,7 +167,7 @@ class Watcher:
                     told = at
                 else:
                     yield KEEP_ALIVE
-            gone = GoneEvent(height=self._reader.head.height, reason=reason)
+            gone = GoneEvent(height=self._places.head.height, reason=reason)
             yield _event(GONE, gone)
         finally:
             self.open -= 1
@@ -173,7 +175,8 @@ class Watcher:
     async def _anew(self, view: View, head: Head) -> AsyncGenerator[bytes, None]:
         """The epoch of ``view`` has begun, and all that is there; ``head`` is the block of now.
 
-        What later blocks do while pages are sent may be in them, and is told again after them.
+        What later blocks do while pages are sent may be in them, and is told again after them. When
+        another epoch begins meanwhile, they end: pages of then would be of its places.
         """
         time = block_time_text(head.block_time_us)
         begun = EpochEvent(
@@ -184,7 +187,7 @@ class Watcher:
         )
         yield _event(EPOCH, begun)
         after: Place | None = None
-        while True:
+        while self._keys.number == view.keys.epoch:
             page = view.page(after)
             after = page.next
             part = Part(view.entries(page.items), (), ())
@@ -192,19 +195,21 @@ class Watcher:
             if after is None:
                 return
 
-    def _lost(self, area: Area, at: int) -> str | None:
-        """Why the changes behind ``at`` cannot be told, if so."""
-        if at < self._log.floor:
-            return _OVERTAKEN
+    def _lost(self, view: View, area: Area, at: int) -> str | None:
+        """Why what is behind ``at`` cannot be told, if so."""
         if isinstance(area, RegionArea) and at < self._reader.region_changed_at(area.name):
             return _NEW_AREA
-        return None
+        if not self._keys.number:
+            return _NO_HANDLES
+        # With a new epoch all is told anew, whatever was missed.
+        is_same = self._keys.number == view.keys.epoch
+        return _OVERTAKEN if is_same and at < self._log.floor <= self._places.head.height else None
 
     async def _is_next_block(self) -> bool:
         """Whether a block comes before it is time to say something."""
         try:
             async with asyncio.timeout(self._keep_alive_s):
-                await self._reader.next_commit()
+                await self._places.next_shown()
         except TimeoutError:
             return False
         return True
@@ -212,7 +217,6 @@ class Watcher:
     def _keys_changed(self) -> None:
         if self._keys.number != self._epoch:
             self._epoch = self._keys.number
-            # Where the index is behind, so are the answers that the first readers begin from.
             self._handles_since = self._places.head.height
 
     def _committed(self, head: Head, changes: Sequence[RecordChange]) -> None:

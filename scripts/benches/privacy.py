@@ -156,13 +156,12 @@ class Plain:
 PLAIN = Arithmetic(Plain, lambda _, blocks: blocks, lambda _, blocks: blocks)
 
 
-class OneKey:
+class OneKey(EpochKeys):
     """The key of epoch 1, for handles that are made with ``arithmetic``."""
 
-    number = 1
-    ends_us = None
-
     def __init__(self, arithmetic: Arithmetic) -> None:
+        super().__init__()
+        self.put({1: bytes(32)}, EpochStates(1, None, None, None), epoch_us=1)
         self._key = HandleKey(1, bytes(32), arithmetic)
 
     def handles(self) -> HandleKey:
@@ -179,7 +178,7 @@ def handles(chain: Chain) -> None:
     client = Client(public_key=bytes(32))
 
     def page(arithmetic: Arithmetic) -> Callable[[], bytes]:
-        discoverer = Discoverer(chain.app.reader, OneKey(arithmetic))  # type: ignore[arg-type]
+        discoverer = Discoverer(chain.app.reader, OneKey(arithmetic))
 
         def made() -> bytes:
             asking = discoverer.discover(area, client)

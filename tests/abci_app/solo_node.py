@@ -85,6 +85,7 @@ async def open_solo(
     *,
     clock: HandClock | None = None,
     lease_s: int = 600,
+    epoch_s: int = 86_400,
     beat_s: float = 10.0,
     real_time: bool = False,
 ) -> SoloNode:
@@ -100,7 +101,7 @@ async def open_solo(
     engine = SoloEngine(
         app,
         chain_id=CHAIN_ID,
-        genesis=GenesisState(members=(member,), lease_s=lease_s),
+        genesis=GenesisState(members=(member,), lease_s=lease_s, epoch_s=epoch_s),
         genesis_time_us=START_US,
         clock_us=wall_us,
         beat_s=beat_s,

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from abci_app import abci_pb2 as pb
 from abci_app.crowd import CrowdCount, pack_places, place_in, unpack_places
-from abci_app.discover_service import MAX_AT_ONCE, Discoverer
+from abci_app.discover_service import Discoverer
 from abci_app.discovery import ServiceIndex
 from abci_app.profiles import Listed
 from abci_app.schema import StoredService, stored_service
+from abci_app.shown import MAX_AT_ONCE
 from edgistry.adapters.leveldb import LevelKeyValue
 from edgistry.api import CellArea, DiscoverQuery
 from edgistry.cell import cell_text, children_of, parent_of, parse_cell, resolution_of
@@ -210,9 +211,9 @@ async def test_a_crowd_that_leaves_is_missed_in_the_next_epoch_only(crowd: Crowd
         record("a", owner="c", crowd=2),
         record("a", owner="a", crowd=3),
         record("a", owner="a", crowd=2, type_name="valve"),
-        record("a", owner="a", crowd=2, cell=SEVENS[0]),
+        record("a", owner="a", crowd=2, cell=parent_of(CELL, 6)),
     ],
-    ids=["owner", "crowd", "type", "cell"],
+    ids=["owner", "crowd", "type", "resolution"],
 )
 async def test_a_change_of_what_is_counted_hides_a_service_until_the_next_epoch(
     crowd: CrowdWorld, changed: ServiceRecord
@@ -257,10 +258,49 @@ async def test_places_are_outside_the_app_hash_and_in_the_same_write(crowd: Crow
     assert crowd.shown() == before
 
 
+class Model:
+    """The rules of a chain in an epoch, word for word."""
+
+    def __init__(self) -> None:
+        self.wanted: dict[bytes, ServiceRecord] = {}
+        self.now: dict[bytes, int] = {}
+        """In which cell services are, whether they are shown or not."""
+        self.placed: dict[bytes, int] = {}
+
+    def put(self, *records: ServiceRecord) -> None:
+        for each in records:
+            before, was = self.wanted.get(each.key), self.now.get(each.key)
+            self.wanted[each.key] = each
+            if was is None or before is None:
+                self.now[each.key] = each.cell
+                continue
+            level = min(resolution_of(was), resolution_of(each.cell))
+            now = self.now[each.key] = parent_of(was, level)
+            if (was, before.owner, before.crowd) != (now, each.owner, each.crowd):
+                self.placed.pop(each.key, None)
+
+    def withdraw(self, *names: bytes) -> None:
+        for name in names:
+            for some in (self.wanted, self.now, self.placed):
+                some.pop(name, None)
+
+    def begin_epoch(self, *records: ServiceRecord) -> None:
+        self.now = {name: each.cell for name, each in self.wanted.items()}
+        self.put(*records)
+        self.placed = naive({name: self.stored(name) for name in self.now})
+
+    def stored(self, name: bytes) -> StoredService:
+        return replace(stored(self.wanted[name]), cell=self.now[name])
+
+    def shown(self) -> dict[bytes, int]:
+        bold = {name: cell for name, cell in self.now.items() if self.wanted[name].crowd == 1}
+        return {**bold, **self.placed}
+
+
 @pytest.mark.parametrize("seed", range(6))
 async def test_random_blocks_leave_what_the_rule_says(seed: int, crowd: CrowdWorld) -> None:
-    source = random.Random(seed)
-    placed: dict[bytes, int] = {}
+    source, model = random.Random(seed), Model()
+    await crowd.begin_epoch()
     for _ in range(60):
         records = [
             record(
@@ -273,36 +313,17 @@ async def test_random_blocks_leave_what_the_rule_says(seed: int, crowd: CrowdWor
         ]
         records = list({each.key: each for each in records}.values())
         luck = source.randrange(4)
-        reader = crowd.world.app.reader
-        before = dict(reader.services())
         if luck == 0:
             await crowd.begin_epoch(beside=ServicesPut(records=tuple(records)))
+            model.begin_epoch(*records)
         elif luck == 1:
             gone = tuple(each.key for each in records)
             assert await crowd.world.do(ANN, ServicesWithdraw(keys=gone)) == 0
+            model.withdraw(*gone)
         else:
             await crowd.put(*records)
-        after: dict[bytes, StoredService] = dict(reader.services())
-        if luck == 0:
-            placed = naive(after)
-        else:
-            placed = {
-                name: cell
-                for name, cell in placed.items()
-                if name in after
-                and (
-                    (old := before[RecordKey(name)]).cell,
-                    old.owner,
-                    old.crowd,
-                )
-                == (after[name].cell, after[name].owner, after[name].crowd)
-            }
-        expected = {
-            name: service.cell if service.crowd == 1 else placed[name]
-            for name, service in after.items()
-            if service.crowd == 1 or name in placed
-        }
-        assert crowd.shown() == expected
+            model.put(*records)
+        assert crowd.shown() == model.shown()
 
 
 def test_leveldb_and_memory_show_the_same(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -328,7 +349,7 @@ def test_leveldb_and_memory_show_the_same(tmp_path_factory: pytest.TempPathFacto
 async def test_an_index_that_follows_in_slices_answers_for_the_height_it_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("abci_app.discover_service.MAX_AT_ONCE", 4)
+    monkeypatch.setattr("abci_app.shown.MAX_AT_ONCE", 4)
     crowd = CrowdWorld(started(MemoryKeyValue(), genesis(epoch_s=3600)))
     discoverer = Discoverer(crowd.world.app.reader, epoch_keys())
     query = DiscoverQuery(area=CellArea(cell=cell_text(CELL)))

@@ -306,6 +306,106 @@ async def test_nothing_that_was_done_in_an_epoch_is_told_under_handles_of_the_ne
     assert seen(node, early) != seen(node, late)
 
 
+async def edge(node: SoloNode) -> None:
+    """The chain begins the next epoch, whose key is not here yet."""
+    before = node.app.reader.epoch
+    for _ in range(20):
+        await node.block()
+        await node.service.epochs.follow()
+        await node.block()
+        if node.app.reader.epoch > before:
+            return
+        node.clock.advance(30)
+    raise AssertionError("no epoch begins")
+
+
+async def in_first_epoch() -> SoloNode:
+    """A node that makes its own keys, of epochs of a minute."""
+    node = await open_solo(MemoryKeyValue(), MemoryKeyValue(), epoch_s=60)
+    await edge(node)
+    await node.service.epochs.follow()
+    await node.service.discoverer.shown.follow()
+    assert node.service.epochs.keys.number == 1
+    return node
+
+
+async def test_what_an_epoch_shows_elsewhere_is_told_under_its_handles_only() -> None:
+    node = await in_first_epoch()
+    (moved,) = await register(node, 0, id="hut")
+    watching = await reading(node)
+    old = seen(node, moved)
+    await register(node, 0, id="hut", lat=46.1)
+    await node.service.registrar.place_moved()
+    await edge(node)
+    await node.service.discoverer.shown.follow()
+    waiting = asyncio.create_task(watching.next())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not waiting.done(), "nothing happens to the old handles"
+    resumed = await node.service.watch(QUERY, client())
+    assert b'"epoch":1' in await anext(resumed)
+    await node.service.epochs.follow()
+    name, data, _ = await waiting
+    assert (name, data["epoch"], data["height"]) == ("epoch", 2, height(node))
+    _, data, _ = await watching.next()
+    assert [each["handle"] for each in data["appeared"]] == seen(node, moved) != old
+    assert data["changed"] == data["left"] == []
+
+
+async def test_a_slow_reader_gets_no_places_of_an_epoch_under_handles_of_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(view_module, "MAX_EVENT_SERVICES", 1)
+    node = await in_first_epoch()
+    await register(node, *range(4), id=None)
+    watching = await reading(node)
+    await edge(node)
+    await node.service.discoverer.shown.follow()
+    await node.service.epochs.follow()
+    assert (await watching.next())[0] == "epoch"
+    first = (await watching.next())[1]["appeared"]
+    # It reads on when the next epoch is here.
+    await edge(node)
+    await node.service.discoverer.shown.follow()
+    await node.service.epochs.follow()
+    name, data, _ = await watching.next()
+    assert (name, data["epoch"]) == ("epoch", 3)
+    told = [(await watching.next())[1] for _ in range(4)]
+    assert [part["more"] for part in told] == [True, True, True, False]
+    handles = {each["handle"] for part in told for each in part["appeared"]}
+    assert len(handles) == 4
+    assert first[0]["handle"] not in handles
+
+
+async def test_an_epoch_with_more_changes_than_the_log_keeps_is_told_as_one() -> None:
+    node = await in_first_epoch()
+    made = [handle for n in range(4) for handle in await register(node, n, id=str(n))]
+    watching = await reading(node)
+    await register(node, 0, id="0", lat=46.1)
+    await node.service.registrar.place_moved()
+    node.service.watcher._log._most = 0  # as if each block had too many
+    await edge(node)
+    assert node.service.watcher._log.floor > node.service.discoverer.head.height
+    waiting = asyncio.create_task(watching.next())
+    await asyncio.sleep(0)
+    await node.service.discoverer.shown.follow()
+    await node.service.epochs.follow()
+    assert (await waiting)[0] == "epoch"
+    _, data, _ = await watching.next()
+    assert {each["handle"] for each in data["appeared"]} == set(seen(node, *made))
+
+
+async def test_a_stream_ends_when_the_node_has_no_key_of_now(node: SoloNode) -> None:
+    watching = await reading(node)
+    node.service.epochs.keys.put({}, EpochStates(2, None, None, None), epoch_us=1)
+    await node.block()
+    name, data, _ = await watching.next()
+    assert (name, data["reason"]) == (
+        "gone",
+        "this node has no key of the privacy epoch of now yet",
+    )
+
+
 async def test_without_an_epoch_key_nobody_can_watch(node: SoloNode) -> None:
     node.service.epochs.keys.put({}, EpochStates(0, None, None, None), epoch_us=1)
     with pytest.raises(NoEpochKeyError):

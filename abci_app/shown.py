@@ -1,0 +1,147 @@
+"""The index that readers see, and under handles of which epoch.
+
+Rules kept here:
+
+* One step takes readers from the places and handles of one privacy epoch to those of the next: when
+  the block that begins it is in the index and its key is here. Until then answers carry the height
+  before. A place of the new epoch under a handle of the old one, or the other way round, would let
+  whoever looks follow a service that moves with the epoch.
+* So a node that lacks the key shows what was before the epoch for as long as it makes handles of
+  before; where it can make none (it was started anew, say), it shows the registry as it is.
+* Other blocks are shown at their Commit. One that changes thousands of services (an import) is
+  followed in slices in a copy of the index, and shown as a whole.
+
+Not handled here: the index (``discovery``), keys (``epoch_keys``), answers (``discover_service``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from edgistry.transactions import RecordKey
+
+from .discovery import ServiceIndex
+from .epoch_keys import EpochKeys
+from .profiles import Listed
+from .reader import RecordChange
+from .schema import Head
+from .slices import Slices
+
+MAX_AT_ONCE = 4_000
+"""Changes of a block that the index follows at once, in about 30 ms."""
+_STEP = 128
+"""Changes between two looks at the slice: less than a millisecond."""
+
+
+class ShownReader(Protocol):
+    """What is needed of the registry."""
+
+    @property
+    def head(self) -> Head: ...
+    @property
+    def epoch(self) -> int: ...
+    def listed(self) -> Iterator[tuple[RecordKey, Listed]]: ...
+    def subscribe(self, callback: Callable[[Head, Sequence[RecordChange]], None]) -> None: ...
+
+
+class ShownIndex:
+    """The services of ``reader`` that are shown under handles of ``keys``, from now on."""
+
+    def __init__(self, reader: ShownReader, keys: EpochKeys) -> None:
+        self.index = ServiceIndex()
+        self.index.rebuild(reader.listed())
+        self._reader = reader
+        self._keys = keys
+        self._head = reader.head
+        self._epoch = self._latest_epoch = reader.epoch
+        self._waiting: deque[tuple[Head, int, Sequence[RecordChange]]] = deque()
+        """Blocks that the copy has yet to follow, each with the epoch it is in."""
+        self._copy: ServiceIndex | None = None
+        self._copied = self._head, self._epoch
+        """The block that the copy has, and its epoch."""
+        self._has_work = asyncio.Event()
+        self._was_shown = asyncio.Event()
+        keys.shown = self
+        keys.shown_changed()
+        reader.subscribe(self._committed)
+
+    @property
+    def head(self) -> Head:
+        """The block that is shown."""
+        return self._head if self._is_behind else self._reader.head
+
+    @property
+    def _is_behind(self) -> bool:
+        return bool(self._waiting) or self._copy is not None
+
+    async def next_shown(self) -> None:
+        """Return after the next block is shown."""
+        await self._was_shown.wait()
+
+    # --- the epoch of handles -------------------------------------------------------------------
+
+    def allows(self, epoch: int) -> bool:
+        """Whether what is shown may be shown under handles of ``epoch``."""
+        if epoch < self._epoch:
+            return False
+        return not self._is_behind or epoch == self._epoch or self._latest_epoch == self._epoch
+
+    def keys_changed(self) -> None:
+        """Show what was waiting for a key, if it is here."""
+        self._show_copy()
+
+    # --- following the chain --------------------------------------------------------------------
+
+    def _committed(self, head: Head, changes: Sequence[RecordChange]) -> None:
+        self._latest_epoch = self._reader.epoch
+        if self._is_behind or len(changes) > MAX_AT_ONCE or not self._may_show(self._latest_epoch):
+            self._waiting.append((head, self._latest_epoch, changes))
+            self._has_work.set()
+            return
+        self.index.apply(changes)
+        self._shown(head, self._latest_epoch)
+        self._keys.shown_changed()
+
+    def _may_show(self, epoch: int) -> bool:
+        """Whether handles can be of ``epoch`` once it is shown, or there are none to follow."""
+        return epoch == self._epoch or self._keys.newest >= epoch or not self._keys.allowed()
+
+    async def run(self) -> None:
+        """Follow what is too much at once, or has to wait for a key, until cancelled."""
+        while True:
+            await self._has_work.wait()
+            await self.follow()
+
+    async def follow(self) -> None:
+        """Follow all blocks, and show them if they may be shown."""
+        self._has_work.clear()
+        slices = Slices()
+        while self._waiting:
+            if self._copy is None:
+                self._copy = self.index.copy()
+                await slices.rest()
+            head, epoch, changes = self._waiting[0]
+            for at in range(0, len(changes), _STEP):
+                self._copy.apply(changes[at : at + _STEP])
+                await slices.rest()
+            self._copied = head, epoch
+            self._waiting.popleft()
+        if self._show_copy():
+            self._keys.shown_changed()
+
+    def _show_copy(self) -> bool:
+        """Show the copy, if it has all blocks and may be shown; whether it was."""
+        head, epoch = self._copied
+        if self._copy is None or self._waiting or not self._may_show(epoch):
+            return False
+        self.index, self._copy = self._copy, None
+        self._shown(head, epoch)
+        return True
+
+    def _shown(self, head: Head, epoch: int) -> None:
+        self._head, self._epoch = head, epoch
+        waiting, self._was_shown = self._was_shown, asyncio.Event()
+        waiting.set()
