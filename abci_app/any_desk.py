@@ -127,7 +127,7 @@ class AnycastDesk:
                 if not is_away(error):
                     raise
                 continue
-            self._choices.made(record, client.id, now_us=now_us)
+            self._choices.made(record, client.id, alias=alias.tag, now_us=now_us)
             self.chosen += 1
             # Of a node's answer only what is sealed counts: the handle is this node's own.
             return AnyGrantAnswer(handle=alias.text, sealed=answer.sealed)

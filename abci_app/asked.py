@@ -29,6 +29,8 @@ class Asked:
     max_age_s: int = 0
     recalled: bool = False
     """It has been taken back on the way: it is to be known, and not to be given to the device."""
+    alias: bytes = b""
+    """What tells the alias that named the service from others; empty: it was a client's handle."""
     acknowledged: tuple[tuple[bytes, bytes], ...] = ()
     """Ids and fetch keys of requests whose outcome the client has."""
 

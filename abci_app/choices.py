@@ -27,6 +27,7 @@ MAX_CHOICES: Final = 50_000
 class _Choice:
     record: bytes
     client: bytes
+    alias: bytes
     until_us: int
     request: bytes = b""
 
@@ -40,36 +41,32 @@ class Choices:
         self._of: dict[bytes, set[int]] = {}
         self._own: dict[bytes, dict[bytes, set[int]]] = {}
         """By client, and by service."""
+        self._by_alias: dict[bytes, int] = {}
         self._by_request: dict[bytes, int] = {}
         self._next = 0
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def made(self, record: bytes, client: bytes, *, now_us: int) -> None:
-        """The client with that id was given the service ``record``."""
+    def made(self, record: bytes, client: bytes, *, alias: bytes, now_us: int) -> None:
+        """That client was given the service ``record``, under the alias with that tag."""
         if len(self._all) >= self._most:
             self._forget(next(iter(self._all)))
         number, self._next = self._next, self._next + 1
-        self._all[number] = _Choice(record, client, now_us + UNUSED_US)
+        self._all[number] = _Choice(record, client, alias, now_us + UNUSED_US)
+        self._by_alias[alias] = number
         self._of.setdefault(record, set()).add(number)
         self._own.setdefault(client, {}).setdefault(record, set()).add(number)
 
-    def is_awaited(self, record: bytes) -> bool:
-        """Whether a request to ``record`` may belong to a choice."""
-        return record in self._of
-
-    def submitted(self, record: bytes, client: bytes, request: bytes, *, until_us: int) -> None:
-        """``request`` was made, and ends by ``until_us``; of no use to whoever was not chosen."""
-        if request in self._by_request:
+    def submitted(self, alias: bytes, request: bytes, *, until_us: int) -> None:
+        """``request`` was made by ``alias``, and ends by ``until_us``; only the first counts."""
+        number = self._by_alias.get(alias)
+        if number is None or self._all[number].request or request in self._by_request:
             return
-        for number in sorted(self._own.get(client, {}).get(record, ())):
-            choice = self._all[number]
-            if not choice.request:
-                choice.request = request
-                choice.until_us = min(until_us, choice.until_us - UNUSED_US + COUNTED_US)
-                self._by_request[request] = number
-                return
+        choice = self._all[number]
+        choice.request = request
+        choice.until_us = min(until_us, choice.until_us - UNUSED_US + COUNTED_US)
+        self._by_request[request] = number
 
     def ended(self, request: bytes) -> None:
         """``request`` has ended."""
@@ -105,6 +102,7 @@ class Choices:
 
     def _forget(self, number: int) -> None:
         choice = self._all.pop(number)
+        self._by_alias.pop(choice.alias, None)
         self._by_request.pop(choice.request, None)
         own = self._own[choice.client]
         for of in (self._of, own):

@@ -5,6 +5,8 @@ Rules kept here:
 * Memory follows the store: a change counts when it is durable, and nobody is told of it before.
 * Whoever changes a request holds its lock from the look that the change is based on. Writes of
   different requests share syncs.
+* A request counts for the client that it names only if its handle was that client's. An alias is
+  for whoever has it, who may name anybody: it is counted by itself.
 * Nothing is dropped silently: what does not fit is refused. A delivered one is forgotten early
   when room is needed; its home node still knows it.
 
@@ -76,10 +78,13 @@ class EntryBook:
         self._records: dict[bytes, EntryRecord] = {}
         self._entering: dict[bytes, EntryRecord] = {}
         """Requests that there is room for, and whose home nodes are being asked."""
+        self._aliases: dict[bytes, bytes] = {}
+        """Of requests that came by an alias: what is counted in the place of the client. After a
+        restart it is the client, until they have ended."""
         self._waiting: Counter[bytes] = Counter()
-        """By service, and by service and client: requests that their home nodes have not taken."""
+        """By service, and by service and party: requests that their home nodes have not taken."""
         self._clients: Counter[bytes] = Counter()
-        """By service and client: requests that have not ended."""
+        """By service and party: requests that have not ended."""
         self._size = 0
         self._urgent: dict[bytes, dict[bytes, EntryRecord]] = {}
         self._followed: dict[bytes, dict[bytes, EntryRecord]] = {}
@@ -152,8 +157,10 @@ class EntryBook:
         return lock
 
     @contextlib.asynccontextmanager
-    async def room(self, record: EntryRecord) -> AsyncIterator[None]:
+    async def room(self, record: EntryRecord, *, alias: bytes = b"") -> AsyncIterator[None]:
         """There is room to ``add`` ``record``, which is new, as long as the block lasts.
+
+        It came by ``alias``, if that is not empty.
 
         Delivered ones may be forgotten for it. The lock of ``record`` is held.
 
@@ -165,13 +172,17 @@ class EntryBook:
             async with self.lock(old.id):
                 if self._records.get(old.id) is old:
                     await self.forget(old)
-        self._check_room(record)
-        self._entering[record.id] = record
-        self._count(record, +1)
+        if alias:
+            self._aliases[record.id] = alias
         try:
+            self._check_room(record)
+            self._entering[record.id] = record
+            self._count(record, +1)
             yield
         finally:
             self._vacate(record.id)
+            if record.id not in self._records:
+                self._aliases.pop(record.id, None)
 
     def _vacate(self, request: bytes) -> None:
         """The room that was kept for the request is free, or taken by it."""
@@ -196,7 +207,7 @@ class EntryBook:
             what = "this node has as many requests to other nodes as it can take"
         elif not record.is_waiting:
             return
-        elif self._waiting[record.service + record.client] >= limits.share:
+        elif self._waiting[self._who(record)] >= limits.share:
             what = f"{limits.share} of your requests to this service wait already"
             raise MailboxFullError(what, retry_after_s=RETRY_AFTER_S)
         elif self._waiting[record.service] >= limits.service:
@@ -282,7 +293,9 @@ class EntryBook:
                     del lists[before.home]
         if record is None or record.stage != Stage.PASSED:
             self._latest.pop(request, None)
-        if record is not None:
+        if record is None:
+            self._aliases.pop(request, None)
+        else:
             self._records[request] = record
             self._count(record, +1)
             if record.is_waiting or record.untold:
@@ -290,15 +303,18 @@ class EntryBook:
             elif record.stage == Stage.PASSED:
                 self._followed.setdefault(record.home, {})[request] = record
 
+    def _who(self, record: EntryRecord) -> bytes:
+        return record.service + self._aliases.get(record.id, record.client)
+
     def _count(self, record: EntryRecord, by: int) -> None:
         if not record.has_ended:
-            who = record.service + record.client
+            who = self._who(record)
             self._clients[who] += by
             if not self._clients[who]:
                 del self._clients[who]
         if record.is_waiting:
             self._size += by * record.size
-            for key in (record.service, record.service + record.client):
+            for key in (record.service, self._who(record)):
                 self._waiting[key] += by
                 if not self._waiting[key]:
                     del self._waiting[key]

@@ -119,7 +119,7 @@ class EntryDesk:
             known = self._book.get(record.id)
             if known is None:
                 _check_sequence(envelope, record.submitted_us)
-                async with self._book.room(record):
+                async with self._book.room(record, alias=asked.alias):
                     return await self._enter(link, record, asked.envelope)
         return self._known(known, asked)
 

@@ -112,7 +112,7 @@ class EntryLimits:
     service: int = 1000
     """Requests to one service that its home node has not taken."""
     share: int = 16
-    """Of these, those of one client."""
+    """Of these, those of one client, or by one alias."""
     bytes: int = 64 << 20
     """Bytes of the envelopes of such requests."""
     silence_s: int = 3600

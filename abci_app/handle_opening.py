@@ -106,6 +106,12 @@ def service_of_request(keys: OpeningKeys, text: str, client_id: bytes) -> Record
     return _opened(keys, handle, None)
 
 
+def alias_in(text: str) -> bytes:
+    """What nobody but who was given the alias ``text`` knows of it; empty for what is no alias."""
+    handle = _read(text)
+    return handle.tag if handle.kind is HandleKind.ALIAS else b""
+
+
 def service_of_signer(keys: OpeningKeys, text: str, tag: bytes) -> RecordKey:
     """The service that the client with that tag (16 bytes) means in what it has signed.
 

@@ -15,7 +15,6 @@ from typing import Protocol
 
 from edgistry.adapters.http import Handler, Request, Response, json_response
 from edgistry.anycast_api import AnyGrantAnswer
-from edgistry.envelope import decode_envelope
 from edgistry.requests_api import RequestAnswer, to_bytes
 from edgistry.signed_request import SignedRequest
 
@@ -53,10 +52,9 @@ class ChosenRequests:
     async def submit(self, asked: Asked) -> tuple[RequestAnswer, bool]:
         """As ``requests`` does."""
         answer, is_new = await self._requests.submit(asked)
-        if self._choices.is_awaited(asked.service):
-            client = decode_envelope(asked.envelope).client
+        if asked.alias:
             number = to_bytes(answer.id, "id")
-            self._choices.submitted(asked.service, client, number, until_us=answer.deadline_us)
+            self._choices.submitted(asked.alias, number, until_us=answer.deadline_us)
         return self._seen(answer), is_new
 
     async def fetch(

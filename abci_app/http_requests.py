@@ -33,7 +33,7 @@ from edgistry.requests_api import (
 
 from .admin_requests import parameters_of, seconds
 from .asked import Asked, FetchHash
-from .handle_opening import KeyWait, OpeningKeys, service_of_request
+from .handle_opening import KeyWait, OpeningKeys, alias_in, service_of_request
 from .mailbox_states import State
 
 _ID_BYTES: Final = 16
@@ -114,6 +114,7 @@ class _Clients:
             priority=body.priority,
             not_before_us=body.not_before_us,
             max_age_s=body.max_age_s,
+            alias=alias_in(body.handle),
             acknowledged=_known_in(body.acknowledged),
         )
         answer, is_new = await self._requests.submit(asked)

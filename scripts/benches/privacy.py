@@ -272,7 +272,7 @@ async def anycast(chain: Chain, discoverer: Discoverer, local: AnyGrants | None 
         record = desk.choose(group, body, b"client.1", avoid=set(), now_us=number)
         times.append(time.perf_counter() - began)
         if record is not None:
-            choices.made(record, b"client.1", now_us=number)
+            choices.made(record, b"client.1", alias=b"%d" % number, now_us=number)
     median_ms = statistics.median(times) * 1000
     report(
         "privacy",

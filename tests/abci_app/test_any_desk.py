@@ -156,8 +156,9 @@ async def test_what_others_have_asked_makes_nobody_busy() -> None:
 async def test_who_has_less_to_do_for_all_is_preferred() -> None:
     async with any_world(2) as world:
         first = behind(world, await ask(world, who=STRANGER))
-        for _ in range(MAX_LOAD - 1):
-            world.choices.made(first, b"stranger", now_us=world.now_us)
+        for number in range(MAX_LOAD - 1):
+            alias = b"alias %d" % number
+            world.choices.made(first, b"stranger", alias=alias, now_us=world.now_us)
         chosen = {behind(world, await ask(world)) for _ in range(4)}
         assert chosen == {record_of(0), record_of(1)} - {first}
 

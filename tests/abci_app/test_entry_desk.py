@@ -503,6 +503,37 @@ async def test_queue_for_nodes_that_are_away_is_bounded_and_says_when_to_come_ba
         assert (await world.submit(world.home.bind(client=b"client-2"))).state == "QUEUED"
 
 
+async def test_who_has_an_alias_takes_nothing_of_the_share_of_the_client_it_names() -> None:
+    async with nodes(share=2) as world:
+        _, answer = await held(world)
+        await world.cancel(answer)
+        count = world.book.outstanding
+        forged = [await world.submit(world.home.bind(), alias=b"a" * 16) for _ in range(2)]
+        with pytest.raises(MailboxFullError):
+            await world.submit(world.home.bind(), alias=b"a" * 16)
+        assert count(SERVICE_KEY, CLIENT) == 0
+        own = [await world.submit(world.home.bind()) for _ in range(2)]
+        with pytest.raises(MailboxFullError):
+            await world.submit(world.home.bind())
+        assert count(SERVICE_KEY, CLIENT) == 2
+        for each in (*forged, *own):
+            await world.cancel(each)
+        assert count(SERVICE_KEY, CLIENT) == 0
+        assert +world.book._waiting == +world.book._clients == {}
+        for each in (*forged, *own):
+            await world.acknowledge(each)
+        await world.passes(24 * 3600)
+        assert (len(world.book), world.book._aliases) == (0, {})
+
+
+async def test_what_the_home_node_refuses_leaves_nothing_of_its_alias() -> None:
+    async with nodes() as world:
+        over = GRANT.derive(not_after_us=world.home.now_us - 1)
+        with pytest.raises(CaveatError):
+            await world.submit(world.home.bind(over), alias=b"a" * 16)
+        assert world.book._aliases == {}
+
+
 async def test_room_comes_from_requests_that_were_delivered() -> None:
     async with nodes(total=1) as world:
         first = await world.submit(world.home.bind())

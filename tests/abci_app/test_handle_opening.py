@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abci_app.epoch_keys import EpochKeys
-from abci_app.handle_opening import KeyWait, service_of_request, service_of_signer
+from abci_app.handle_opening import KeyWait, alias_in, service_of_request, service_of_signer
 from edgistry.errors import NoEpochKeyError, UnknownHandleError
 from edgistry.handles import Target
 from edgistry.requests_api import to_text
@@ -30,6 +30,13 @@ def test_request_may_use_its_client_s_handle_or_an_alias() -> None:
     assert service_of_request(keys, ALIAS, ALICE[:8]) == RECORD
     assert service_of_request(keys, ALIAS, BOB[:8]) == RECORD
     assert service_of_signer(keys, OWN, ALICE) == RECORD
+
+
+def test_alias_is_told_from_others_by_what_only_its_holder_knows() -> None:
+    other = epoch_keys().handles().alias(b"y" * 16, Target(HOME, RECORD)).text
+    assert alias_in(ALIAS) != alias_in(other)
+    assert alias_in(ALIAS)
+    assert alias_in(OWN) == b""
 
 
 def test_handle_of_the_epoch_before_goes_on_working_and_an_older_one_does_not() -> None:

@@ -11,16 +11,19 @@ from typing import Any
 
 import pytest
 
+from abci_app.asked import Asked
 from abci_app.http_server import public_routes
 from abci_app.metrics import NodeMetrics
 from edgistry.adapters.http import HttpServer, Request, Response
 from edgistry.codec import encode_json
 from edgistry.envelope import GENERIC_REFUSAL, Status
 from edgistry.errors import MalformedError
+from edgistry.handles import Target
 from edgistry.messages import decode_down
-from edgistry.requests_api import FETCH_KEY_HEADER, to_bytes, to_text
+from edgistry.requests_api import FETCH_KEY_HEADER, RequestAnswer, to_bytes, to_text
+from edgistry.transactions import RecordKey
 from tests.fake_node import FakeNode, FakeWoofs
-from tests.handle_world import begin_epoch, epoch_keys, handle_for
+from tests.handle_world import HOME, begin_epoch, epoch_keys, handle_for
 
 from .desk_world import CLIENT, FETCH_KEY, SERVICE_KEY, Desks, desks, server_of
 
@@ -119,6 +122,24 @@ async def test_request_waits_a_moment_for_the_key_of_an_epoch_that_begins() -> N
         assert not asking.done()
         begin_epoch(keys, 2)
         assert (await asking).status == 202
+
+
+async def test_request_by_an_alias_is_known_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served() as (world, server):
+        asked: list[Asked] = []
+        submit = world.requests.submit
+
+        async def noting(each: Asked) -> tuple[RequestAnswer, bool]:
+            asked.append(each)
+            return await submit(each)
+
+        monkeypatch.setattr(world.requests, "submit", noting)
+        target = Target(HOME, RecordKey(SERVICE_KEY))
+        alias = epoch_keys().handles().alias(b"x" * 16, target).text
+        for handle in (alias, handle_for(SERVICE_KEY, client_id=CLIENT)):
+            body = body_for(world.bind().encoded, handle=handle, idempotency_key=handle[:40])
+            assert (await post(server, body)).status == 202
+        assert [each.alias for each in asked] == [b"x" * 16, b""]
 
 
 async def test_full_queue_says_when_to_come_back() -> None:
