@@ -33,8 +33,8 @@ class OpeningKeys(Protocol):
     """What handles are opened with. ``EpochKeys`` are."""
 
     @property
-    def number(self) -> int:
-        """The epoch in which handles are made here; 0: none are."""
+    def newest(self) -> int:
+        """The newest epoch whose key is here; 0: none is."""
 
     async def next_change(self) -> None:
         """Return after the next change."""
@@ -86,11 +86,8 @@ class KeyWait:
         raise NoEpochKeyError("this node has not got the key of the epoch of this handle yet")
 
     def _is_expected(self, epoch: int) -> bool:
-        with contextlib.suppress(UnknownHandleError):
-            self._keys.handles_of(epoch)
-            return False
         # One without any key cannot know which epoch it is.
-        newest = self._keys.number
+        newest = self._keys.newest
         return epoch == newest + 1 or (not newest and epoch > 0)
 
 

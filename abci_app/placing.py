@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import overload
 
 from edgistry.codec import Wire
+from edgistry.errors import CorruptDatabaseError
 from edgistry.kv import Change, prefix_end
 from edgistry.transactions import RecordKey
 
@@ -208,10 +209,16 @@ class Placing:
                 yield key[len(SERVICES) :], old, _service(self._changes.values[key])
 
     def _service(self, key: bytes) -> StoredService:
-        """The service ``key``, whose record the block does not change."""
+        """The service ``key``, whose record the block does not change.
+
+        Raises:
+            CorruptDatabaseError: there is none, though it has a place.
+        """
         data = self._committed.get(service_key(key))
         if data is None:
-            raise LookupError(f"a place is kept for {key.hex()}, which is no service")
+            raise CorruptDatabaseError(
+                f"registry.ldb: a place is kept for {key.hex()}, which is no service"
+            )
         return unpack(data, StoredService)
 
     def _listed(

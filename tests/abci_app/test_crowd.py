@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abci_app import abci_pb2 as pb
-from abci_app.crowd import CrowdCount, pack_places, place_in, unpack_places
+from abci_app.crowd import CrowdCount, pack_places, place_in, places_key, unpack_places
 from abci_app.discover_service import Discoverer
 from abci_app.discovery import ServiceIndex
 from abci_app.profiles import Listed
@@ -20,6 +20,7 @@ from edgistry.adapters.leveldb import LevelKeyValue
 from edgistry.api import CellArea, DiscoverQuery
 from edgistry.cell import cell_text, children_of, parent_of, parse_cell, resolution_of
 from edgistry.codec import replace
+from edgistry.errors import CorruptDatabaseError
 from edgistry.kv import MemoryKeyValue
 from edgistry.transactions import (
     Body,
@@ -366,6 +367,16 @@ async def test_an_index_that_follows_in_slices_answers_for_the_height_it_has(
     assert (answer.height, len(answer.services)) == (height + 1, 10)
     running.cancel()
     assert MAX_AT_ONCE > 4
+
+
+async def test_a_place_that_no_service_has_is_damage_and_is_said_to_be() -> None:
+    store = MemoryKeyValue()
+    crowd = CrowdWorld(started(store, genesis(epoch_s=3600)))
+    await crowd.put(record("a", owner="a", crowd=2), record("b", owner="b", crowd=2))
+    nobody = bytes(16)
+    store.write([(places_key(nobody), pack_places([(nobody, CELL)]))], sync=True)
+    with pytest.raises(CorruptDatabaseError, match=nobody.hex()):
+        await crowd.begin_epoch()
 
 
 async def test_a_block_in_pieces_is_the_block(crowd: CrowdWorld) -> None:

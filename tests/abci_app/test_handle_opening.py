@@ -127,3 +127,25 @@ async def test_few_handles_wait_at_a_time() -> None:
     await asyncio.sleep(0)
     begin_epoch(keys, 3)
     await again
+
+
+class ShowsTheFirst:
+    """Implements ``Shown``: what is shown is still of the first epoch."""
+
+    def keys_changed(self) -> None:
+        return None
+
+    def allows(self, epoch: int) -> bool:
+        return epoch == 1
+
+
+async def test_handle_whose_key_is_here_waits_for_nothing_that_is_to_be_shown() -> None:
+    keys = epoch_keys()
+    keys.shown = ShowsTheFirst()
+    begin_epoch(keys, 2)
+    assert keys.number == 1
+    text = handle_for(RECORD, tag=ALICE, epoch=2)
+    waiting = asyncio.create_task(KeyWait(keys).until_here(text))
+    await asyncio.sleep(0)
+    assert waiting.done()
+    assert service_of_signer(keys, text, ALICE) == RECORD
