@@ -2,25 +2,20 @@
 
 Rules kept here:
 
-* A call is given to another service only if the first one certainly does not carry it out: it was
-  not taken at all, or it was cancelled before any device was handed it; or if the action only
-  reads, as the grant says that its home node sealed for this client.
-* Another service is found before the first one is given up: with none left, or with a node that
-  finds none just now, waiting goes on. Whether the first was cancelled is known only when the node
-  says so; as long as it says nothing, that call is the one to wait for.
-* There is one answer, and one deadline for all that is tried.
+* What a node answers counts only if it is sealed for this client and the handle that came with it.
+* There is one answer, and one deadline for all that is tried. Whatever nodes do, the caller hears
+  within ``OVERTIME_S`` after the time that it waits.
 * Waiting, tickets and news are as for any call (``service_caller``).
 
-Not handled here: who is chosen, and keeping tickets.
+Not handled here: who is chosen, when a call goes to another (``any_search``), keeping tickets.
 """
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, Unpack
 
 from ..anycast_api import (
@@ -32,29 +27,17 @@ from ..anycast_api import (
     open_any_grant,
 )
 from ..api import JSON_CONTENT_TYPE, PROBLEM_CONTENT_TYPE
-from ..calls import CallResult, Ticket, reply_of
+from ..calls import CallResult
 from ..capability import Capability
 from ..codec import encode_json
-from ..envelope import Status
 from ..errors import (
     BadReplyError,
-    BudgetError,
-    CallEndedError,
-    CallPendingError,
-    CannotReachError,
-    GrantRefusedError,
-    MailboxFullError,
-    MembersBusyError,
-    NotFoundError,
-    Refused,
-    TimedOutError,
-    UnavailableError,
     UnexpectedAnswerError,
 )
 from ..grants_api import seal_context
-from ..requests_api import RequestAnswer, to_bytes, to_text
-from ..woof_replies import status_of
+from ..requests_api import to_bytes, to_text
 from .acknowledging import Acknowledger
+from .any_search import ASK_S, MAX_TRIED, Attempt, Chosen, Search
 from .clock import wall_us
 from .crypto import open_sealed, sealing_public_key_of
 from .grant_client import ClientKeys
@@ -64,29 +47,14 @@ from .service_caller import (
     DEFAULT_TTL_S,
     DEFAULT_WAIT_S,
     CallOptions,
-    CallTracker,
     Keep,
     News,
     ServiceCaller,
 )
 
-MAX_TRIED: Final = 3
-"""Services that one call is given to at most."""
+OVERTIME_S: Final = 15.0
+"""How long a node that does not answer can make a caller wait beyond the time that it chose."""
 _MIN_GRANT_S: Final = 60
-
-_NO_WORD: Final = (CannotReachError, TimedOutError, UnavailableError, BudgetError)
-"""What a node says, or does not, that tells nothing of a call."""
-_NOBODY_ELSE: Final = (NotFoundError, MembersBusyError, GrantRefusedError, *_NO_WORD)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
-    """A service that a node chose for one call."""
-
-    handle: str
-    capability: Capability = field(repr=False)
-    is_read: bool
-    """Whether the action changes nothing, so that two services may carry it out."""
 
 
 async def request_any_grant(
@@ -97,6 +65,7 @@ async def request_any_grant(
     type: str,
     ttl_s: int,
     avoid: Sequence[str] = (),
+    timeout_s: float = ASK_S,
     **area: Any,
 ) -> Chosen:
     """Any service of ``type`` in ``area`` (as for discover) that this client may call.
@@ -120,7 +89,9 @@ async def request_any_grant(
         "Content-Type": JSON_CONTENT_TYPE,
         **keys.signed_headers("POST", ANY_GRANT_PATH, body),
     }
-    response = await http.request("POST", ANY_GRANT_PATH, body=body, headers=headers)
+    response = await http.request(
+        "POST", ANY_GRANT_PATH, body=body, headers=headers, timeout_s=timeout_s
+    )
     if content_type_of(response) == PROBLEM_CONTENT_TYPE:
         raise refusal_in(response)
     if response.status != 200:
@@ -181,32 +152,27 @@ class AnyCaller:
         Raises:
             NoMemberError, MembersBusyError, GrantRefusedError: nobody there can be called.
             CallPendingError: no outcome within ``wait_s`` seconds; the last call goes on.
+            CannotReachError, TimedOutError: the node does not answer.
             CallEndedError, Refused: it was not done, for this reason.
         """
-        start_s = time.monotonic()
-        until_s = start_s + wait_s
+        began_s = time.monotonic()
         ttl_s = how.get("ttl_s", DEFAULT_TTL_S)
-        patience_s = wait_s / MAX_TRIED if patience_s is None else patience_s
-        tried: list[str] = []
 
-        async def choose() -> Chosen:
-            left_s = max(_MIN_GRANT_S, math.ceil(ttl_s))
+        async def choose(tried: Sequence[str], timeout_s: float) -> Chosen:
             return await request_any_grant(
-                self._http, self._keys, action, type=type, ttl_s=left_s, avoid=tried, **area
+                self._http,
+                self._keys,
+                action,
+                type=type,
+                ttl_s=max(_MIN_GRANT_S, math.ceil(ttl_s)),
+                avoid=tried,
+                timeout_s=timeout_s,
+                **area,
             )
 
-        async def another() -> Chosen | None:
-            try:
-                return await choose()
-            except _NOBODY_ELSE:
-                return None
-
-        chosen = await choose()
-        while True:
-            tried.append(chosen.handle)
-            is_last = len(tried) == MAX_TRIED
-            left_s = until_s - time.monotonic()
-            attempt = _Attempt(self._http, keep, news)
+        async def make(
+            chosen: Chosen, attempt: Attempt, wait_s: float, left_s: float
+        ) -> CallResult:
             caller = ServiceCaller(
                 self._http,
                 chosen.capability,
@@ -214,104 +180,28 @@ class AnyCaller:
                 clock_us=self._clock_us,
                 acknowledger=self._acknowledger,
             )
-            how["ttl_s"] = max(0.001, ttl_s - (time.monotonic() - start_s))
-            try:
-                return await caller.call(
-                    chosen.handle,
-                    action,
-                    data,
-                    wait_s=left_s if is_last else min(left_s, patience_s),
-                    keep=attempt.keep,
-                    news=attempt.news,
-                    acknowledge=acknowledge,
-                    **how,
-                )
-            except CallPendingError:
-                if is_last or time.monotonic() >= until_s:
-                    raise
-                may_move = chosen.is_read or attempt.is_untouched
-            except (MailboxFullError, NotFoundError) as error:
-                # A full mailbox answers what it has taken. A service that has just left may have
-                # taken what the node was sent before its first answer was lost.
-                is_untaken = isinstance(error, MailboxFullError) or chosen.is_read
-                if is_last or attempt.answer is not None or not is_untaken:
-                    raise
-                other = await another()
-                if other is None:
-                    raise
-                chosen = other
-                continue
-            except CallEndedError as error:
-                if is_last or not chosen.is_read or error.state == "EXPIRED":
-                    raise
-                other = await another()
-                if other is None:
-                    raise
-                chosen = other
-                continue
-            other = await another() if may_move else None
-            if other is None or not await attempt.give_up(is_read=chosen.is_read):
-                return await attempt.finish(until_s - time.monotonic(), acknowledge=acknowledge)
-            chosen = other
+            how["ttl_s"] = max(0.001, ttl_s - (time.monotonic() - began_s))
+            return await caller.call(
+                chosen.handle,
+                action,
+                data,
+                wait_s=wait_s,
+                submit_s=left_s,
+                keep=attempt.keep,
+                news=attempt.news,
+                acknowledge=acknowledge,
+                **how,
+            )
 
-
-class _Attempt:
-    """One call to one service, as it is doing."""
-
-    def __init__(self, http: HttpClient, keep: Keep, news: News | None) -> None:
-        self._http = http
-        self._keep = keep
-        self._news = news
-        self._ticket: Ticket | None = None
-        self.answer: RequestAnswer | None = None
-
-    def keep(self, ticket: Ticket) -> None:
-        self._ticket = ticket
-        self._keep(ticket)
-
-    def news(self, answer: RequestAnswer) -> None:
-        self.answer = answer
-        if self._news is not None:
-            self._news(answer)
-
-    @property
-    def is_untouched(self) -> bool:
-        """Whether no device had been handed it when it was last heard of."""
-        answer = self.answer
-        return answer is not None and answer.state == "QUEUED" and not answer.attempts
-
-    async def give_up(self, *, is_read: bool) -> bool:
-        """Take the call back; whether another service may carry it out now.
-
-        Raises:
-            BadReplyError, UnprovenRefusalError: nobody who could cancel it says that it is.
-        """
-        tracker, ticket, _ = self._sent()
+        search = Search(
+            choose,
+            make,
+            begin=lambda: Attempt(self._http, keep, news, acknowledge=acknowledge),
+            until_s=began_s + wait_s,
+            patience_s=wait_s / MAX_TRIED if patience_s is None else patience_s,
+        )
         try:
-            answer = self.answer = await tracker.cancel()
-        except _NO_WORD:
-            return False
-        if answer.state != "CANCELLED":
-            # Of what has ended otherwise there is an outcome, which is the one to have.
-            return is_read and not answer.final
-        # One that never left the node it was given to has no reply; that is the node's word.
-        reply = reply_of(ticket.request, answer)
-        if reply is not None and status_of(reply) != Status.CANCELLED:
-            raise BadReplyError("the node says that the call was cancelled, and the reply does not")
-        with contextlib.suppress(Refused):
-            await tracker.acknowledge()
-        return is_read or not answer.attempts
-
-    async def finish(self, wait_s: float, *, acknowledge: bool) -> CallResult:
-        """Wait for the end of this call; raises as ``CallTracker.wait`` and ``result``."""
-        tracker, _, answer = self._sent()
-        answer = await tracker.wait(answer, wait_s, self.news)
-        self.news(answer)
-        return await tracker.result(answer, acknowledge=acknowledge)
-
-    def _sent(self) -> tuple[CallTracker, Ticket, RequestAnswer]:
-        if self._ticket is None or self.answer is None:
-            raise CallPendingError("the node has not told anything of the call")
-        tracker = CallTracker(self._http, self._ticket)
-        tracker.known_as(self.answer.id)
-        return tracker, self._ticket, self.answer
+            async with asyncio.timeout(max(wait_s, 0.0) + OVERTIME_S):
+                return await search.result()
+        except TimeoutError:
+            raise search.no_word(f"{self._http.target} does not answer") from None

@@ -205,6 +205,7 @@ class ServiceCaller:
         data: bytes = b"",
         *,
         wait_s: float = DEFAULT_WAIT_S,
+        submit_s: float | None = None,
         keep: Keep = lambda ticket: None,
         news: News | None = None,
         acknowledge: bool = True,
@@ -213,7 +214,8 @@ class ServiceCaller:
         """Call ``action`` and wait for its answer; the other arguments are those of ``ticket``.
 
         ``keep`` gets the ticket before anything is sent; ``news`` hears how the call is doing,
-        which takes a question to the node for every state in between.
+        which takes a question to the node for every state in between. A node that goes away while
+        it may have the call is asked about it for ``submit_s`` seconds, by default ``wait_s``.
         Without ``acknowledge`` the node keeps the outcome, to be fetched again, for a day.
 
         Raises:
@@ -221,6 +223,7 @@ class ServiceCaller:
             CallEndedError, Refused: it was not done, for this reason.
         """
         until_s = time.monotonic() + wait_s
+        submit_until_s = until_s if submit_s is None else time.monotonic() + submit_s
         key = how.get("idempotency_key") or secrets.token_bytes(_KEY_BYTES)
         for attempt in range(MAX_REBINDS):
             how["idempotency_key"] = _key_of_attempt(key, attempt)
@@ -228,8 +231,12 @@ class ServiceCaller:
             keep(ticket)
             tracker = CallTracker(self._http, ticket)
             known = self._acknowledger.take()
-            patience_s = until_s - time.monotonic() if news is None else 0.0
-            answer = await tracker.submit(wait_s=patience_s, acknowledged=known)
+            now_s = time.monotonic()
+            answer = await tracker.submit(
+                wait_s=until_s - now_s if news is None else 0.0,
+                patience_s=submit_until_s - now_s,
+                acknowledged=known,
+            )
             self._acknowledger.told(known)
             if news is not None:
                 news(answer)
@@ -287,13 +294,18 @@ class CallTracker:
         self._id = ""
 
     async def submit(
-        self, *, wait_s: float = 0.0, acknowledged: Sequence[KnownOutcome] = ()
+        self,
+        *,
+        wait_s: float = 0.0,
+        patience_s: float = 0.0,
+        acknowledged: Sequence[KnownOutcome] = (),
     ) -> RequestAnswer:
         """Give the call to the node, which has it durably then; also if it had it already.
 
         How it is doing then; with ``wait_s``, as soon as it has ended within so many seconds (30
         at most). The node takes note that ``acknowledged`` outcomes are known. A node that went
-        away while it may have had the call is asked again for as long as ``wait_s`` lasts.
+        away while it may have had the call is asked again for as long as ``wait_s`` or
+        ``patience_s`` last.
 
         Raises:
             CannotReachError, TimedOutError: no answer; it may have been taken.
@@ -310,7 +322,8 @@ class CallTracker:
             max_age_s=ticket.max_age_s,
             acknowledged=tuple(acknowledged),
         )
-        until_s = time.monotonic() + wait_s
+        began_s = time.monotonic()
+        until_s, patient_until_s = began_s + wait_s, began_s + max(wait_s, patience_s)
         pauses_s = iter(_PAUSES_S)
         may_be_taken = False
         while True:
@@ -328,9 +341,9 @@ class CallTracker:
             except (CannotReachError, TimedOutError, UnavailableError) as error:
                 may_be_taken = may_be_taken or _may_have_arrived(error)
                 pause_s = next(pauses_s, None)
-                if pause_s is None and may_be_taken and time.monotonic() < until_s:
+                if pause_s is None and may_be_taken and time.monotonic() < patient_until_s:
                     # The node may be starting again; the call is safe in it.
-                    pause_s = min(_PAUSES_S[-1], until_s - time.monotonic())
+                    pause_s = min(_PAUSES_S[-1], patient_until_s - time.monotonic())
                 if pause_s is None:
                     raise
             await asyncio.sleep(max(pause_s, 0.0))

@@ -18,7 +18,8 @@ from abci_app.discovery import ServiceIndex
 from abci_app.grants import GrantDesk
 from abci_app.memberships import Memberships
 from abci_app.peer_api import PassedAnyGrant
-from edgistry.adapters.any_caller import _Attempt, request_any_grant
+from edgistry.adapters.any_caller import request_any_grant
+from edgistry.adapters.any_search import Attempt
 from edgistry.adapters.crypto import sealing_public_key_of, signer
 from edgistry.adapters.grant_client import ClientKeys
 from edgistry.adapters.http import HttpClient
@@ -424,13 +425,13 @@ async def test_any_one_service_answers_the_call() -> None:
 def staying(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Set when a call has run out of patience, and stays with the service that it was given to."""
     decided = asyncio.Event()
-    finish = _Attempt.finish
+    finish = Attempt.finish
 
-    async def stays(attempt: _Attempt, wait_s: float, *, acknowledge: bool) -> CallResult:
+    async def stays(attempt: Attempt, wait_s: float) -> CallResult:
         decided.set()
-        return await finish(attempt, wait_s, acknowledge=acknowledge)
+        return await finish(attempt, wait_s)
 
-    monkeypatch.setattr(_Attempt, "finish", stays)
+    monkeypatch.setattr(Attempt, "finish", stays)
     return decided
 
 

@@ -188,6 +188,48 @@ async def test_node_that_may_have_the_call_is_waited_for_also_while_it_starts(
         assert world.device.executed == [b"please"]
 
 
+class GoneAway:
+    """The first request arrives, and then nothing is heard of the node for eight tries."""
+
+    def __init__(self, http: HttpClient) -> None:
+        self.tries = 0
+        self._send = http.request
+
+    async def request(self, *how: Any, **more: Any) -> Response:
+        self.tries += 1
+        error = CannotReachError("away")
+        if self.tries == 1:
+            await self._send(*how, **more)
+            error.may_have_arrived = True
+        if self.tries <= 9:
+            raise error
+        return await self._send(*how, **more)
+
+
+async def test_who_asks_for_news_waits_as_long_for_a_node_that_may_have_the_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service_caller, "_PAUSES_S", (0.001, 0.001, 0.001))
+    async with called() as (world, _, port, _), HttpClient(f"http://127.0.0.1:{port}") as http:
+        monkeypatch.setattr(http, "request", GoneAway(http).request)
+        calling = caller_of(world, http).call(HANDLE, "read", b"please", news=lambda answer: None)
+        assert (await answered(world, asyncio.create_task(calling))).payload == b"21.5"
+        assert world.device.executed == [b"please"]
+
+
+async def test_who_does_not_wait_for_the_answer_may_wait_for_the_call_to_be_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service_caller, "_PAUSES_S", (0.001, 0.001, 0.001))
+    async with called() as (world, _, port, _), HttpClient(f"http://127.0.0.1:{port}") as http:
+        away = GoneAway(http)
+        monkeypatch.setattr(http, "request", away.request)
+        with pytest.raises(CallPendingError):
+            await caller_of(world, http).call(HANDLE, "read", wait_s=0.0, submit_s=LIMIT_S)
+        assert away.tries == 10
+        assert states(world) == ["QUEUED"]
+
+
 async def test_acknowledgement_that_did_not_arrive_goes_with_the_call_after_it() -> None:
     async with (
         called() as (world, server, port, _),
