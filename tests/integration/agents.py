@@ -45,6 +45,14 @@ class Killable:
         """Whether it ended without having been killed here."""
         return self._process is not None and self._process.poll() is not None
 
+    def start(self) -> None:
+        """Run it from now on."""
+        raise NotImplementedError
+
+    def last_words(self) -> str:
+        """The end of what it said."""
+        raise NotImplementedError
+
     def kill(self) -> None:
         """SIGKILL; it may be dead already."""
         if self._process is not None:

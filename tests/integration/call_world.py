@@ -10,25 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from abci_app.admin_client import AdminClient
-from device_agent.config import AgentConfig, CycleConfig, HandlersConfig, RadioConfig
 from edgistry.adapters.grant_client import ClientKeys, request_grant
 from edgistry.adapters.http import HttpClient
 from edgistry.adapters.node_client import BlockingNodeClient
 from edgistry.capability import Capability
 from edgistry.captext import danger_text
-from edgistry.errors import NoEpochKeyError, Refused
+from edgistry.errors import NoEpochKeyError
 
-from ..cut_link import CutLink
-from .agents import ROOT, AgentProcess, Killable
-from .calling_client import Order, append, read_lines
+from .agents import AgentProcess
 from .harness import Cluster
+from .linked_world import FollowerProcess, LinkedWorld, agent_config
 
 ENTRIES = (0, 1, 2)
 """The nodes of the clients."""
@@ -36,7 +30,6 @@ HOMES = (1, 2, 3)
 """The nodes of the devices. Nobody calls a device of his own node."""
 EFFECTS = "ledger/effects"
 ACTIONS = ("do", "read")
-LINK_OFFSET = 3
 
 HANDLERS = """
 import asyncio
@@ -74,76 +67,24 @@ history = 100000
 """
 
 
-def agent_config(period_s: int) -> AgentConfig:
-    """Of a device that does not wait long for a node that was killed."""
-    return AgentConfig(
-        cycle=CycleConfig(period_s=period_s, any_period=True, shortest_sleep_s=0.1),
-        radio=RadioConfig(timeout_s=5.0, first_wait_s=0.2, longest_wait_s=1.0),
-        handlers=HandlersConfig(module="station"),
-    )
+class ClientProcess(FollowerProcess):
+    """A client of all devices but those of its own node."""
 
-
-class ClientProcess(Killable):
-    """The client in ``folder``, which talks to node ``entry`` at ``url``."""
+    MODULE = "calling_client"
 
     def __init__(self, folder: Path, *, entry: int, url: str) -> None:
-        super().__init__()
-        folder.mkdir()
-        self.folder = folder
-        self.entry = entry
-        self.url = url
+        super().__init__(folder, entry=entry, url=url)
         self.grants: dict[str, dict[str, str]] = {}
         """Capabilities by handle and action."""
         self.handles: dict[int, str] = {}
         """The client's handles of the devices' services, by home node."""
 
-    def start(self) -> None:
-        """Follow orders from now on."""
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.integration.calling_client", str(self.folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                cwd=ROOT,
-            )
 
-    def give(self, order: Order) -> None:
-        """Have it make a call."""
-        append(self.folder / "orders", asdict(order))
-
-    def outcomes(self) -> list[dict[str, object]]:
-        """What it has recorded."""
-        return read_lines(self.folder / "outcomes")
-
-    def tickets(self) -> list[str]:
-        """The names of tickets of calls that it has not ended with."""
-        return sorted(each.name for each in (self.folder / "tickets").glob("*.ticket"))
-
-    def last_words(self) -> str:
-        """The end of what it printed."""
-        return f"{self.folder}: {(self.folder / 'log').read_text()[-2000:]}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
-    """A link, and the calls that use it: those from ``entry``, those to ``home``, or from to."""
-
-    cut: CutLink
-    entry: int | None = None
-    home: int | None = None
-
-
-class World:
+class World(LinkedWorld):
     """Four nodes, a device each at three of them, and three clients."""
 
     def __init__(self, cluster: Cluster, stack: contextlib.ExitStack) -> None:
-        self.cluster = cluster
-        self.links: list[list[Link]] = [[], [], []]
-        """Of clients, of devices, between nodes."""
-        self._stack = stack
-        self._configure()
+        super().__init__(cluster, stack, entries=ENTRIES, homes=HOMES)
         self.agents = [
             self._agent(number, period_s=0 if number == 0 else 1) for number in range(len(HOMES))
         ]
@@ -154,27 +95,6 @@ class World:
         """All that are no nodes."""
         return [*self.agents, *self.clients]
 
-    def _link(self, port: int, *, entry: int | None = None, home: int | None = None) -> int:
-        """The port of a new link to ``port``."""
-        cut = self._stack.enter_context(CutLink(port))
-        kind = 0 if home is None else 1 if entry is None else 2
-        self.links[kind].append(Link(cut=cut, entry=entry, home=home))
-        return cut.port
-
-    def _configure(self) -> None:
-        """Have every node reach every other by a link of its own, and grant everything."""
-        cluster = self.cluster
-        for number in cluster.numbers:
-            file = cluster.directory(number).config_file
-            text = file.read_text()
-            for home in set(HOMES) - {number} if number in ENTRIES else ():
-                port = cluster.port(home) + LINK_OFFSET
-                link = self._link(port, entry=number, home=home)
-                assert f"127.0.0.1:{port}" in text, text
-                text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{link}")
-            assert 'anyone = "read"' in text, text
-            file.write_text(text.replace('anyone = "read"', 'anyone = "all"'))
-
     def _agent(self, number: int, *, period_s: int) -> AgentProcess:
         agent = AgentProcess(
             self.cluster.parent / f"device{number}",
@@ -182,23 +102,22 @@ class World:
             manifest=MANIFEST.format(type=f"station{number}"),
             handlers=HANDLERS,
         )
-        self._stack.callback(agent.kill)
+        self.stack.callback(agent.kill)
         return agent
 
     def _client(self, entry: int) -> ClientProcess:
-        link = self._link(self.cluster.port(entry), entry=entry)
+        link = self.link(self.cluster.port(entry), entry=entry)
         folder = self.cluster.parent / f"client{entry}"
         client = ClientProcess(folder, entry=entry, url=f"http://127.0.0.1:{link}")
-        self._stack.callback(client.kill)
+        self.stack.callback(client.kill)
         return client
 
     def begin(self) -> None:
         """Start everything; services are listed everywhere, and clients have their grants."""
         self.cluster.start()
         for home, agent in zip(HOMES, self.agents, strict=True):
-            with AdminClient(self.cluster.directory(home)) as admin:
-                (code,) = admin.pair_codes(1, ttl_s=600, replace=False).codes
-            link = self._link(self.cluster.port(home), home=home)
+            (code,) = self.pairing_codes(home, 1)
+            link = self.link(self.cluster.port(home), home=home)
             agent.pair(f"http://127.0.0.1:{link}", code)
             agent.start()
         for client in self.clients:
@@ -237,18 +156,6 @@ class World:
                     for each in grant.granted
                 }
         return found
-
-    def outstanding(self, home: int) -> int | None:
-        """How many requests that have not ended a home node has; ``None`` if it does not say."""
-        with contextlib.suppress(Refused), AdminClient(self.cluster.directory(home)) as admin:
-            return admin.mailboxes(1).outstanding
-        return None
-
-    def last_words(self) -> str:
-        """What everybody said last."""
-        words = [self.cluster.report()]
-        words += [each.last_words() for each in self.others]
-        return "\n".join(words)
 
 
 @contextlib.contextmanager

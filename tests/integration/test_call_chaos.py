@@ -8,12 +8,11 @@ was carried out is on the device once; what the client was told had not been car
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -21,19 +20,13 @@ import pytest
 from edgistry.errors import ExpiredError
 
 from .call_chaos import Chaos
-from .call_world import EFFECTS, HOMES, World, world
+from .call_ends import SLACK_S, Lines, check_effects, kind_of, telling, the_end, wait_for_ends
+from .call_world import EFFECTS, world
 from .calling_client import Order
 
 pytestmark = pytest.mark.engine
 
 SEED = int(os.environ.get("EDGISTRY_CHAOS_SEED", "20260302"))
-SLACK_S = 60.0
-"""How long after its deadline a call may be without an outcome: somebody was dead all the time."""
-NOBODY_KNOWS = "nobody knows"
-"""Clients are told so in the reason."""
-NEVER_RAN = {"EXPIRED", "CANCELLED", "REJECTED", "DEAD"}
-
-Lines = list[dict[str, object]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,14 +60,20 @@ def test_each_call_has_one_end_and_one_effect_at_most_whoever_is_killed(
         began_s = time.monotonic()
         chaos.rage(calls=size.calls, kills=size.kills, longest_pause_s=size.pause_s)
         raged_s = time.monotonic() - began_s
-        found = wait_for_ends(chaos)
+        found = wait_for_ends(
+            place.clients,
+            chaos.orders,
+            within_s=max(order.ttl_s for order in chaos.orders.values()) + SLACK_S,
+            look=chaos.check_alive,
+            last_words=place.last_words,
+        )
         took_s = time.monotonic() - began_s
-        check_nothing_waits(place)
+        place.wait_until_nothing_waits()
         effects = Counter(
             element.decode() for agent in place.agents for element in agent.elements(EFFECTS)
         )
         for number, order in chaos.orders.items():
-            with telling(place, number, found[number]):
+            with telling(f"seed {SEED}, call {number}", found[number], place.last_words):
                 check_call(order, found[number], effects.pop(order.data, 0))
         assert not effects, f"effects that nobody ordered: {effects}"
     ends = Counter(kind_of(found[number][0]) for number in chaos.orders)
@@ -97,75 +96,11 @@ def test_each_call_has_one_end_and_one_effect_at_most_whoever_is_killed(
     assert ends["nobody knows"] <= size.calls // 50, "everybody came back to say how it ended"
 
 
-def wait_for_ends(chaos: Chaos) -> dict[int, Lines]:
-    """What clients recorded of each call, when all have ended."""
-    calls = chaos.orders.keys()
-    started_s = time.time()
-    while True:
-        chaos.check_alive()
-        found: dict[int, Lines] = {}
-        for client in chaos.world.clients:
-            for line in client.outcomes():
-                found.setdefault(int(str(line["number"])), []).append(line)
-        left = [client for client in chaos.world.clients if client.tickets()]
-        if found.keys() >= calls and not left:
-            return found
-        longest_s = max(order.ttl_s for order in chaos.orders.values())
-        assert time.time() < started_s + longest_s + SLACK_S, (
-            f"stuck: {sorted(calls - found.keys())}; tickets of"
-            f" {[(each.folder, each.tickets()) for each in left]}\n{chaos.world.last_words()}"
-        )
-        time.sleep(0.1)
-
-
-def check_nothing_waits(place: World) -> None:
-    """No home node has a request that has not ended."""
-    for home in HOMES:
-        place.cluster.wait_until(
-            f"nothing waits at node {home}",
-            lambda: place.outstanding(home) == 0,  # noqa: B023
-        )
-
-
-@contextlib.contextmanager
-def telling(place: World, number: int, lines: Lines) -> Iterator[None]:
-    """Around checks of one call: what is known of it goes with their failure."""
-    try:
-        yield
-    except AssertionError as error:
-        raise AssertionError(
-            f"seed {SEED}, call {number}: {error}\n{lines}\n{place.last_words()}"
-        ) from None
-
-
-def kind_of(line: dict[str, object]) -> str:
-    """How a call ended, in short."""
-    if line["kind"] == "ended":
-        if NOBODY_KNOWS in str(line["reason"]):
-            return "nobody knows"
-        return str(line["state"]).lower()
-    return str(line["kind"])
-
-
 def check_call(order: Order, lines: Lines, times: int) -> None:
     """One end, the same whenever it is looked at, in time, and the effect that goes with it."""
-    ends = {
-        tuple((name, value) for name, value in line.items() if name != "at_s") for line in lines
-    }
-    assert len(ends) == 1, "it ended in several ways"
-    (line, *others) = lines
-    kind = kind_of(line)
-    assert others or kind == "turned away", "it was not looked at again"
-    late_s = float(str(line["at_s"])) - float(str(line["deadline_s"]))
-    assert late_s <= SLACK_S, f"known {late_s:.1f} s after its deadline"
-    if kind == "done":
+    line = the_end(lines)
+    check_effects(line, changes=bool(order.data), times=times)
+    if line["kind"] == "done":
         assert line["payload"] == (f"did {order.data}" if order.data else "read")
-        assert times == bool(order.data), f"answered, and done {times} times"
-    elif kind == "nobody knows":
-        assert times <= 1, f"done {times} times"
-    elif kind == "turned away":
+    elif line["kind"] == "turned away":
         assert line["code"] == ExpiredError.code
-        assert times == 0, f"not taken, and done {times} times"
-    else:
-        assert line["state"] in NEVER_RAN, "no way in which a call may end here"
-        assert times == 0, f"it was not carried out, they said, and it was done {times} times"
