@@ -42,7 +42,7 @@ from .tickets import Kept, Tickets
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
-_NO_WORD = (
+NO_WORD = (
     CannotReachError,
     TimedOutError,
     UnavailableError,
@@ -92,7 +92,7 @@ class Following:
 
     def _refused(self, error: Refused) -> None:
         """What this end leaves behind."""
-        if isinstance(error, _NO_WORD):
+        if isinstance(error, NO_WORD):
             if self._unsent is not None:
                 remark(_perhaps_taken(self._unsent[1]))
         elif self._unsent is None:

@@ -12,16 +12,11 @@ from edgistry.adapters.grant_client import ClientKeys
 from edgistry.adapters.node_client import NodeClient
 from edgistry.errors import CallEndedError, CallPendingError, Refused
 
+from ..spread import gini
 from .any_world import AREA, AnyWorld, any_world
 
 DEVICES, CALLS = 12, 72
 KEYS = ClientKeys.generate()
-
-
-def gini(counts: list[int]) -> float:
-    ordered = sorted(counts)
-    weighted = sum(rank * count for rank, count in enumerate(ordered, 1))
-    return 2 * weighted / (len(ordered) * sum(ordered)) - (len(ordered) + 1) / len(ordered)
 
 
 class Churn:
