@@ -32,7 +32,7 @@ from .reader import RegistryReader
 from .schema import parse_genesis
 from .signatures import SignatureMemo
 
-APP_VERSION = 3
+APP_VERSION = 4
 """Version of the rules; goes into every block header."""
 CODESPACE = "edgistry"
 

@@ -138,7 +138,7 @@ class EpochKeeper:
 
     def _show(self) -> None:
         states = self._reader.epochs()
-        known = {states.number: states.current, states.number - 1: states.previous}
+        known = states.kept()
         keys = {
             number: key
             for number, key in self._secrets.keys.items()
@@ -149,6 +149,7 @@ class EpochKeeper:
     def _situation(self) -> Situation:
         head = self._reader.head
         return Situation(
+            chain_id=self._reader.parameters.chain_id,
             states=self._reader.epochs(),
             members=frozenset(self._reader.members()),
             now_us=head.block_time_us,

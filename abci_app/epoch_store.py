@@ -61,7 +61,8 @@ class EpochSecrets:
     def forget_useless(self, states: EpochStates) -> None:
         """Of what is useless, know only what stands on a chain in ``states``."""
         if self.useless:
-            found = (each for each in states[1:] if each is not None)
+            shown = (*states.kept().values(), states.coming)
+            found = (each for each in shown if each is not None)
             shared = {part for each in found for _, part in (*each.keys, *each.sealed)}
             self.useless &= shared
 

@@ -5,12 +5,13 @@ Rules kept here (privacy.md, *Who answers*):
 * A member asks for the next epoch's key as soon as an epoch has begun, and for the current one when
   it cannot open what it was given (its private key is lost, or the seal is another's or garbage);
   each time with a new key, and ever more slowly, so that a member that gives garbage wastes little.
-* When an epoch is over, one member makes the next key: members take turns by (index + epoch), and
-  the next in turn steps in 20 s later. It waits until all members have asked, but a minute at most.
-* A member that asked late is given the key by one that has it; turns again, drawn by the key that
-  it asked with, so that the one who gave garbage is not always first.
+* When an epoch is over, members make the next key by the turns that the chain gives them; who comes
+  next steps in 20 s later, counted from when it noticed. It waits until all members have asked, but
+  a minute at most, and not for those whose own epoch was given up.
+* A member that asked late is given the key by one that has it, by the chain's turns again.
 * Keys that are of no use any more are destroyed: private keys once opened, keys that the chain did
-  not take, the key of an epoch a day after its end or when two have begun since.
+  not take, the key of an epoch that the chain no longer keeps. That of one before the current is
+  destroyed a day after its end, but not before the current one's is here: it is gone on with.
 * What is given can be checked, so that nothing is taken on trust: the key of an epoch is one whose
   check stands on the chain.
 
@@ -27,10 +28,10 @@ from dataclasses import dataclass, field
 
 from edgistry.transactions import MAX_MEMBERS, NodeId
 
-from .epoch_rules import is_over
+from .epoch_rules import due_at_us, gives_from_us, is_given_up, makers_after
 from .schema import EpochStates, StoredEpoch
+from .turns import TURN_US
 
-TURN_US = 20_000_000
 GRACE_US = 60_000_000
 FIRST_GRACE_US = 10_000_000
 """Before the first epoch nobody gets handles; who asks late is given its key all the same."""
@@ -46,6 +47,7 @@ Seen = tuple[object, ...]
 class Situation:
     """The committed state, as of one block."""
 
+    chain_id: str
     states: EpochStates
     members: frozenset[NodeId]
     now_us: int
@@ -143,7 +145,7 @@ class Planner:
         return next(self._sends(now, held), None)
 
     def _sends(self, now: Situation, held: Held) -> Iterator[Step]:
-        number, _, current, coming = now.states
+        number, _, current, coming, *_ = now.states
         lacks = current is not None and number not in held.keys
         if current is not None and lacks and self._must_ask_again(now, current, held):
             yield Ask(epoch=number)
@@ -177,46 +179,56 @@ class Planner:
     # --- making and giving ----------------------------------------------------------------------
 
     def _makes(self, now: Situation, coming: StoredEpoch, held: Held) -> Iterator[Step]:
-        number, _, current, _ = now.states
-        if current is not None and not is_over(
-            current, members=now.members, epoch_us=now.epoch_us, now_us=now.now_us
-        ):
+        states = now.states
+        due_us = due_at_us(states.current, coming, epoch_us=now.epoch_us)
+        if now.now_us < due_us:
             return
-        everybody = sorted(now.members)
+        order = makers_after(
+            states.current,
+            states.number,
+            members=now.members,
+            chain_id=now.chain_id,
+            given_up=states.given_up,
+        )
+        wait_us = order.index(self._node_id) * TURN_US
         asked = [each for each in coming.keys if each[0] in now.members]
-        turn = (everybody.index(self._node_id) + number + 1) % len(everybody)
-        wait_us = turn * TURN_US
-        if len(asked) < len(everybody):
-            wait_us += GRACE_US if number else FIRST_GRACE_US
-        if self._waited_us(now, "make", number + 1) < wait_us:
+        if self._misses_somebody(now, asked):
+            wait_us += FIRST_GRACE_US if states.current is None else GRACE_US
+        if self._waited_us(now, "make", due_us) < wait_us:
             return
         members = _sealable(asked, held)
         if members:
-            yield Make(epoch=number + 1, members=members)
+            yield Make(epoch=states.number + 1, members=members)
+
+    def _misses_somebody(self, now: Situation, asked: list[tuple[bytes, bytes]]) -> bool:
+        """Whether a member has not asked yet that should be waited for.
+
+        Not for one that made garbage: it comes last in turn, and could be first all the same if all
+        others waited for it.
+        """
+        missing = now.members - {node for node, _ in asked} - dict(now.states.given_up).keys()
+        current = now.states.current
+        if current is not None and is_given_up(current, now.members):
+            missing -= {current.maker}
+        return bool(missing)
 
     def _gives(self, now: Situation, current: StoredEpoch, held: Held) -> Iterator[Step]:
-        having = [node for node, _ in current.sealed if node in now.members]
-        lacking = [
-            (node, public)
-            for node, public in current.keys
-            if node in now.members and node not in having and node != self._node_id
-        ]
+        having = dict(current.sealed)
         mine = [
             (node, public)
-            for node, public in lacking
-            if self._waited_us(now, "give", now.states.number, node, public)
-            >= self._turn(having, public) * TURN_US
+            for node, public in current.keys
+            if node in now.members
+            and node not in having
+            and node != self._node_id
+            and self._may_give(now, current, node)
         ]
         members = _sealable(mine, held)
         if members:
             yield Give(epoch=now.states.number, members=members)
 
-    def _turn(self, having: list[bytes], public: bytes) -> int:
-        """How many of those who have the key come before this node in giving it to ``public``."""
-        if self._node_id not in having:
-            return len(having)
-        first = int.from_bytes(public[:4], "big")
-        return (having.index(self._node_id) - first) % len(having)
+    def _may_give(self, now: Situation, current: StoredEpoch, node: bytes) -> bool:
+        from_us = gives_from_us(current, self._node_id, node, members=now.members)
+        return from_us is not None and now.now_us >= from_us
 
     # --- remembering ----------------------------------------------------------------------------
 
@@ -234,9 +246,8 @@ def _sealable(members: list[tuple[bytes, bytes]], held: Held) -> tuple[tuple[byt
 
 
 def _opens(node_id: NodeId, now: Situation, held: Held) -> Step | None:
-    number, previous, current, _ = now.states
-    for epoch, stored in ((number, current), (number - 1, previous)):
-        if stored is None or epoch in held.keys or _is_too_old(epoch, now):
+    for epoch, stored in sorted(now.states.kept().items(), reverse=True):
+        if epoch in held.keys or _is_too_old(epoch, now, held):
             continue
         if (epoch, stored.check) in held.made:
             return Adopt(epoch=epoch, check=stored.check)
@@ -250,11 +261,11 @@ def _opens(node_id: NodeId, now: Situation, held: Held) -> Step | None:
 
 
 def _stale(now: Situation, held: Held) -> Forget | None:
-    number, previous, current, _ = now.states
+    number = now.states.number
     checks = {
         epoch: stored.check
-        for epoch, stored in ((number - 1, previous), (number, current))
-        if stored is not None and not _is_too_old(epoch, now)
+        for epoch, stored in now.states.kept().items()
+        if not _is_too_old(epoch, now, held)
     }
     keys = frozenset(epoch for epoch, check in held.keys.items() if checks.get(epoch) != check)
     asked = frozenset(
@@ -272,9 +283,9 @@ def _stale(now: Situation, held: Held) -> Forget | None:
     return Forget(asked=asked, made=made, keys=keys)
 
 
-def _is_too_old(epoch: int, now: Situation) -> bool:
+def _is_too_old(epoch: int, now: Situation, held: Held) -> bool:
     """Whether ``epoch``, not the current one, ended so long ago that nothing of it is good."""
-    number, _, current, _ = now.states
-    if epoch == number or current is None:
+    number, _, current, *_ = now.states
+    if epoch == number or current is None or held.keys.get(number) != current.check:
         return False
     return now.latest_us - current.since_us >= KEPT_AFTER_US

@@ -159,16 +159,28 @@ class RegistryReader:
     @property
     def epoch(self) -> int:
         """The number of the current privacy epoch; 0 before the first."""
-        data = self._ledger.records.get(CURRENT_EPOCH_KEY)
-        return 0 if data is None else unpack(data, CurrentEpoch).number
+        return self._epochs().number
 
     def epochs(self) -> EpochStates:
         """The privacy epochs that the chain keeps."""
-        number = self.epoch
+        chain = self._epochs()
+        number = chain.number
         previous, current, coming = (
             None if number + step < 1 else self._epoch(number + step) for step in (-1, 0, 1)
         )
-        return EpochStates(number, previous, current, coming)
+        good = None if chain.good in {0, number - 1} else self._epoch(chain.good)
+        return EpochStates(
+            number,
+            previous,
+            current,
+            coming,
+            good=None if good is None else (chain.good, good),
+            given_up=chain.given_up,
+        )
+
+    def _epochs(self) -> CurrentEpoch:
+        data = self._ledger.records.get(CURRENT_EPOCH_KEY)
+        return CurrentEpoch(number=0, good=0) if data is None else unpack(data, CurrentEpoch)
 
     def _epoch(self, number: int) -> StoredEpoch | None:
         data = self._ledger.records.get(epoch_key(number))

@@ -41,9 +41,9 @@ from edgistry.transactions import (
 
 T = TypeVar("T")
 
-FORMAT = 3
+FORMAT = 4
 """Number of this layout; a database with another one is refused. 2: epochs, owners and crowds; 3:
-services that move with the next epoch."""
+services that move with the next epoch; 4: who made an epoch's key and who had it."""
 BEAT_S = 10
 """Seconds between two blocks of an idle chain: the engine's empty-block interval."""
 MAX_REFUSED = 16
@@ -65,7 +65,7 @@ RECORDS_START, RECORDS_STOP = b"a", b"{"
 LEASES = b"l"
 MEMBERS = b"m"
 EPOCHS = b"p"
-"""Privacy epochs by number: the one before, the current and the next one."""
+"""Privacy epochs by number: the current and the next one, and those before it that are kept."""
 SEQUENCES = b"q"
 REGIONS = b"r"
 SERVICES = b"s"
@@ -92,20 +92,32 @@ class ChainParameters(Wire):
 class CurrentEpoch(Wire):
     """Which privacy epoch has begun last; before the first one there is no such record."""
 
-    number: Epoch
+    number: Annotated[int, Meta(ge=0, le=LAST_EPOCH)]
+    good: Annotated[int, Meta(ge=0, le=LAST_EPOCH)]
+    """The last one before it that was not given up; 0: none."""
+    given_up: Annotated[tuple[tuple[Bytes20, Epoch], ...], Meta(max_length=MAX_MEMBERS)] = ()
+    """Members whose epoch was given up, and which one was the latest. Node ids ascend."""
 
 
 class StoredEpoch(Wire):
     """A privacy epoch, or the next one while members ask for its key. Node ids ascend."""
 
     since_us: Microseconds
-    """Block time at which it began; 0 while it is to come."""
+    """Block time at which it began; while it is to come, at which it was first asked for."""
     check: Annotated[bytes, Meta(max_length=16)]
     """``epoch_check`` of its key; empty while it is to come."""
     keys: tuple[tuple[Bytes20, Bytes32], ...]
     """X25519 public keys that members want its key sealed to."""
     sealed: tuple[tuple[Bytes20, SealedKey], ...]
     """Its key, sealed to members."""
+    maker: Annotated[bytes, Meta(max_length=20)] = b""
+    """The node that made its key, and so has it; empty while it is to come."""
+    over_us: Microseconds = 0
+    """Block time from which it is over before its time; 0: it is not."""
+    late: tuple[tuple[Bytes20, Microseconds], ...] = ()
+    """Who asked for its key after it began, and when last."""
+    took_back: tuple[Bytes20, ...] = ()
+    """Who was given its key and asked again: it may have it all the same."""
 
 
 class EpochStates(NamedTuple):
@@ -116,6 +128,16 @@ class EpochStates(NamedTuple):
     current: StoredEpoch | None
     coming: StoredEpoch | None
     """What is asked for the next one."""
+    good: tuple[int, StoredEpoch] | None = None
+    """The last one that was not given up, and its number, where that is none of the above."""
+    given_up: tuple[tuple[bytes, int], ...] = ()
+    """As in ``CurrentEpoch``."""
+
+    def kept(self) -> dict[int, StoredEpoch]:
+        """Those that have begun, by number."""
+        numbered = ((self.number - 1, self.previous), (self.number, self.current))
+        found = {number: epoch for number, epoch in numbered if epoch is not None}
+        return found if self.good is None else found | {self.good[0]: self.good[1]}
 
 
 class LeaseClock(Wire):

@@ -70,6 +70,7 @@ PURE = (
     "abci_app.crowd",
     "abci_app.moves",
     "abci_app.epoch_rules",
+    "abci_app.turns",
     "abci_app.epochs",
     "abci_app.epoch_store",
     "abci_app.signatures",
@@ -116,6 +117,7 @@ CONSENSUS = (
     "abci_app.crowd",
     "abci_app.moves",
     "abci_app.epoch_rules",
+    "abci_app.turns",
 )
 
 IMPURE_IMPORTS = {

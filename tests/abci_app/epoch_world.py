@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from abci_app import turns
 from abci_app.epoch_keeper import EpochKeeper
 from abci_app.outbox import Outbox
 from abci_app.schema import ChainParameters, EpochStates, Head, Member, SequenceState
@@ -242,10 +243,18 @@ def check_agreement(chain: Chain, nodes: Iterable[EpochNode]) -> None:
             if key is None:
                 continue
             assert states is not None
-            known = {states.number: states.current, states.number - 1: states.previous}
-            epoch = known[number]
-            assert epoch is not None
-            assert epoch.check == epoch_check(key)
+            assert states.kept()[number].check == epoch_check(key)
+
+
+def maker(chain: Chain, nodes: Sequence[EpochNode], rank: int = 0) -> EpochNode:
+    """Whose turn it is, of all ``nodes``, to make the key of the next epoch."""
+    order = turns.makers(
+        [node.node.id for node in nodes],
+        chain_id=CHAIN,
+        epoch=chain.number + 1,
+        given_up=dict(chain.blocks[-1].states.given_up),
+    )
+    return next(node for node in nodes if node.node.id == order[rank])
 
 
 def sent_by(chain: Chain, node: Node, kind: type[Body]) -> list[Body]:

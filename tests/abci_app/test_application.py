@@ -643,7 +643,7 @@ async def test_a_database_of_an_earlier_layout_is_refused_with_what_to_do(world:
     await world.do(ANN, put("a"))
     store = world.app._ledger._store
     store.write([(FORMAT_KEY, b"\0\1")], sync=True)
-    with pytest.raises(DatabaseLayoutError, match=r"has layout 1, .* reads 2") as refused:
+    with pytest.raises(DatabaseLayoutError, match=r"has layout 1, .* reads 4") as refused:
         World(store)
     assert "import the devices again" in refused.value.advice()
     assert "repair" not in refused.value.advice()

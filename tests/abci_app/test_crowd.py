@@ -16,6 +16,7 @@ from abci_app.discovery import ServiceIndex
 from abci_app.profiles import Listed
 from abci_app.schema import StoredService, stored_service
 from abci_app.shown import MAX_AT_ONCE
+from abci_app.turns import TURN_US
 from edgistry.adapters.leveldb import LevelKeyValue
 from edgistry.api import CellArea, DiscoverQuery
 from edgistry.cell import cell_text, children_of, parent_of, parse_cell, resolution_of
@@ -130,6 +131,10 @@ def test_places_are_read_back(places: dict[bytes, int]) -> None:
 # --- over blocks --------------------------------------------------------------------------------
 
 
+HOUR_AND_TURN = 3600 * SECOND + TURN_US
+"""After that any of two members may begin the next epoch."""
+
+
 class CrowdWorld:
     """A chain with epochs, and an index that follows it."""
 
@@ -151,7 +156,7 @@ class CrowdWorld:
         transactions = [self.world.next(ANN, begins)]
         if beside is not None:
             transactions.append(self.world.next(ANN, beside))
-        assert not any(await self.world.block(*transactions, after_us=3600 * SECOND))
+        assert not any(await self.world.block(*transactions, after_us=HOUR_AND_TURN))
 
     def shown(self) -> dict[RecordKey, int]:
         """Record keys to cells, and what the index has is what a new one would have."""
@@ -386,7 +391,7 @@ async def test_a_block_in_pieces_is_the_block(crowd: CrowdWorld) -> None:
     await world.do(ANN, MemberKey(epoch=1, public=bytes(32)))
     begins = EpochKey(epoch=1, check=bytes(16), sealed=((ANN.id, bytes(80)),))
     transaction = world.next(ANN, begins)
-    world.now_us += SECOND
+    world.now_us += TURN_US
     first = await world.finalize(transaction)
     second = await world.finalize(transaction)
     assert first == second

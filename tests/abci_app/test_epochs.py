@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from abci_app import turns
 from abci_app.epochs import (
     GRACE_US,
     KEPT_AFTER_US,
-    TURN_US,
     Adopt,
     Ask,
     Forget,
@@ -20,8 +20,9 @@ from abci_app.epochs import (
     Step,
 )
 from abci_app.schema import EpochStates, StoredEpoch
+from abci_app.turns import TURN_US
 
-from .chain_world import SECOND, Node
+from .chain_world import CHAIN, SECOND, Node
 from .epoch_world import members
 
 EPOCH_US = 600 * SECOND
@@ -40,13 +41,20 @@ def seal(node: Node) -> bytes:
 
 
 def epoch(
-    *, asked: list[Node], sealed: list[Node] | None = None, since_us: int = 0, check: bytes = CHECK
+    *,
+    asked: list[Node],
+    sealed: list[Node] | None = None,
+    since_us: int = 0,
+    check: bytes = CHECK,
+    over_us: int = 0,
 ) -> StoredEpoch:
     return StoredEpoch(
         since_us=since_us,
         check=b"" if sealed is None else check,
         keys=tuple((node.id, public(node)) for node in asked),
         sealed=tuple((node.id, seal(node)) for node in sealed or []),
+        maker=sealed[0].id if sealed else b"",
+        over_us=over_us,
     )
 
 
@@ -58,9 +66,12 @@ def situation(
     previous: StoredEpoch | None = None,
     now_us: int = SECOND,
     nodes: list[Node] = NODES,
+    good: tuple[int, StoredEpoch] | None = None,
+    given_up: tuple[tuple[bytes, int], ...] = (),
 ) -> Situation:
     return Situation(
-        states=EpochStates(number, previous, current, coming),
+        chain_id=CHAIN,
+        states=EpochStates(number, previous, current, coming, good=good, given_up=given_up),
         members=frozenset(node.id for node in nodes),
         now_us=now_us,
         latest_us=now_us,
@@ -134,9 +145,14 @@ def test_a_key_made_here_that_the_chain_did_not_take_is_forgotten() -> None:
     assert found == Forget(asked=frozenset(), made=frozenset({other}), keys=frozenset())
 
 
-@pytest.mark.parametrize(("node", "turn"), [(NEXT, 0), (LAST, 1), (ME, 2)])
-def test_members_make_keys_by_turns(node: Node, turn: int) -> None:
-    # Epoch 2 is the turn of index 1: (1 + 2) mod 3 is 0.
+def maker(rank: int, nodes: list[Node] = NODES) -> Node:
+    order = turns.makers([node.id for node in nodes], chain_id=CHAIN, epoch=2, given_up={})
+    return next(node for node in nodes if node.id == order[rank])
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_members_make_keys_by_turns(turn: int) -> None:
+    node = maker(turn)
     planner = Planner(node.id)
     held = Held(asked=frozenset({(2, public(node))}), keys={1: CHECK})
     steps = [
@@ -152,36 +168,61 @@ def test_members_make_keys_by_turns(node: Node, turn: int) -> None:
 
 
 def test_those_who_have_not_asked_are_waited_for_a_minute() -> None:
-    planner = Planner(NEXT.id)
-    held = Held(asked=frozenset({(2, public(NEXT))}), keys={1: CHECK})
-    coming = epoch(asked=[NEXT, LAST])
+    first, second = maker(0), maker(1)
+    planner = Planner(first.id)
+    held = Held(asked=frozenset({(2, public(first))}), keys={1: CHECK})
+    coming = epoch(asked=[first, second])
     for waited_us, expected in ((0, None), (GRACE_US, Make(epoch=2, members=coming.keys))):
         now = situation(current=IN_EPOCH, coming=coming, now_us=EPOCH_US + waited_us)
         assert planner.next_step(now, held, may_send=True) == expected
 
 
-def test_a_new_key_is_due_when_a_member_that_has_the_old_one_left() -> None:
-    now = situation(current=IN_EPOCH, coming=ALL_ASK, nodes=[ME, NEXT])
-    held = Held(asked=frozenset({(2, public(ME))}), keys={1: CHECK})
-    # Of two members the first is next: (0 + 2) mod 2 is 0. Nothing is sealed to who left.
-    expected = epoch(asked=[ME, NEXT]).keys
-    assert step(now, held) == Make(epoch=2, members=expected)
+def test_one_whose_epoch_was_given_up_is_not_waited_for() -> None:
+    first, second = maker(0), maker(1)
+    held = Held(asked=frozenset({(2, public(first))}), keys={1: CHECK})
+    coming = epoch(asked=[first, second])
+    now = situation(current=IN_EPOCH, coming=coming, now_us=EPOCH_US, given_up=((maker(2).id, 1),))
+    assert step(now, held, node=first) == Make(epoch=2, members=coming.keys)
+
+
+def test_a_new_key_is_due_when_an_epoch_is_over_before_its_time() -> None:
+    left = [ME, NEXT]
+    first = maker(0, left)
+    for over_us, asked in ((0, None), (2 * SECOND, None), (SECOND, epoch(asked=left).keys)):
+        current = epoch(asked=NODES, sealed=NODES, over_us=over_us)
+        now = situation(current=current, coming=ALL_ASK, nodes=left)
+        held = Held(asked=frozenset({(2, public(first))}), keys={1: CHECK})
+        # Nothing is sealed to who left.
+        expected = None if asked is None else Make(epoch=2, members=asked)
+        assert step(now, held, node=first) == expected
+
+
+def test_turns_begin_anew_when_an_epoch_is_over_at_another_time() -> None:
+    """It looked over, was not when those who lacked the key were given it, and now is."""
+    node = maker(1)
+    planner = Planner(node.id)
+    held = Held(asked=frozenset({(2, public(node))}), keys={1: CHECK})
+    make = Make(epoch=2, members=ALL_ASK.keys)
+    found = []
+    for now_us, over_us in ((1, 1), (20, 0), (40, 40), (50, 40), (60, 40)):
+        current = epoch(asked=NODES, sealed=NODES, over_us=over_us * SECOND)
+        now = situation(current=current, coming=ALL_ASK, now_us=now_us * SECOND)
+        found.append(planner.next_step(now, held, may_send=True))
+    assert found == [None, None, None, None, make]
 
 
 def test_a_member_that_came_late_is_given_the_key_by_turns() -> None:
     current = epoch(asked=NODES, sealed=[ME, NEXT])
-    turns = {}
+    found = {}
     for node in (ME, NEXT):
-        planner = Planner(node.id)
         held = Held(asked=frozenset({(2, public(node))}), keys={1: CHECK})
         for turn in range(3):
-            now = situation(current=current, coming=ALL_ASK, now_us=SECOND + turn * TURN_US)
-            if planner.next_step(now, held, may_send=True) == Give(
-                epoch=1, members=((LAST.id, public(LAST)),)
-            ):
-                turns[node] = turn
+            now = situation(current=current, coming=ALL_ASK, now_us=turn * TURN_US)
+            if step(now, held, node=node) == Give(epoch=1, members=((LAST.id, public(LAST)),)):
+                found[node] = turn
                 break
-    assert sorted(turns.values()) == [0, 1]
+    order = turns.givers([ME.id, NEXT.id], (), public=public(LAST))
+    assert {node.id: turn for node, turn in found.items()} == {order[0]: 0, order[1]: 1}
 
 
 def test_nothing_is_sealed_to_a_key_that_is_none() -> None:
@@ -209,6 +250,38 @@ def test_the_key_before_goes_a_day_after_its_end(age_us: int) -> None:
         assert found is None
     else:
         assert found == Forget(asked=frozenset(), made=frozenset(), keys=frozenset({1}))
+
+
+def test_a_node_that_lacks_the_current_key_keeps_the_one_it_goes_on_with() -> None:
+    good = epoch(asked=NODES, sealed=NODES, check=b"g" * 16)
+    bad = epoch(asked=NODES, sealed=NODES, check=b"b" * 16, since_us=EPOCH_US)
+    current = epoch(asked=NODES, sealed=NODES, since_us=EPOCH_US)
+    now = situation(
+        4,
+        previous=bad,
+        current=current,
+        coming=epoch(asked=NODES),
+        now_us=EPOCH_US + 2 * KEPT_AFTER_US,
+        good=(2, good),
+    )
+    useless = frozenset({seal(ME)})
+    asked = frozenset({(4, public(ME)), (5, public(ME))})
+    held = Held(asked=asked, keys={2: b"g" * 16}, useless=useless)
+    assert step(now, held, may_send=False) is None
+    # With the current one here it is a key like any other.
+    found = step(now, Held(asked=asked, keys={2: b"g" * 16, 4: CHECK}), may_send=False)
+    assert found == Forget(
+        asked=frozenset({(4, public(ME))}), made=frozenset(), keys=frozenset({2})
+    )
+
+
+def test_a_key_of_the_last_good_epoch_is_opened_behind_those_given_up() -> None:
+    good = epoch(asked=NODES, sealed=NODES, check=b"g" * 16)
+    bad = epoch(asked=NODES, sealed=[NEXT], check=b"b" * 16)
+    now = situation(4, previous=bad, current=bad, good=(2, good))
+    held = Held(asked=frozenset({(2, public(ME))}))
+    expected = Open(epoch=2, public=public(ME), sealed=seal(ME), check=b"g" * 16)
+    assert step(now, held, may_send=False) == expected
 
 
 @pytest.mark.parametrize("held", [{3: CHECK}, {1: b"x" * 16}], ids=["number", "check"])

@@ -35,12 +35,16 @@ from .chain_world import ANN, BOB, genesis, record
 
 VALUES: list[Wire] = [
     ChainParameters(chain_id="c", lease_us=1, delete_after_us=2, outage_gap_us=3, epoch_us=4),
-    CurrentEpoch(number=1),
+    CurrentEpoch(number=3, good=1, given_up=((ANN.id, 2),)),
     StoredEpoch(
         since_us=1,
         check=bytes(16),
         keys=((ANN.id, bytes(32)),),
         sealed=((ANN.id, bytes(80)),),
+        maker=BOB.id,
+        over_us=2,
+        late=((ANN.id, 3),),
+        took_back=(ANN.id,),
     ),
     StoredEpoch(since_us=0, check=b"", keys=(), sealed=()),
     Member(public_key=ANN.public_key, name="ann"),
