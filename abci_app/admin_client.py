@@ -63,6 +63,8 @@ from .mailbox_api import (
     RequestsDone,
     RequestsNamed,
 )
+from .member_files import Proposal
+from .members_api import LeaveRequest, MembersAnswer, SubmittedAnswer
 from .pairing_api import (
     CodeAnswer,
     CodeRequest,
@@ -163,6 +165,18 @@ class AdminClient:
             if page.next is None:
                 return
             query["after"] = page.next
+
+    def members(self) -> MembersAnswer:
+        """Who the members of the chain are."""
+        return self._get("/admin/members", MembersAnswer)
+
+    def submit_change(self, proposal: Proposal) -> SubmittedAnswer:
+        """Send a signed change of the members."""
+        return self._post("/admin/members", proposal, SubmittedAnswer)
+
+    def leave(self) -> SubmittedAnswer:
+        """Let the node leave its chain."""
+        return self._post("/admin/members/leave", LeaveRequest(), SubmittedAnswer)
 
     def region_put(self, name: str, geojson: dict[str, Any]) -> RegionPutAnswer:
         """Put a named region."""

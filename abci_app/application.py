@@ -9,7 +9,7 @@ Rules kept here (consensus.md, *ABCI server rules*):
 * No clock, no randomness: block time and height are the engine's.
 
 Not handled here: the socket (``abci_server``), the rules (``registry``), durability (``ledger``);
-validator changes and snapshots, which keep the defaults of ``BaseApplication``.
+snapshots, which keep the defaults of ``BaseApplication``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class RegistryApplication(BaseApplication):
         self._memo = SignatureMemo(verify)
         self.reader = RegistryReader(self._ledger)
         self._admission = Admission(self._ledger, self.reader, self._memo)
-        self._executor = BlockExecutor(self._ledger, self._memo)
+        self._executor = BlockExecutor(self._ledger, self._memo, verify)
         self._queries = Queries(self._ledger, allowed_peer_ids)
         self._executed: ExecutedBlock | None = None
         self._round = 0
@@ -99,7 +99,12 @@ class RegistryApplication(BaseApplication):
 
     def init_chain(self, request: pb.RequestInitChain) -> pb.ResponseInitChain:
         state = parse_genesis(request.app_state_bytes)
-        app_hash = self._ledger.begin(request.chain_id, state, microseconds(request.time))
+        app_hash = self._ledger.begin(
+            request.chain_id,
+            state,
+            microseconds(request.time),
+            validators={each.pub_key.ed25519: each.power for each in request.validators},
+        )
         self._executed = None
         self._admission.forget_pending()
         self.reader.refresh()
@@ -130,6 +135,10 @@ class RegistryApplication(BaseApplication):
         return pb.ResponseFinalizeBlock(
             tx_results=[_result(refusal) for refusal in executed.results],
             app_hash=executed.staged.head.app_hash,
+            validator_updates=[
+                pb.ValidatorUpdate(pub_key=pb.PublicKey(ed25519=key), power=power)
+                for key, power in executed.validator_updates
+            ],
         )
 
     def commit(self, request: pb.RequestCommit) -> pb.ResponseCommit:

@@ -20,16 +20,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgistry.errors import ChainMismatchError, MalformedError, Refused, TooLargeError
+from edgistry.transactions import Verify
 
 from . import registry
 from .block_state import Block, BlockChanges, BlockState
 from .ledger import Ledger, StagedBlock
+from .membership import validator_updates
 from .merkle import Update
 from .nesting import check_nesting
 from .placing import Placing
 from .reader import RecordChange
 from .registry import REFUSALS
-from .schema import Head
+from .schema import Head, Member, member_key
 from .signatures import SignatureMemo
 from .slices import Slices
 
@@ -45,14 +47,17 @@ class ExecutedBlock:
     results: tuple[Refused | None, ...]
     """For each transaction: ``None`` applied, else why not."""
     record_changes: Sequence[RecordChange]
+    validator_updates: tuple[tuple[bytes, int], ...]
+    """(validator key, power) for the engine; a power of 0 takes the validator out."""
 
 
 class BlockExecutor:
     """Executes blocks on top of what ``ledger`` has committed."""
 
-    def __init__(self, ledger: Ledger, memo: SignatureMemo) -> None:
+    def __init__(self, ledger: Ledger, memo: SignatureMemo, verify: Verify) -> None:
         self._ledger = ledger
         self._memo = memo
+        self._verify = verify
 
     async def execute(
         self, *, height: int, time_us: int, transactions: Sequence[bytes]
@@ -71,10 +76,12 @@ class BlockExecutor:
             ledger.members,
             previous_us=ledger.head.block_time_us,
             block_us=time_us,
+            verify=self._verify,
         )
         results = []
         for data in transactions:
-            results.append(self._apply(state, block, data))
+            refusal, block = self._apply(state, block, data)
+            results.append(refusal)
             await slices.rest()
         for _ in state.settle():
             await slices.rest()
@@ -92,6 +99,7 @@ class BlockExecutor:
             staged=StagedBlock(head=head, changes=changes, update=update),
             results=tuple(results),
             record_changes=placing.record_changes,
+            validator_updates=validator_updates(changes.before, changes.values),
         )
 
     def _check_height(self, height: int) -> None:
@@ -105,21 +113,20 @@ class BlockExecutor:
         if last and height != last + 1:
             raise ChainMismatchError(f"the engine sends block {height}; registry.ldb is at {last}")
 
-    def _apply(self, state: BlockState, block: Block, data: bytes) -> Refused | None:
+    def _apply(self, state: BlockState, block: Block, data: bytes) -> tuple[Refused | None, Block]:
         try:
             transaction = self._memo.open(
                 data,
                 chain_id=block.parameters.chain_id,
-                member=self._ledger.members.get,
+                member=lambda node_id: state.get(member_key(node_id), Member),
                 last=lambda node_id: registry.sequence_of(state, node_id).last,
             )
         except REFUSALS as refusal:
-            return _envelope_refusal(refusal, data)
+            return _envelope_refusal(refusal, data), block
         try:
-            registry.execute(state, block, transaction)
+            return None, registry.execute(state, block, transaction)
         except REFUSALS as refusal:
-            return refusal
-        return None
+            return refusal, block
 
     async def _hash(self, changes: BlockChanges, slices: Slices) -> Update:
         update = self._ledger.tree.update()

@@ -18,9 +18,9 @@ from typing import Protocol, TypeVar
 
 from edgistry.codec import Wire
 from edgistry.kv import Change, prefix_end
-from edgistry.transactions import NodeId
+from edgistry.transactions import NodeId, Verify
 
-from .schema import HOMES, ChainParameters, home_key, pack, unpack
+from .schema import FORMER, HOMES, ChainParameters, home_key, pack, unpack
 
 W = TypeVar("W", bound=Wire)
 
@@ -46,11 +46,13 @@ class Block:
 
     parameters: ChainParameters
     members: frozenset[NodeId]
-    """Who may write, as of the block before."""
+    """Who may write."""
     now_us: int
     """Block time, microseconds."""
     lease_now_us: int
     """Block time minus the shift, microseconds."""
+    verify: Verify = lambda _key, _message, _signature: False
+    """Verifies what members have signed besides the transaction; by default nothing is good."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +116,11 @@ class BlockState:
         prefix = HOMES + node_id
         for key, _ in self._committed.scan(prefix, prefix_end(prefix)):
             yield key[len(prefix) :]
+
+    def committed_former(self) -> Iterator[bytes]:
+        """Ids of those who were members no more before this block, ascending."""
+        for key, _ in self._committed.scan(FORMER, prefix_end(FORMER)):
+            yield key[len(FORMER) :]
 
     def settle(self) -> Iterator[None]:
         """Work out ``changes``; yields now and then, so that the caller can let others run.

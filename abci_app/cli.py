@@ -20,6 +20,7 @@ from .cli_forwards import forwards
 from .cli_handlers import handlers
 from .cli_host import host
 from .cli_mailbox import mailbox
+from .cli_member import join, member
 from .cli_node import abci, init, run, status
 from .cli_pairing import device_import, device_mirrors, device_paired, device_revoke, pair_code
 from .cli_register import device, fleet, region
@@ -43,8 +44,8 @@ def program() -> None:
 
 
 for _command in (
-    init, run, host, status, pair_code, device, fleet, region, cap, handlers, dead_letters,
-    mailbox, forwards, audit, cluster, engine, abci, repair,
+    init, join, run, host, status, pair_code, device, fleet, region, cap, handlers, dead_letters,
+    mailbox, forwards, audit, member, cluster, engine, abci, repair,
 ):  # fmt: skip
     program.add_command(_command)
 

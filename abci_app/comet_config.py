@@ -26,7 +26,7 @@ from typing import Any
 
 from edgistry.adapters.crypto import public_key_of
 from edgistry.codec import to_builtins
-from edgistry.errors import ConfigError
+from edgistry.errors import ConfigError, DirectoryError
 from edgistry.transactions import MAX_TRANSACTION_BYTES
 
 from .addresses import is_loopback, peer_host_of, peer_id_of, url_host
@@ -69,6 +69,30 @@ def validator_key_document(seed: bytes) -> bytes:
             "priv_key": _private_key(seed),
         }
     )
+
+
+def read_public_keys(directory: NodeDirectory) -> tuple[bytes, str]:
+    """The validator's public key and the peer id of the node in ``directory``.
+
+    Raises:
+        DirectoryError: one of the engine's key files is missing or damaged.
+    """
+    home = directory.engine_home / "config"
+    validator = _public_half(home / "priv_validator_key.json")
+    return validator, peer_id(_public_half(home / "node_key.json"))
+
+
+def _public_half(path: Path) -> bytes:
+    try:
+        document = json.loads(path.read_bytes())
+        both = base64.b64decode(document["priv_key"]["value"], validate=True)
+    except OSError as error:
+        raise DirectoryError(f"{path}: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError):
+        both = b""
+    if len(both) != 64:
+        raise DirectoryError(f"{path}: not a key of the engine; restore it from backup")
+    return both[32:]
 
 
 def _private_key(seed: bytes) -> dict[str, str]:

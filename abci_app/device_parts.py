@@ -1,7 +1,7 @@
 """The part of a node that is about devices: pairing, preparing and mirroring them, and the link.
 
 Rules kept here: the link has the node's registry key behind its certificate, and knows members of
-the chain by theirs.
+the chain by theirs: those of the last block, for each new connection.
 
 Not handled here: mailboxes (``request_desk``), and in which order parts start and stop (``node``).
 """
@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edgistry.adapters.crypto import public_key_of
 from edgistry.adapters.durable_woofs import DurableWoofs
 from edgistry.adapters.http import HttpServer, Route
-from edgistry.adapters.tls import server_context
+from edgistry.adapters.tls import TLSContext, follow, server_context
 from edgistry.authority import Authority
 from edgistry.handlers import HandlerTable
 from edgistry.kv import KeyValue
@@ -111,15 +111,34 @@ def open_device_parts(
     )
 
 
+class _Trust:
+    """The TLS of the node of ``seed``, by whose keys are a member's."""
+
+    def __init__(self, seed: bytes, members: Callable[[], frozenset[bytes]]) -> None:
+        self._seed = seed
+        self._members = members
+        self._keys = members()
+        self._context = server_context(seed, members=self._keys)
+
+    def current(self) -> TLSContext:
+        """It; another one only when the members are others."""
+        keys = self._members()
+        if keys != self._keys:
+            self._keys, self._context = keys, server_context(self._seed, members=keys)
+        return self._context
+
+
 async def listen_on_link(
     config: NodeConfig,
     devices: DeviceParts,
     *,
     seed: bytes,
-    members: Iterable[bytes],
+    members: Callable[[], frozenset[bytes]],
     more: Sequence[Route] = (),
 ) -> HttpServer:
-    """The link, listening; ``members`` are registry keys, ``more`` the routes of other parts.
+    """The link, listening; ``members`` gives the registry keys of those who are members now.
+
+    ``more`` are the routes of other parts.
 
     Raises:
         PortInUseError, ConfigError: it cannot listen where the configuration says.
@@ -127,7 +146,9 @@ async def listen_on_link(
     routes = [*pairing_routes(devices.desk), *more]
     server = link_server(routes, body_limit=max(MAX_REQUEST_BYTES, MAX_PEER_BODY_BYTES))
     try:
-        context = server_context(seed, members=members)
+        trust = _Trust(seed, members)
+        context = trust.current()
+        follow(context, trust.current)
         await server.listen_tcp(config.link_host, config.link_port, tls=context)
     except BaseException:
         await server.stop()

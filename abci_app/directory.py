@@ -67,6 +67,11 @@ class NodeDirectory:
         return self.root / "genesis.json"
 
     @property
+    def member_card_file(self) -> Path:
+        """What members of a running chain sign to take this node in; others have no such file."""
+        return self.root / "member.json"
+
+    @property
     def registry_key_file(self) -> Path:
         """The seed that signs this node's registry transactions, as hexadecimal digits."""
         return self.root / "keys" / "registry.key"

@@ -37,6 +37,8 @@ class Vitals:
     height: int
     members: int
     is_member: bool
+    left: str
+    """When this node has ceased to be a member, as text; empty: never."""
     peers: int
     catching_up: bool
     silence_s: float
@@ -110,8 +112,15 @@ def reasons_writes_wait(vitals: Vitals) -> list[str]:
     if vitals.height == 0:
         return ["the chain has not begun: no block yet"]
     reasons = []
-    if not vitals.is_member:
-        reasons.append("not a member: this node's registry key is not in the chain's genesis")
+    if not vitals.is_member and vitals.left:
+        reasons.append(
+            f"a member no more: this node left the chain, or was removed from it, at {vitals.left};"
+            " nothing that it sends is taken, and its devices are listed no more"
+        )
+    elif not vitals.is_member:
+        reasons.append(
+            "not a member: the chain has not taken this node in, as far as it knows the blocks"
+        )
     if vitals.catching_up:
         reasons.append("catching up: blocks that were missed are replayed")
     elif vitals.outbox_gap:

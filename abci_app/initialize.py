@@ -19,11 +19,12 @@ from pathlib import Path
 
 from edgistry.adapters import config as toml
 from edgistry.adapters.crypto import generate_signing_key, public_key_of
-from edgistry.errors import InvalidValueError
+from edgistry.codec import encode_json
+from edgistry.errors import ConfigError, InvalidValueError
 from edgistry.transactions import NodeId, check_chain_id, node_id_of
 
 from . import comet_config
-from .addresses import check_host, check_port, is_loopback, url_host
+from .addresses import check_host, check_peers, check_port, is_loopback, url_host
 from .comet_config import Genesis, Validator, genesis_document, peer_id
 from .config import (
     P2P_OFFSET,
@@ -45,8 +46,10 @@ from .directory import (
     check_socket_paths,
     create_layout,
     fresh,
+    read_registry_seed,
     write_config,
 )
+from .member_files import Invitation, MemberCard
 from .schema import GenesisMember, GenesisState, genesis_bytes
 
 LEASE_S = 600
@@ -167,6 +170,76 @@ def init_cluster(
     return cluster
 
 
+def invitation_of(
+    directory: NodeDirectory, config: NodeConfig, *, host: str | None = None
+) -> Invitation:
+    """What a node that is to join the chain of ``directory`` has to know.
+
+    ``host`` is where others reach this node; by default what it listens on.
+
+    Raises:
+        ConfigError: no cluster's node, or it cannot tell where others reach it.
+        DirectoryError, InvalidValueError.
+    """
+    if config.engine != "cometbft":
+        raise ConfigError(f"{directory.root} has no engine; a node can join a cluster only")
+    listens = config.peers.host
+    if host is None and listens in {"0.0.0.0", "::"}:  # noqa: S104
+        raise ConfigError("this node listens on all addresses; say --host, where others reach it")
+    reached = url_host(host or listens)
+    check_host(host or listens)
+    _, own = comet_config.read_public_keys(directory)
+    node_id = node_id_of(public_key_of(read_registry_seed(directory)))
+    return Invitation(
+        genesis=directory.genesis_file.read_text(encoding="utf-8"),
+        peers=(f"{own}@{reached}:{config.peers.port}", *config.peers.members),
+        links=(f"{node_id.hex()}@{reached}:{config.link_port}", *config.link.peers),
+    )
+
+
+def init_joining(
+    root: Path, invitation: Invitation, *, name: str, host: str, base_port: int
+) -> tuple[NodeDirectory, MemberCard]:
+    """Afterwards ``root`` is a node that is to join the chain of ``invitation``; its card.
+
+    Raises:
+        DirectoryError: ``root`` is not empty, too long for sockets, or cannot be written.
+        InvalidValueError, ConfigError: a name, host or port out of range, or no invitation.
+    """
+    root = root.absolute()
+    check_name(name)
+    check_host(host)
+    check_base_port(base_port, 1)
+    check_peers(invitation.peers)
+    check_peers(invitation.links)
+    data = invitation.genesis.encode()
+    genesis = comet_config.parse_genesis_document(data, source="the invitation's genesis")
+    seeds = _Seeds.generate()
+    config = NodeConfig(
+        name=name,
+        engine="cometbft",
+        api=ApiConfig(host=_listen_host(host), port=base_port),
+        link=LinkConfig(peers=invitation.links),
+        peers=PeerConfig(
+            host=_listen_host(host), port=base_port + P2P_OFFSET, members=invitation.peers
+        ),
+        cometbft=EngineConfig(rpc_port=base_port + RPC_OFFSET),
+    )
+    card = MemberCard(
+        chain_id=genesis.chain_id,
+        name=name,
+        public_key=public_key_of(seeds.registry).hex(),
+        validator_key=public_key_of(seeds.validator).hex(),
+        peer_id=peer_id(public_key_of(seeds.p2p)),
+        link=f"{_node_id(seeds).hex()}@{url_host(host)}:{base_port + PEER_LINK_OFFSET}",
+    )
+    check_socket_paths(root)
+    with fresh(root):
+        directory = _write_node(root, config, seeds, data)
+        directory.member_card_file.write_bytes(encode_json(card, indent=2) + b"\n")
+    return directory, card
+
+
 def faults_tolerated(nodes: int) -> int:
     """How many of ``nodes`` validators may fail while the others go on: less than a third."""
     return (nodes - 1) // 3
@@ -185,7 +258,12 @@ def _genesis(
         lease_s=lease_s,
         epoch_s=epoch_s,
         members=tuple(
-            GenesisMember(name=name, public_key=public_key_of(seeds.registry).hex())
+            GenesisMember(
+                name=name,
+                public_key=public_key_of(seeds.registry).hex(),
+                validator_key=public_key_of(seeds.validator).hex() if engine == "cometbft" else "",
+                peer_id=peer_id(public_key_of(seeds.p2p)) if engine == "cometbft" else "",
+            )
             for name, seeds in named
         ),
     )

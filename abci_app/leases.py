@@ -3,6 +3,7 @@
 Rules kept here:
 
 * Renewed every third of the lease period: two renewals may fail before anything is hidden.
+* One who is no member renews nothing: it is given a lease with its membership.
 * At most one renewal waits. While no block is made, renewals do not pile up in the outbox.
 
 Not handled here: what a lease means (``registry``), and outages of the whole chain, which do not
@@ -46,14 +47,18 @@ class LeaseKeeper:
         *,
         reader: LeaseReader,
         outbox: Outbox,
+        is_member: Callable[[], bool] = lambda: True,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._reader = reader
         self._outbox = outbox
+        self._is_member = is_member
         self._sleep = sleep
 
     async def renew(self) -> bool:
-        """Whether a renewal was put on its way; not when one is waiting already."""
+        """Whether a renewal was put on its way; not by who is no member, or when one is waiting."""
+        if not self._is_member():
+            return False
         if self._outbox.has_pending(Kind.NODE_LEASE):
             return False
         try:

@@ -32,17 +32,22 @@ from .merkle import EMPTY_ROOT, AbsenceProof, MerkleMap, Proof, Update, Version
 from .schema import (
     FORMAT,
     FORMAT_KEY,
+    FORMER,
     HEAD_KEY,
     HOMES,
     MEMBERS,
+    NO_POWERS,
     PARAMETERS_KEY,
     RECORDS_START,
     RECORDS_STOP,
+    ROLL_KEY,
     SERVICES,
     ChainParameters,
+    Former,
     GenesisState,
     Head,
     Member,
+    Roll,
     genesis_members,
     genesis_parameters,
     pack,
@@ -102,6 +107,12 @@ class Ledger:
             NodeId(key[len(MEMBERS) :]): unpack(value, Member)
             for key, value in self.records.scan(MEMBERS, prefix_end(MEMBERS))
         }
+        self.former: dict[NodeId, Former] = {
+            NodeId(key[len(FORMER) :]): unpack(value, Former)
+            for key, value in self.records.scan(FORMER, prefix_end(FORMER))
+        }
+        data = self.records.get(ROLL_KEY)
+        self.member_changes = 0 if data is None else unpack(data, Roll).changes
 
     @property
     def parameters(self) -> ChainParameters:
@@ -119,11 +130,21 @@ class Ledger:
         """Whether genesis is known."""
         return self._parameters is not None
 
-    def begin(self, chain_id: str, state: GenesisState, time_us: int) -> bytes:
+    def begin(
+        self,
+        chain_id: str,
+        state: GenesisState,
+        time_us: int,
+        *,
+        validators: Mapping[bytes, int] = NO_POWERS,
+    ) -> bytes:
         """Start the chain from ``state``; the app hash of genesis. Repeatable until a Commit.
 
+        ``validators`` are the engine's: their powers by key.
+
         Raises:
-            ChainMismatchError: blocks are committed here, or ``state`` is for another chain.
+            ChainMismatchError: blocks are committed here, ``state`` is for another chain, or its
+                members' validator keys are not those of ``validators``.
         """
         if self.head.height:
             raise ChainMismatchError(
@@ -133,9 +154,15 @@ class Ledger:
             )
         if state.chain_id not in {"", chain_id}:
             raise ChainMismatchError(f"genesis says {state.chain_id!r}, the engine {chain_id!r}")
+        members = genesis_members(state, validators)
+        stated = {member.validator_key for member in members.values() if member.validator_key}
+        if stated and stated != validators.keys():
+            raise ChainMismatchError(
+                "genesis: the validator keys of the members are not those of the validators"
+            )
         block = BlockState(MemoryKeyValue())
         parameters = genesis_parameters(chain_id, state)
-        registry.genesis(block, parameters, genesis_members(state), time_us)
+        registry.genesis(block, parameters, members, time_us)
         for _ in block.settle():
             pass
         self._genesis = block.changes.records
@@ -170,7 +197,7 @@ class Ledger:
         self._earlier = self.tree.adopt(staged.update)
         self._before = changes.before
         self.head = staged.head
-        if any(key.startswith((MEMBERS, PARAMETERS_KEY)) for key in changes.before):
+        if any(key.startswith((FORMER, MEMBERS, PARAMETERS_KEY)) for key in changes.before):
             self._read_chain()
 
     def keeps(self, height: int) -> bool:

@@ -16,7 +16,7 @@ caller keeps.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from edgistry.adapters.crypto import public_key_of, signer
 from edgistry.adapters.leveldb import LevelKeyValue
 from edgistry.adapters.log import get_logger
 from edgistry.errors import ChainMismatchError, ConfigError, UnavailableError
-from edgistry.transactions import node_id_of, owner_tag
+from edgistry.transactions import NodeId, node_id_of, owner_tag
 
 from .abci_server import ABCIServer
 from .addresses import peer_id_of
@@ -47,13 +47,14 @@ from .handler_desk import HandlerDesk
 from .http_server import public_server
 from .issuing_desk import IssuingDesk
 from .mailbox_parts import open_mailbox_parts
+from .members_desk import MembersDesk, member_routes
 from .metrics import NodeMetrics
 from .over_limits import OverLimits
 from .pairing import PairingTable
 from .peer_parts import open_peer_parts, under_way
 from .query_audit import open_query_audit
 from .running import Running, stop_signal
-from .schema import genesis_members
+from .schema import Member, genesis_members
 from .service import NodeService
 from .woof_parts import load_node_handlers, open_woof_parts
 
@@ -87,7 +88,8 @@ async def run_node(
         public_key = public_key_of(seed)
         node_id = node_id_of(public_key)
         genesis = read_genesis(directory.genesis_file)
-        if node_id not in genesis_members(genesis.state):
+        first_members = genesis_members(genesis.state)
+        if node_id not in first_members and not directory.member_card_file.exists():
             raise ConfigError(
                 f"{directory.genesis_file}: this node's key is not among the members; the files of"
                 " two nodes or clusters are mixed up"
@@ -129,7 +131,10 @@ async def run_node(
         )
         mail.exchanges.on_exchange = devices.stand_ins.heard
         mail.exchanges.epoch_ends_us = lambda: service.epochs.keys.chain_ends_us
-        members = genesis_members(genesis.state)
+
+        def members() -> Mapping[NodeId, Member]:
+            return app.reader.members() or first_members
+
         budget = party_budget(config)
         if budget is not None:
             mail.requests.budget = budget
@@ -196,7 +201,7 @@ async def run_node(
                 config,
                 devices,
                 seed=seed,
-                members=[each.public_key for each in members.values()],
+                members=lambda: frozenset(each.public_key for each in members().values()),
                 more=peers.routes,
             )
             doors.push_async_callback(link.stop)
@@ -205,6 +210,7 @@ async def run_node(
             more = [
                 *forward_routes(local.forwards),
                 *issuing_routes(issuing),
+                *member_routes(MembersDesk(app.reader, service.outbox, node_id=node_id)),
                 *devices.admin_routes(),
                 *mail.admin_routes(),
                 *audit_admin_routes(audit),

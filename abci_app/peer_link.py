@@ -13,7 +13,7 @@ Not handled here: what is asked when (``entry_desk``, ``entry_courier``).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
 from edgistry.adapters.http import HttpClient, Response
@@ -29,6 +29,7 @@ from edgistry.errors import (
     PermissionRefusedError,
     Refused,
     ResynchroniseError,
+    UnavailableError,
     UnknownRouteError,
     every_refusal,
 )
@@ -54,6 +55,7 @@ from .peer_api import (
     Reference,
     WhichEnded,
 )
+from .schema import Member
 
 T = TypeVar("T", bound=Answer)
 
@@ -94,6 +96,40 @@ def way_to(url: str, *, public_key: bytes, seed: bytes) -> HttpClient:
     return HttpClient(
         url, tls=client_context(public_key, seed=seed), response_limit=MAX_ANSWER_BYTES
     )
+
+
+class MemberWay:
+    """To ``node`` at ``url`` while it is one of the ``members``, from the node of ``seed``."""
+
+    def __init__(
+        self,
+        node: NodeId,
+        url: str,
+        *,
+        seed: bytes,
+        members: Callable[[], Mapping[NodeId, Member]],
+    ) -> None:
+        self._node = node
+        self._url = url
+        self._seed = seed
+        self._members = members
+        self._way: HttpClient | None = None
+
+    async def request(self, method: str, path: str, *, body: bytes, timeout_s: float) -> Response:
+        member = self._members().get(self._node)
+        if member is None:
+            await self.close()
+            raise UnavailableError(f"node {self._node.hex()} is no member of the chain")
+        if self._way is None:
+            # Whichever key a member with this id has, it is always the same one.
+            self._way = way_to(self._url, public_key=member.public_key, seed=self._seed)
+        return await self._way.request(method, path, body=body, timeout_s=timeout_s)
+
+    async def close(self) -> None:
+        """Close all connections. Closing twice is safe."""
+        way, self._way = self._way, None
+        if way is not None:
+            await way.close()
 
 
 class PeerLink:

@@ -5,7 +5,7 @@ Not handled here: listening (``device_parts``), and in which order parts start a
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from .http_requests import PublicExchange, device_handlers
 from .mailbox_boxes import Boxes
 from .metrics import NodeMetrics
 from .parties import party_of_client
-from .peer_link import PeerLink, way_to
+from .peer_link import MemberWay, PeerLink
 from .peer_routes import peer_routes
 from .request_desk import RequestDesk
 from .schema import Member
@@ -102,7 +102,7 @@ def open_peer_parts(
     *,
     seed: bytes,
     node_id: NodeId,
-    members: Mapping[NodeId, Member],
+    members: Callable[[], Mapping[NodeId, Member]],
     store: KeyValue,
     committer: GroupCommitter,
     find: FindService,
@@ -113,12 +113,13 @@ def open_peer_parts(
 ) -> PeerParts:
     """Requests that entered are in ``store``; ``requests`` and ``grants`` are this node's own.
 
-    ``keys`` open the handles that clients name services by.
+    ``members`` gives those who are members now. ``keys`` open the handles that clients name
+    services by.
 
     Called in the node's event loop.
 
     Raises:
-        ConfigError: a link to a node that is no member, or two to one.
+        ConfigError: a link to this node, or two to one.
         CorruptDatabaseError: what is stored cannot be read.
     """
     links = links_of(config, seed=seed, node_id=node_id, members=members)
@@ -131,25 +132,32 @@ def open_peer_parts(
         courier=courier,
         keys=keys,
         links=links,
-        routes=peer_routes(requests, grants, any_grants),
+        routes=peer_routes(requests, grants, any_grants, is_member=lambda node: node in members()),
     )
 
 
 def links_of(
-    config: NodeConfig, *, seed: bytes, node_id: NodeId, members: Mapping[NodeId, Member]
+    config: NodeConfig,
+    *,
+    seed: bytes,
+    node_id: NodeId,
+    members: Callable[[], Mapping[NodeId, Member]],
 ) -> dict[NodeId, PeerLink]:
     """The links that the configuration names, not yet connected; raises as above."""
     links: dict[NodeId, PeerLink] = {}
+    known = members()
     for peer in config.link.peers:
         node = NodeId(bytes.fromhex(peer_id_of(peer)))
-        member = members.get(node)
-        if member is None or node == node_id:
-            raise ConfigError(f"[link] peers: {peer} is no other member of this chain")
+        if node == node_id:
+            raise ConfigError(f"[link] peers: {peer} is this node itself")
         if node in links:
             raise ConfigError(f"[link] peers: {peer} is the second link to that node")
+        if node not in known:
+            # It may have left, or join later, or this node has yet to learn of it.
+            logger.warning("a link in node.toml leads to no member of the chain", peer=peer)
         url = f"https://{peer.partition('@')[2]}"
-        links[node] = PeerLink(node, way_to(url, public_key=member.public_key, seed=seed))
-    without = len(members) - 1 - len(links)
+        links[node] = PeerLink(node, MemberWay(node, url, seed=seed, members=members))
+    without = len(known.keys() - links.keys() - {node_id})
     if without > 0:
         logger.warning("some nodes have no link in node.toml, section [link]", nodes=without)
     return links

@@ -2,7 +2,7 @@
 
 Rules kept here:
 
-* Only a node that has proved over TLS to be a member is heard.
+* Only a node that has proved over TLS to be a member is heard, while it is one.
 * It is answered about a request as the request's client would be: it shows the hash of the fetch
   key, which it has from the request itself. It gets nothing that the client would not get.
 * All checks of a client's request are made here, whatever the entry node says.
@@ -12,9 +12,10 @@ Not handled here: the use cases (``request_desk``, ``grants``), sockets (``link_
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
-from edgistry.adapters.http import Request, Response, Route, json_response
+from edgistry.adapters.http import Handler, Request, Response, Route, json_response
 from edgistry.codec import Wire, decode
 from edgistry.errors import (
     InvalidValueError,
@@ -24,6 +25,7 @@ from edgistry.errors import (
 )
 from edgistry.requests_api import RequestAnswer, to_text
 from edgistry.signed_request import SignedRequest
+from edgistry.transactions import NodeId
 
 from .any_grants import AnyGrants
 from .asked import Asked, FetchHash
@@ -52,11 +54,30 @@ from .request_desk import RequestDesk
 T = TypeVar("T", bound=Wire)
 
 
-def peer_routes(requests: RequestDesk, grants: PublicGrants, any_grants: AnyGrants) -> list[Route]:
-    """The operations between nodes; for the server of the link."""
+def peer_routes(
+    requests: RequestDesk,
+    grants: PublicGrants,
+    any_grants: AnyGrants,
+    *,
+    is_member: Callable[[NodeId], bool] = lambda _: True,
+) -> list[Route]:
+    """The operations between nodes; for the server of the link.
+
+    ``is_member`` says of a node that has proved who it is whether it is a member now.
+    """
     peers = _Peers(requests, grants, any_grants)
+
+    def heard(handler: Handler) -> Handler:
+        async def hear(request: Request) -> Response:
+            # A connection may be older than the removal of who made it.
+            if request.peer_node is not None and not is_member(request.peer_node):
+                raise PermissionRefusedError("this node is no member of the chain any more")
+            return await handler(request)
+
+        return hear
+
     return [
-        Route(method="POST", template=path, handler=handler)
+        Route(method="POST", template=path, handler=heard(handler))
         for path, handler in (
             (PASS_PATH, peers.take),
             (LOOK_PATH, peers.look),

@@ -5,7 +5,9 @@
   key is answered with no value and one operator of our own, ``edgistry:absent``, whose data are
   the neighbours. The proof for height H verifies against the header of H + 1. Height 0 asks for
   the newest state whose header exists; that is the one before the last block.
-* ``/p2p/filter/id/ID``: whether that peer may connect. Code 0 only for configured peers.
+* ``/p2p/filter/id/ID``: whether that peer may connect. Code 0 for peers of members, and for those
+  that are configured unless they were a member's who is one no more: a node that catches up does
+  not know all members yet.
 * ``/p2p/filter/addr/…``: code 0 always; addresses are no identity.
 
 Bounded: a proof reads one record and hashes one bucket. Not handled here: search (HTTP does that).
@@ -31,7 +33,7 @@ _MAX_KEY_BYTES = 100
 
 
 class Queries:
-    """Answers ABCI queries from ``ledger``; ``allowed`` says which peer ids may connect."""
+    """Answers ABCI queries from ``ledger``; ``allowed`` says which peer ids are configured."""
 
     def __init__(self, ledger: Ledger, allowed: Callable[[str], bool]) -> None:
         self._ledger = ledger
@@ -50,12 +52,20 @@ class Queries:
         if path == "/proof":
             return self._proof(request.data, request.height)
         if path.startswith(_FILTER_ID):
-            if not self._allowed(path[len(_FILTER_ID) :]):
-                raise PermissionRefusedError("this peer is not one of the configured ones")
+            if not self._may_connect(path[len(_FILTER_ID) :]):
+                raise PermissionRefusedError("this peer is no member's")
             return pb.ResponseQuery()
         if path.startswith(_FILTER_ADDRESS):
             return pb.ResponseQuery()
         raise NotFoundError(f"no query {path[:100]!r}; there are /proof and /p2p/filter/…")
+
+    def _may_connect(self, peer_id: str) -> bool:
+        ledger = self._ledger
+        if any(member.peer_id.hex() == peer_id for member in ledger.members.values()):
+            return True
+        return self._allowed(peer_id) and not any(
+            former.peer_id.hex() == peer_id for former in ledger.former.values()
+        )
 
     def _proof(self, key: bytes, height: int) -> pb.ResponseQuery:
         if not RECORDS_START <= key < RECORDS_STOP or len(key) > _MAX_KEY_BYTES:

@@ -32,6 +32,7 @@ from .schema import (
     ChainParameters,
     CurrentEpoch,
     EpochStates,
+    Former,
     Head,
     Lease,
     LeaseClock,
@@ -96,6 +97,19 @@ class RegistryReader:
     def members(self) -> dict[NodeId, Member]:
         """The members by node id; empty before genesis."""
         return dict(self._ledger.members)
+
+    def is_member(self, node_id: NodeId) -> bool:
+        """Whether ``node_id`` is a member at the head."""
+        return node_id in self._ledger.members
+
+    def former(self) -> dict[NodeId, Former]:
+        """Those who are members no more, by node id."""
+        return dict(self._ledger.former)
+
+    @property
+    def member_changes(self) -> int:
+        """How often the members have changed."""
+        return self._ledger.member_changes
 
     def service(self, key: bytes) -> StoredService | None:
         """The service record ``key`` (16 bytes), whether visible or not."""

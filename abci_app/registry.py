@@ -7,16 +7,16 @@ Rules kept here (consensus.md, *Transactions* and *Time*):
 * A transaction must carry its node's next sequence. It then consumes it even when its body is
   refused; the refusal is remembered in the state with its error number (the last 16 of each
   node). A refused body changes nothing else: all of a batch is checked before any of it is done.
-* Records and regions belong to the node that created them. A record that moves does so when the
-  next privacy epoch begins (``moves``).
+* Records and regions belong to the node that created them; regions of a former member to nobody. A
+  record that moves does so when the next privacy epoch begins (``moves``).
 * Lease time is block time without the outages: when a block comes more than the outage gap after
   the one before, all of the gap but one beat (10 s) is added to the replicated shift. A node's
   records are visible while its lease, counted in lease time, lives; publishing revives a lapsed
   one. Records are deleted when the lease has been dead for the deletion period, at most 512 a
   block, lowest node id and key first.
 
-Pure. Not handled here: the keys of privacy epochs (``epoch_rules``), who signed (``signatures``),
-the hash (``merkle``), durability (``ledger``).
+Pure. Not handled here: the keys of privacy epochs (``epoch_rules``), members (``membership``), who
+signed (``signatures``), the hash (``merkle``), durability (``ledger``).
 """
 
 from __future__ import annotations
@@ -32,15 +32,18 @@ from edgistry.errors import (
     EpochNotDueError,
     InvalidValueError,
     MalformedError,
+    MembershipError,
     NotAMemberError,
     NotOwnerError,
     PrivacyEpochError,
     Refused,
+    TooFewSignaturesError,
     TooLargeError,
     WrongChainError,
     WrongSequenceError,
     WrongVersionError,
 )
+from edgistry.membership import NodeJoin, NodeLeave, NodeRemove
 from edgistry.transactions import (
     EpochKey,
     EpochShare,
@@ -51,12 +54,14 @@ from edgistry.transactions import (
     ServicesPut,
     ServicesWithdraw,
     Transaction,
+    Verify,
     parse_body,
     unpack_cells,
 )
 
 from .block_state import Block, BlockState
 from .epoch_rules import add_shares, begin_epoch, publish_key
+from .membership import join, leave, remove, withdraw_former
 from .moves import put_over
 from .nesting import check_nesting, is_surely_shallow
 from .schema import (
@@ -91,9 +96,11 @@ REFUSALS = (
     EpochNotDueError,
     InvalidValueError,
     MalformedError,
+    MembershipError,
     NotAMemberError,
     NotOwnerError,
     PrivacyEpochError,
+    TooFewSignaturesError,
     TooLargeError,
     WrongChainError,
     WrongSequenceError,
@@ -124,6 +131,7 @@ def begin_block(
     *,
     previous_us: int,
     block_us: int,
+    verify: Verify,
 ) -> Block:
     """Advance lease time to this block's and delete what has been dead for long.
 
@@ -136,13 +144,16 @@ def begin_block(
         members=frozenset(members),
         now_us=block_us,
         lease_now_us=block_us - shift_us,
+        verify=verify,
     )
     _delete_expired(state, block)
     return block
 
 
-def execute(state: BlockState, block: Block, transaction: Transaction) -> None:
+def execute(state: BlockState, block: Block, transaction: Transaction) -> Block:
     """Apply ``transaction``, whose chain, membership and signature have been checked.
+
+    The block for the transactions after it: its members may be others.
 
     Raises:
         WrongSequenceError: not the next sequence; nothing has changed.
@@ -152,13 +163,14 @@ def execute(state: BlockState, block: Block, transaction: Transaction) -> None:
     node_id = NodeId(transaction.node_id)
     sequences = sequence_of(state, node_id)
     check_sequence(transaction, last=sequences.last)
-    refusal = _apply_body(state, block, node_id, transaction)
+    refusal, after = _apply_body(state, block, node_id, transaction)
     refused = sequences.refused
     if refusal is not None:
         refused = (*refused, (transaction.sequence, refusal.number))[-MAX_REFUSED:]
     state.put(sequence_key(node_id), SequenceState(last=transaction.sequence, refused=refused))
     if refusal is not None:
         raise refusal
+    return after
 
 
 def sequence_of(state: BlockState, node_id: NodeId) -> SequenceState:
@@ -189,18 +201,18 @@ def check_depth(transaction: Transaction) -> None:
 
 def _apply_body(
     state: BlockState, block: Block, node_id: NodeId, transaction: Transaction
-) -> Refused | None:
+) -> tuple[Refused | None, Block]:
     try:
         body = parse_body(transaction)
     except MalformedError as error:
         # What parsed is shallow; only what did not can be too deep, so only that is measured.
         check_nesting(bytes(transaction.body))
-        return error
+        return error, block
     try:
-        _RULES[type(body)](state, block, node_id, body)
+        after = _RULES[type(body)](state, block, node_id, body)
     except REFUSALS as error:
-        return error
-    return None
+        return error, block
+    return None, after or block
 
 
 def _renew_lease(state: BlockState, block: Block, node_id: NodeId, _: NodeLease) -> None:
@@ -251,7 +263,8 @@ def _withdraw_services(
 
 def _put_region(state: BlockState, block: Block, node_id: NodeId, body: RegionPut) -> None:
     old = state.get(region_key(body.name), StoredRegion)
-    if old is not None and old.owner != node_id:
+    # What a former member has named could be changed by nobody.
+    if old is not None and old.owner != node_id and old.owner in block.members:
         raise NotOwnerError(f"region {body.name!r} belongs to another node")
     expected = 1 if old is None else old.version + 1
     if body.version != expected:
@@ -270,7 +283,7 @@ def _put_region(state: BlockState, block: Block, node_id: NodeId, body: RegionPu
 
 _FINEST_REGION_CELL = 7
 
-_RULES: dict[type, Callable[[BlockState, Block, NodeId, Any], None]] = {
+_RULES: dict[type, Callable[[BlockState, Block, NodeId, Any], Block | None]] = {
     NodeLease: _renew_lease,
     ServicesPut: _put_services,
     ServicesWithdraw: _withdraw_services,
@@ -278,6 +291,9 @@ _RULES: dict[type, Callable[[BlockState, Block, NodeId, Any], None]] = {
     MemberKey: publish_key,
     EpochKey: begin_epoch,
     EpochShare: add_shares,
+    NodeJoin: join,
+    NodeLeave: leave,
+    NodeRemove: remove,
 }
 
 
@@ -305,7 +321,9 @@ def _advance_clock(
 
 
 def _delete_expired(state: BlockState, block: Block) -> None:
-    left = MAX_DELETED
+    left = MAX_DELETED - withdraw_former(state, MAX_DELETED)
+    if not left:
+        return
     for node_id in sorted(block.members):
         lease = state.get(lease_key(node_id), Lease)
         dead_since_us = 0 if lease is None else lease.expires_us

@@ -17,10 +17,13 @@ Not handled here: which change is allowed (``registry``), and the hash (``merkle
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, NamedTuple, TypeVar
 
 from edgistry.codec import Document, Meta, Wire, decode, decode_json, encode, encode_json
 from edgistry.errors import ConfigError, CorruptDatabaseError, InvalidValueError, Refused
+from edgistry.membership import MAX_POWER
 from edgistry.transactions import (
     LAST_EPOCH,
     MAX_ACTIONS,
@@ -43,7 +46,7 @@ T = TypeVar("T")
 
 FORMAT = 4
 """Number of this layout; a database with another one is refused. 2: epochs, owners and crowds; 3:
-services that move with the next epoch; 4: who made an epoch's key and who had it."""
+services that move with the next epoch; 4: who had an epoch's key, and members that change."""
 BEAT_S = 10
 """Seconds between two blocks of an idle chain: the engine's empty-block interval."""
 MAX_REFUSED = 16
@@ -59,9 +62,12 @@ HEAD_KEY = b"!head"
 PARAMETERS_KEY = b"c"
 LEASE_CLOCK_KEY = b"k"
 CURRENT_EPOCH_KEY = b"e"
+ROLL_KEY = b"n"
 RECORDS_START, RECORDS_STOP = b"a", b"{"
 """The half-open range of all keys that the app hash covers."""
 
+FORMER = b"f"
+"""Who is a member no more."""
 LEASES = b"l"
 MEMBERS = b"m"
 EPOCHS = b"p"
@@ -151,6 +157,28 @@ class Member(Wire):
 
     public_key: Bytes32
     name: Annotated[str, Meta(min_length=1, max_length=64)]
+    validator_key: Annotated[bytes, Meta(max_length=32)] = b""
+    """Ed25519: what its engine signs votes with; empty where there are no validators."""
+    peer_id: Annotated[bytes, Meta(max_length=20)] = b""
+    """What its engine connects as."""
+    power: Annotated[int, Meta(ge=0, le=MAX_POWER)] = 0
+    """Its voting power."""
+
+
+class Former(Wire):
+    """A node that is a member no more."""
+
+    left_us: Microseconds
+    """Block time at which it left or was removed."""
+    peer_id: Annotated[bytes, Meta(max_length=20)]
+    withdrawing: bool
+    """Whether records of it may be left; they are deleted block by block."""
+
+
+class Roll(Wire):
+    """How often the members have changed. Without such a record: never."""
+
+    changes: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class Lease(Wire):
@@ -203,10 +231,15 @@ class Head(Wire):
 
 
 class GenesisMember(Document):
-    """A member in the genesis document; ``public_key`` is 64 hex digits."""
+    """A member in the genesis document. Keys are 64 hex digits, ``peer_id`` 40.
+
+    Without a ``validator_key`` it can be removed, but its validator stays one.
+    """
 
     name: str
     public_key: str
+    validator_key: str = ""
+    peer_id: str = ""
 
 
 class GenesisState(Document):
@@ -237,6 +270,11 @@ def region_key(name: str) -> bytes:
 def member_key(node_id: bytes) -> bytes:
     """Database key of the member ``node_id`` (20 bytes)."""
     return MEMBERS + node_id
+
+
+def former_key(node_id: bytes) -> bytes:
+    """Database key of the former member ``node_id``."""
+    return FORMER + node_id
 
 
 def lease_key(node_id: bytes) -> bytes:
@@ -290,7 +328,10 @@ def unpack(data: bytes, kind: type[T]) -> T:
         raise CorruptDatabaseError(f"a stored {kind.__name__} does not decode: {error}") from None
 
 
+NO_POWERS: Mapping[bytes, int] = MappingProxyType({})
+
 _MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PEER_ID = re.compile(r"[0-9a-f]{40}")
 _PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -340,8 +381,13 @@ def _check_genesis(state: GenesisState) -> None:
             raise InvalidValueError(f"member name {member.name!r}: use 1-64 of A-Z a-z 0-9 . _ -")
         if not _PUBLIC_KEY.fullmatch(member.public_key):
             raise InvalidValueError(f"member {member.name}: public_key is not 64 hex digits")
-    for what in ("name", "public_key"):
-        if len({getattr(member, what) for member in state.members}) < len(state.members):
+        if member.validator_key and not _PUBLIC_KEY.fullmatch(member.validator_key):
+            raise InvalidValueError(f"member {member.name}: validator_key is not 64 hex digits")
+        if member.peer_id and not _PEER_ID.fullmatch(member.peer_id):
+            raise InvalidValueError(f"member {member.name}: peer_id is not 40 hex digits")
+    for what in ("name", "public_key", "validator_key", "peer_id"):
+        stated = [getattr(each, what) for each in state.members if getattr(each, what)]
+        if len(set(stated)) < len(stated):
             raise InvalidValueError(f"two members have the same {what}")
 
 
@@ -361,10 +407,19 @@ def genesis_parameters(chain_id: str, state: GenesisState) -> ChainParameters:
     )
 
 
-def genesis_members(state: GenesisState) -> dict[NodeId, Member]:
-    """The members of ``state`` by node id."""
+def genesis_members(
+    state: GenesisState, powers: Mapping[bytes, int] = NO_POWERS
+) -> dict[NodeId, Member]:
+    """The members of ``state`` by node id; ``powers`` by validator key."""
     members: dict[NodeId, Member] = {}
     for member in state.members:
         public_key = bytes.fromhex(member.public_key)
-        members[node_id_of(public_key)] = Member(public_key=public_key, name=member.name)
+        validator_key = bytes.fromhex(member.validator_key)
+        members[node_id_of(public_key)] = Member(
+            public_key=public_key,
+            name=member.name,
+            validator_key=validator_key,
+            peer_id=bytes.fromhex(member.peer_id),
+            power=powers.get(validator_key, 0) if validator_key else 0,
+        )
     return members

@@ -142,7 +142,10 @@ class NodeService:
             caught_up=lambda: not view().catching_up,
         )
         self.named_regions = Regions(store, node_id=node_id, reader=reader, outbox=self.outbox)
-        self.leases = LeaseKeeper(reader=reader, outbox=self.outbox)
+        self.leases = LeaseKeeper(
+            reader=reader, outbox=self.outbox, is_member=lambda: reader.is_member(node_id)
+        )
+        self._was_member = reader.is_member(node_id)
         self.outbox.on_settled = self._settled
         self.outbox.on_renumbered = self._renumbered
         self._unpublished: set[RecordKey] = set()
@@ -275,8 +278,21 @@ class NodeService:
         self.outbox.notify()
         self._blocks.committed(self._steady_s())
         self._key_missing_s()
+        self._look_at_membership(head)
         if self._unpublished:
             self._unpublished.difference_update(each.key for each in changes if each.is_stored)
+
+    def _look_at_membership(self, head: Head) -> None:
+        is_member = self._reader.is_member(self._node_id)
+        if is_member and not self._was_member:
+            logger.info("this node is a member of the chain", height=head.height)
+        elif self._was_member and not is_member:
+            logger.error(
+                "this node is a member of the chain no more: it left, or was removed; nothing that"
+                " it sends is taken, and its devices are listed no more",
+                height=head.height,
+            )
+        self._was_member = is_member
 
     def _settled(self, entry: Pending, transaction: bytes) -> Iterable[Change]:
         return [*self.registrar.settled(entry, transaction), *self.named_regions.settled(entry)]
@@ -311,11 +327,13 @@ class NodeService:
     def _vitals(self) -> Vitals:
         head, view, now_s = self._reader.head, self._view(), self._steady_s()
         members = self._reader.members()
+        former = self._reader.former().get(self._node_id)
         return Vitals(
             engine=self._engine,
             height=head.height,
             members=len(members),
             is_member=self._node_id in members,
+            left="" if former is None else block_time_text(former.left_us),
             peers=view.peers,
             catching_up=view.catching_up,
             silence_s=self._blocks.silence_s(now_s),

@@ -174,6 +174,24 @@ class EpochNotDueError(PrivacyEpochError):
     help = "Wait until the current epoch has lasted its time."
 
 
+class MembershipError(Refused):
+    """A change of the chain's members that cannot be made, or was signed for another moment."""
+
+    code = "membership"
+    number = 25
+    http_status = 409
+    help = "See `edgistry-node member list DIR`, and let the members sign a new proposal."
+
+
+class TooFewSignaturesError(Refused):
+    """A change of the chain's members that too few of them have signed."""
+
+    code = "too-few-signatures"
+    number = 26
+    http_status = 403
+    help = "Let further members sign the same file: `edgistry-node member sign DIR FILE`."
+
+
 # --- discovery ---------------------------------------------------------------------------------
 
 

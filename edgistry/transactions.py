@@ -28,6 +28,15 @@ from typing import Annotated, NewType
 
 from .codec import Meta, Raw, Wire, decode, encode
 from .errors import InvalidValueError, MalformedError
+from .membership import (
+    JOIN_KIND,
+    LEAVE_KIND,
+    REMOVE_KIND,
+    NodeJoin,
+    NodeLeave,
+    NodeRemove,
+    check_change,
+)
 
 NodeId = NewType("NodeId", bytes)
 """20 bytes: SHA-256 of the node's Ed25519 registry public key, cut."""
@@ -85,6 +94,9 @@ class Kind(IntEnum):
     MEMBER_KEY = 5
     EPOCH_KEY = 6
     EPOCH_SHARE = 7
+    NODE_JOIN = JOIN_KIND
+    NODE_LEAVE = LEAVE_KIND
+    NODE_REMOVE = REMOVE_KIND
 
 
 EPOCH_KINDS = frozenset((Kind.MEMBER_KEY, Kind.EPOCH_KEY, Kind.EPOCH_SHARE))
@@ -171,7 +183,18 @@ class EpochShare(Wire):
     sealed: Seals
 
 
-Body = NodeLease | ServicesPut | ServicesWithdraw | RegionPut | MemberKey | EpochKey | EpochShare
+Body = (
+    NodeLease
+    | ServicesPut
+    | ServicesWithdraw
+    | RegionPut
+    | MemberKey
+    | EpochKey
+    | EpochShare
+    | NodeJoin
+    | NodeLeave
+    | NodeRemove
+)
 
 _BODIES: dict[Kind, type[Body]] = {
     Kind.NODE_LEASE: NodeLease,
@@ -181,6 +204,9 @@ _BODIES: dict[Kind, type[Body]] = {
     Kind.MEMBER_KEY: MemberKey,
     Kind.EPOCH_KEY: EpochKey,
     Kind.EPOCH_SHARE: EpochShare,
+    Kind.NODE_JOIN: NodeJoin,
+    Kind.NODE_LEAVE: NodeLeave,
+    Kind.NODE_REMOVE: NodeRemove,
 }
 _KINDS: dict[type[Body], Kind] = {body: kind for kind, body in _BODIES.items()}
 
@@ -282,6 +308,8 @@ def parse_body(transaction: Transaction) -> Body:
         unpack_cells(body.cells)
     elif isinstance(body, (EpochKey, EpochShare)):
         _check_ascending(body.sealed)
+    elif isinstance(body, (NodeJoin, NodeRemove)):
+        check_change(body)
     return body
 
 

@@ -70,6 +70,7 @@ PURE = (
     "abci_app.crowd",
     "abci_app.moves",
     "abci_app.epoch_rules",
+    "abci_app.membership",
     "abci_app.turns",
     "abci_app.epochs",
     "abci_app.epoch_store",
@@ -108,6 +109,7 @@ PURE = (
 CONSENSUS = (
     # What every node must compute alike: no floating point, no hash() or id(), whose values differ
     # between processes. It may compare times and heights, which are whole numbers.
+    "edgistry.membership",
     "edgistry.transactions",
     "abci_app.schema",
     "abci_app.merkle",
@@ -117,6 +119,7 @@ CONSENSUS = (
     "abci_app.crowd",
     "abci_app.moves",
     "abci_app.epoch_rules",
+    "abci_app.membership",
     "abci_app.turns",
 )
 

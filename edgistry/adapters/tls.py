@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..transactions import NodeId
@@ -44,6 +44,19 @@ def server_context(seed: bytes, *, members: Iterable[bytes] = ()) -> TLSContext:
         _trust(context, members)
         context.verify_mode = ssl.CERT_OPTIONAL
     return context
+
+
+def follow(context: TLSContext, current: Callable[[], TLSContext]) -> None:
+    """Have each new connection to the server of ``context`` judged as ``current()`` says then.
+
+    Both are of one node, and know members; connections that are open stay so.
+    """
+
+    def choose(connection: ssl.SSLObject, _name: str | None, _context: TLSContext) -> None:
+        connection.context = current()
+
+    # Called for each hello, whether it names a server or not.
+    context.sni_callback = choose
 
 
 def client_context(node_key: bytes, *, seed: bytes | None = None) -> TLSContext:

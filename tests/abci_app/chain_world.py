@@ -57,6 +57,14 @@ class Node:
     def id(self) -> NodeId:
         return node_id_of(self.public_key)
 
+    @cached_property
+    def validator_key(self) -> bytes:
+        return hashlib.sha256(b"validator " + self.name.encode()).digest()
+
+    @cached_property
+    def peer_id(self) -> bytes:
+        return hashlib.sha256(b"peer " + self.name.encode()).digest()[:20]
+
     def sign(
         self, sequence: int, body: Body, *, chain_id: str = CHAIN, seed: bytes | None = None
     ) -> bytes:
@@ -79,10 +87,16 @@ def genesis(
     delete_after_s: int = 7 * 86_400,
     outage_gap_s: int = 60,
     epoch_s: int = 86_400,
+    validating: bool = False,
 ) -> GenesisState:
     return GenesisState(
         members=tuple(
-            GenesisMember(name=member.name, public_key=member.public_key.hex())
+            GenesisMember(
+                name=member.name,
+                public_key=member.public_key.hex(),
+                validator_key=member.validator_key.hex() if validating else "",
+                peer_id=member.peer_id.hex() if validating else "",
+            )
             for member in members or (ANN, BOB)
         ),
         lease_s=lease_s,
@@ -151,6 +165,13 @@ class World:
                 time=timestamp(START_US),
                 chain_id=CHAIN,
                 app_state_bytes=genesis_bytes(self.genesis),
+                validators=[
+                    pb.ValidatorUpdate(
+                        pub_key=pb.PublicKey(ed25519=bytes.fromhex(member.validator_key)), power=10
+                    )
+                    for member in self.genesis.members
+                    if member.validator_key
+                ],
                 initial_height=1,
             )
         )

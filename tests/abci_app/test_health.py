@@ -23,6 +23,7 @@ WELL = Vitals(
     height=100,
     members=4,
     is_member=True,
+    left="",
     peers=3,
     catching_up=False,
     silence_s=8.0,
@@ -42,6 +43,7 @@ def test_nothing_is_wrong_with_a_node_that_is_well() -> None:
     [
         (replace(WELL, height=0), "not begun"),
         (replace(WELL, is_member=False), "not a member"),
+        (replace(WELL, is_member=False, left="noon"), "removed from it, at noon"),
         (replace(WELL, catching_up=True), "catching up"),
         (replace(WELL, peers=1), "cut off: connected to 1 of 3"),
         (replace(WELL, silence_s=HALTED_AFTER_S + 1), "halted"),

@@ -228,7 +228,7 @@ def peers(*entries: str) -> NodeConfig:
     return NodeConfig(name="entry", link=LinkConfig(peers=entries))
 
 
-async def test_links_lead_to_other_members_only_and_once() -> None:
+async def test_links_lead_to_other_nodes_and_to_each_once() -> None:
     own, other, stranger = (
         node_id_of(public_key_of(seed)) for seed in (ENTRY_SEED, HOME_SEED, STRANGER_SEED)
     )
@@ -238,11 +238,14 @@ async def test_links_lead_to_other_members_only_and_once() -> None:
     }
 
     def links(*entries: str) -> list[bytes]:
-        return list(links_of(peers(*entries), seed=ENTRY_SEED, node_id=own, members=members))
+        return list(
+            links_of(peers(*entries), seed=ENTRY_SEED, node_id=own, members=lambda: members)
+        )
 
     assert links(f"{other.hex()}@10.0.0.1:27013") == [other]
+    # A stranger may become a member.
+    assert links(f"{stranger.hex()}@10.0.0.1:27013") == [stranger]
     for wrong in (
-        [f"{stranger.hex()}@10.0.0.1:27013"],
         [f"{own.hex()}@10.0.0.1:27013"],
         [f"{other.hex()}@10.0.0.1:27013", f"{other.hex()}@10.0.0.2:27013"],
     ):

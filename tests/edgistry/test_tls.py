@@ -91,6 +91,20 @@ async def test_a_stranger_under_a_members_name_is_turned_away(
         await call(server, client)
 
 
+async def test_a_server_that_follows_turns_away_who_is_a_member_no_more() -> None:
+    server = members()
+    now = [server]
+    tls.follow(server, lambda: now[0])
+    client = tls.client_context(public_key_of(NODE), seed=MEMBER)
+    assert await call(server, client) == node_id_of(public_key_of(MEMBER))
+    now[0] = tls.server_context(NODE, members=[public_key_of(NODE), public_key_of(STRANGER)])
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await call(server, client)
+    joined = tls.client_context(public_key_of(NODE), seed=STRANGER)
+    assert await call(server, joined) == node_id_of(public_key_of(STRANGER))
+    assert await call(server, tls.client_context(public_key_of(NODE))) is None
+
+
 async def test_older_tls_is_refused() -> None:
     client = tls.client_context(public_key_of(NODE))
     client.minimum_version = ssl.TLSVersion.TLSv1_2
