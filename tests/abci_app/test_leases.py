@@ -51,6 +51,17 @@ async def test_renewals_do_not_pile_up_while_no_block_is_made(bench: Bench) -> N
     assert bench.outbox.pending == 1
 
 
+async def test_one_who_is_no_member_renews_nothing(bench: Bench) -> None:
+    is_member = [False]
+    leases = LeaseKeeper(
+        reader=bench.chain, outbox=bench.outbox, is_member=lambda: is_member[0], sleep=bench.sleep
+    )
+    assert not await leases.renew()
+    assert bench.outbox.pending == 0
+    is_member[0] = True
+    assert await leases.renew()
+
+
 async def test_renewal_that_waits_is_known_after_a_restart(bench: Bench) -> None:
     assert await bench.leases.renew()
     bench.restart()

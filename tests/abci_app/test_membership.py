@@ -27,6 +27,7 @@ from edgistry.errors import (
 from edgistry.kv import MemoryKeyValue
 from edgistry.membership import NewMember, NodeJoin, NodeLeave, NodeRemove, change_bytes
 from edgistry.transactions import (
+    MAX_MEMBERS,
     Body,
     EpochKey,
     MemberKey,
@@ -188,6 +189,17 @@ async def test_records_of_one_who_left_are_hidden_and_withdrawn_in_bounded_block
     assert world.app_hash == before
 
 
+async def test_the_bound_is_one_for_all_who_left(world: World) -> None:
+    for node in (BOB, DAN):
+        await world.do(node, put(*(f"{node.name} {at}" for at in range(400))))
+    await world.block(world.next(BOB, NodeLeave()), world.next(DAN, NodeLeave()))
+    left = []
+    for _ in range(2):
+        await world.block()
+        left.append(len(list(world.app.reader.services())))
+    assert left == [800 - MAX_DELETED, 0]
+
+
 async def test_an_old_lease_of_a_removed_node_does_not_come_back(world: World) -> None:
     await world.do(DAN, put("x"))
     waiting = world.next(DAN, LEASE)
@@ -263,8 +275,20 @@ async def test_nobody_joins_under_what_is_anothers(world: World, field: str) -> 
     assert await world.do(ANN, signed(body, ANN, BOB, CAROL)) == DuplicateError.number
 
 
-async def test_a_member_does_not_join_again(world: World) -> None:
+async def test_a_member_does_not_join_again_under_another_name(world: World) -> None:
     assert await world.do(ANN, joins(DAN, ANN, BOB, CAROL)) == DuplicateError.number
+    member = replace(card(EVE), public_key=DAN.public_key)
+    body = NodeJoin(change=1, not_after_us=LATER_US, member=member, signatures=())
+    assert await world.do(ANN, signed(body, ANN, BOB, CAROL)) == DuplicateError.number
+
+
+async def test_there_are_no_more_members_than_a_chain_can_have() -> None:
+    many = [Node(f"member-{number}") for number in range(MAX_MEMBERS)]
+    signers = many[: MAX_MEMBERS * 2 // 3 + 1]
+    world = started(MemoryKeyValue(), genesis(*many))
+    assert await world.do(many[0], joins(EVE, *signers)) == MembershipError.number
+    assert await world.do(many[-1], NodeLeave()) == 0
+    assert await world.do(many[0], joins(EVE, *signers, change=2)) == 0
 
 
 async def test_one_comes_back_when_its_records_are_gone_and_its_sequence_goes_on(
@@ -294,11 +318,14 @@ async def test_one_does_not_come_back_while_its_records_are_being_withdrawn(worl
     assert await world.do(ANN, joins(DAN, ANN, BOB, CAROL, change=2)) == 0
 
 
-async def test_a_key_that_changes_hands_within_a_block_is_one_update(world: World) -> None:
+@pytest.mark.parametrize("power", [7, 10])
+async def test_a_key_that_changes_hands_within_a_block_is_one_update_if_any(
+    world: World, power: int
+) -> None:
     body = NodeJoin(
         change=2,
         not_after_us=LATER_US,
-        member=replace(card(EVE, 7), validator_key=DAN.validator_key),
+        member=replace(card(EVE, power), validator_key=DAN.validator_key),
         signatures=(),
     )
     world.now_us += SECOND
@@ -307,7 +334,7 @@ async def test_a_key_that_changes_hands_within_a_block_is_one_update(world: Worl
     )
     assert [result.code for result in answer.tx_results] == [0, 0]
     found = [(each.pub_key.ed25519, each.power) for each in answer.validator_updates]
-    assert found == [(DAN.validator_key, 7)]
+    assert found == ([] if power == 10 else [(DAN.validator_key, power)])
 
 
 async def test_a_block_without_changes_tells_the_engine_nothing(world: World) -> None:

@@ -26,7 +26,7 @@ from abci_app.peer_api import (
     PASS_PATH,
     Reference,
 )
-from abci_app.peer_link import PeerLink, is_away, way_to
+from abci_app.peer_link import MemberWay, PeerLink, is_away, way_to
 from abci_app.peer_parts import links_of
 from abci_app.peer_routes import peer_routes
 from abci_app.schema import Member, StoredService
@@ -52,7 +52,7 @@ from edgistry.errors import (
 )
 from edgistry.requests_api import to_text
 from edgistry.signed_request import client_tag
-from edgistry.transactions import node_id_of
+from edgistry.transactions import NodeId, node_id_of
 from tests.handle_world import begin_epoch, epoch_keys
 
 from .desk_world import SECOND, desks
@@ -114,6 +114,41 @@ async def test_nothing_is_said_to_a_node_with_another_key_and_it_counts_as_away(
             await link.look(NOBODY)
         assert is_away(refused.value)
         assert not link.seems_up
+        await link.close()
+
+
+async def test_a_node_that_is_a_member_no_more_is_not_heard_on_an_open_connection() -> None:
+    async with desks() as home:
+        members = {ENTRY}
+        grants = GrantDesk(home.pairings, GrantsConfig(), KEYS)
+        routes = peer_routes(
+            home.requests, grants, AnyGrantDesk(grants), is_member=members.__contains__
+        )
+        server = HttpServer(routes)
+        for path in PATHS:
+            request = Request(method="POST", path=path, body=b"", peer_node=ENTRY)
+            assert (await server.answer(request)).status == 400
+        members.clear()
+        for path in PATHS:
+            request = Request(method="POST", path=path, body=b"", peer_node=ENTRY)
+            assert (await server.answer(request)).status == 403
+
+
+async def test_a_link_leads_to_a_member_only_while_it_is_one() -> None:
+    member = Member(public_key=public_key_of(HOME_SEED), name="home")
+    members: dict[NodeId, Member] = {}
+    async with listening() as url:
+        way = MemberWay(HOME, url, seed=ENTRY_SEED, members=lambda: members)
+        link = PeerLink(HOME, way)
+        for is_member in (False, True, False):
+            members.clear()
+            if is_member:
+                members[HOME] = member
+                assert (await link.which_ended([NOBODY])).ended == ()
+                continue
+            with pytest.raises(UnavailableError) as refused:
+                await link.which_ended([NOBODY])
+            assert is_away(refused.value)
         await link.close()
 
 
