@@ -5,8 +5,8 @@ Rules kept here:
 * Handles are made in one epoch, ``number``: the newest whose key is here and whose places are shown
   (``shown``). A node that lacks the current key goes on with the one before; with none, whoever
   needs a handle is refused and told why.
-* A key opens what was given out in its epoch until a day after the epoch's end, and no longer: a
-  key that is here is still good.
+* A key opens what was given out in its epoch until a day after the epoch's end, and no longer than
+  until the current one is here as well: a key that is here is still good.
 * Nothing secret is in a repr. Those who keep what they derived from a key are told of a change.
 
 Not handled here: where keys come from (``epoch_keeper``).

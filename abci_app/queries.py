@@ -61,7 +61,8 @@ class Queries:
 
     def _may_connect(self, peer_id: str) -> bool:
         ledger = self._ledger
-        if any(member.peer_id.hex() == peer_id for member in ledger.members.values()):
+        # Members of a chain without engines have no peer id, and so has a question without one.
+        if peer_id and any(member.peer_id.hex() == peer_id for member in ledger.members.values()):
             return True
         return self._allowed(peer_id) and not any(
             former.peer_id.hex() == peer_id for former in ledger.former.values()

@@ -139,7 +139,7 @@ async def test_bookkeeping_is_not_proven(world: World, data: bytes) -> None:
     assert answer.value == b""
 
 
-def test_only_configured_peers_may_connect(world: World) -> None:
+def test_only_configured_peers_may_connect_where_members_have_none(world: World) -> None:
     assert ask(world, "/p2p/filter/id/friend").code == 0
     assert ask(world, "/p2p/filter/id/stranger").code == PermissionRefusedError.number
     assert ask(world, "/p2p/filter/id/").code == PermissionRefusedError.number
