@@ -32,6 +32,7 @@ from .device_setup import DeviceSetup
 from .link_server import link_server, pairing_routes
 from .metrics import NodeMetrics
 from .mirror_keeper import MirrorKeeper, OwnRequests
+from .move_keeper import MoveKeeper
 from .pairing_desk import PairingDesk
 from .peer_api import MAX_PEER_BODY_BYTES
 from .registration import Registrar
@@ -75,6 +76,7 @@ def open_device_parts(
     woofs: DurableWoofs,
     authority: Authority,
     registrar: Registrar,
+    moves: MoveKeeper,
     queue: OwnRequests,
     handlers: HandlerTable,
 ) -> DeviceParts:
@@ -98,6 +100,7 @@ def open_device_parts(
         writing=writing,
         require_handler=handlers.require_for_devices,
         limits=config.privacy.limits,
+        moves=moves.epochs,
     )
     mirrors = MirrorKeeper(store, woofs, queue=queue, node_id=node_id_of(node_key))
     setup.on_ready = mirrors.watch

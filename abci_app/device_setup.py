@@ -4,7 +4,8 @@ Rules kept here:
 
 * The node alone creates namespaces and WooFs on the device, by ordinary requests to it that carry
   a capability for just that (paper §3.3). They wait for the device like any other request.
-* Its services are listed when all of that has been answered: visible means reachable.
+* Its services are listed when all of that has been answered: visible means reachable. A node that
+  stands in lists them where they were seen before (``told``).
 * Everything goes by what is stored, so it goes on after a restart; what expired is asked again.
   Creating what is there already changes nothing.
 * What was to be forgotten when the node stopped is forgotten at the next start.
@@ -16,6 +17,7 @@ Not handled here: who may pair (``pairing_desk``), the queue (``request_desk``).
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -39,6 +41,7 @@ from .mailbox_states import OUTSTANDING, State
 from .pairing import Paired, PairingTable, StoredPairing, device_of_row
 from .pairing_desk import noise_of, rows_of
 from .registration import Registrar
+from .told import seen_in
 
 logger = get_logger("edgistry.node.setup")
 
@@ -269,11 +272,25 @@ class DeviceSetup:
     async def _register(self, paired: Paired) -> int:
         """Register the services of a device; how many it has."""
         rows = rows_of(paired)
-        if rows:
-            for outcome in await self._registrar.register(rows, noise=noise_of(paired)):
-                if outcome.outcome == "rejected":
-                    logger.warning("a service cannot be listed", reason=outcome.reason)
+        if paired.stored.stands_in:
+            seen = self._as_seen(paired)
+            new = [row for row in rows_of(seen) if self._rows.get(identity_of(row)) is None]
+            await self._register_rows(new, seen)
+        await self._register_rows(rows, paired)
         return len(rows)
+
+    def _as_seen(self, paired: Paired) -> Paired:
+        """``paired`` where others have seen it: a move since then shows with an epoch."""
+        stored = paired.stored
+        offer = seen_in(self._registrar.epoch, stored.places, stored.offer)
+        return dataclasses.replace(paired, stored=replace(stored, offer=offer))
+
+    async def _register_rows(self, rows: Sequence[DeviceRow], paired: Paired) -> None:
+        if not rows:
+            return
+        for outcome in await self._registrar.register(rows, noise=noise_of(paired)):
+            if outcome.outcome == "rejected":
+                logger.warning("a service cannot be listed", reason=outcome.reason)
 
     async def _store_stage(self, paired: Paired, **changes: object) -> None:
         async with self._writing:

@@ -27,6 +27,7 @@ from edgistry.errors import CorruptDatabaseError, UnavailableError
 from edgistry.kv import KeyValue
 
 from .schema import ChainParameters, EpochStates, Head
+from .told import MoveEpochs
 
 logger = get_logger("edgistry.node.moves")
 
@@ -100,6 +101,11 @@ class MoveKeeper:
         await asyncio.to_thread(self._store.write, [change], sync=True)
         if count:
             logger.info("devices that have moved are published for the next epoch", services=count)
+
+    def epochs(self) -> MoveEpochs:
+        """When a move shows that a device tells now."""
+        now = self._reader.epochs().number
+        return MoveEpochs(current=now, shows=now + 2 if now == self._placed_in() else now + 1)
 
     def _is_time(self) -> bool:
         """Whether the current epoch, if there is one, ends soon."""

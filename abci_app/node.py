@@ -126,6 +126,7 @@ async def run_node(
             woofs=local.woofs,
             authority=local.authority,
             registrar=service.registrar,
+            moves=service.moves,
             queue=mail.own,
             handlers=handlers,
         )

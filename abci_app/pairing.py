@@ -36,6 +36,7 @@ from edgistry.rights import Right
 from edgistry.transactions import Bytes16
 
 from .devices import ROW_PREFIX, DeviceTable, is_paired_row
+from .told import ToldPlace
 
 DEVICE_RIGHTS: Final = Right.PUT | Right.GET | Right.LATEST | Right.POLL
 """Of a device on its own object at the node."""
@@ -70,6 +71,8 @@ class StoredPairing(Wire):
     """The requests of the set-up that the device has not answered yet, in order."""
     stands_in: bool = False
     """This is the fallback node, and the primary one is away."""
+    places: tuple[ToldPlace, ...] = ()
+    """Where others see the device, as far as it has told."""
 
 
 class StoredCode(Wire):

@@ -68,6 +68,7 @@ from .admin_api import DeviceRow
 from .fleet import check_device
 from .pairing import Paired, PairingTable, StoredCode, StoredPairing, node_capability, row_id
 from .registration import NO_LIMITS, OwnNoise
+from .told import MoveEpochs, told
 
 logger = get_logger("edgistry.node.pairing")
 
@@ -97,7 +98,7 @@ class PairingDesk:
     ``node_key`` is the node's registry key (public), ``draw`` gives that many random bytes. Whoever
     writes pairings holds ``writing``: what was decided must still hold when it is written.
     ``require_handler`` raises UnknownHandlerError unless devices may have that handler run here;
-    ``limits`` bound what policies may show.
+    ``limits`` bound what policies may show; ``moves`` says when a move shows that is told now.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class PairingDesk:
         writing: asyncio.Lock,
         require_handler: Callable[[str], object],
         limits: PolicyLimits = NO_LIMITS,
+        moves: Callable[[], MoveEpochs] = lambda: MoveEpochs(current=0, shows=1),
         clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         draw: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
@@ -127,6 +129,7 @@ class PairingDesk:
         self._writing = writing
         self._require_handler = require_handler
         self._limits = limits
+        self._moves = moves
 
     # --- codes ----------------------------------------------------------------------------------
 
@@ -242,7 +245,8 @@ class PairingDesk:
         self, offer: PairingOffer, known: Paired | None, replace_key: bool
     ) -> tuple[StoredPairing, list[Change]]:
         """The pairing to store, and what else changes with it."""
-        pairing = StoredPairing(offer=offer, serial=0, paired_us=self._clock_us())
+        places = told(known.stored.places if known else (), offer, self._moves())
+        pairing = StoredPairing(offer=offer, serial=0, paired_us=self._clock_us(), places=places)
         if known is None:
             return replace(pairing, serial=self._new_serial()), self.table.forgotten(offer.device)
         if (known.epoch, known.offer.key) == (offer.epoch, offer.key):
@@ -328,13 +332,15 @@ class PairingDesk:
         def execute(checked: Checked) -> Outcome:
             paired = self._asking(checked)
             moved = decode_moved(checked.envelope.payload)
-            told = {"lat": moved.lat, "lon": moved.lon, "cell": moved.cell, "moves": moved.moves}
-            offer = replace(paired.offer, **told)
+            where = {"lat": moved.lat, "lon": moved.lon, "cell": moved.cell, "moves": moved.moves}
+            offer = replace(paired.offer, **where)
             if offer.moves < paired.offer.moves:
                 raise BadRequestError("this node has heard of a later move of the device")
             check_listable(offer)
             moving.append(paired.device)
-            return Outcome(changes=self.table.put(replace(paired.stored, offer=offer)))
+            places = told(paired.stored.places, offer, self._moves())
+            stored = replace(paired.stored, offer=offer, places=places)
+            return Outcome(changes=self.table.put(stored))
 
         reply = await self._answer_envelope(data, execute)
         for device in moving:

@@ -145,6 +145,11 @@ class Registrar:
         # One writer at a time: what a plan was made from must not change before it is written.
         self._writing = asyncio.Lock()
 
+    @property
+    def epoch(self) -> int:
+        """The privacy epoch of the registry."""
+        return self._reader.epoch
+
     # --- registering ----------------------------------------------------------------------------
 
     async def register(

@@ -58,6 +58,7 @@ PURE = (
     "abci_app.pairing_api",
     "abci_app.mirror",
     "abci_app.stand_in",
+    "abci_app.told",
     "abci_app.handlers_api",
     "abci_app.forwards_api",
     "abci_app.issuing_api",

@@ -57,6 +57,7 @@ class PairingNode(NodeThread):
             woofs=woofs,
             authority=open_authority(self.layout, queues),
             registrar=self.node.service.registrar,
+            moves=self.node.service.moves,
             queue=FakeQueue(),
             handlers=table,
         )

@@ -345,6 +345,17 @@ async def test_an_epoch_that_ends_early_shows_no_moves(bench: Bench) -> None:
     assert shown(bench) == [before]
 
 
+async def test_the_keeper_knows_when_a_move_shows_that_is_told_now(bench: Bench) -> None:
+    epochs = Epochs(bench)
+    assert keeper(bench, epochs).epochs() == (1, 2)
+    epochs.end_nears()
+    assert keeper(bench, epochs).epochs() == (1, 2)
+    await keeper(bench, epochs).follow()
+    assert keeper(bench, epochs).epochs() == (1, 3)
+    epochs.begin()
+    assert keeper(bench, epochs).epochs() == (2, 3)
+
+
 async def test_before_the_first_epoch_nothing_is_due(bench: Bench) -> None:
     epochs = Epochs(bench)
     bench.chain.epoch = 0

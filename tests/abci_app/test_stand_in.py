@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from abci_app.device_counts import kinds
 from abci_app.stand_in import AFTER_US, Standing, begins, ends, heard
 from abci_app.stand_in_keeper import StandInKeeper
+from edgistry.codec import encode
 from edgistry.errors import DiskFullError
 from edgistry.kv import MemoryKeyValue
 from edgistry.messages import ExchangeUp
+from edgistry.pairing import Moved
 
 from .pairing_world import FakeDevice, PairingWorld, open_world
 
@@ -190,6 +192,29 @@ async def test_services_are_not_listed_before_the_device_has_their_woofs() -> No
     node.world.queue.serve = serve  # type: ignore[method-assign]
     await node.look()
     assert await node.listed() == LISTED
+
+
+async def test_a_device_that_has_moved_is_listed_where_others_saw_it_last() -> None:
+    """Its primary node would have shown the move with the next epoch; so does this one."""
+    node = await Fallback.open()
+    world, device = node.world, node.device
+    answer = await world.pair(device, role="fallback", period_s=600)
+    moved = encode(Moved(what="edgistry move 1", lat=47.0, lon=8.0, cell=0, moves=1))
+    await world.desk.move(world.leave(answer, payload=moved))
+    for _ in range(2):
+        await node.wake(is_away=True)
+        await node.wake(is_away=True)
+        assert await node.listed() == LISTED
+        await node.wake(is_away=False)
+        await node.look(after_minutes=2)
+        assert await node.listed() == []
+    await node.wake(is_away=True)
+    await node.wake(is_away=True)
+    assert await world.node.service.registrar.place_moved() == 2
+    await world.node.settle()
+    assert await node.listed() == []
+    found = await world.node.near(47.0, 8.0)
+    assert sorted(each.type for each in found.services) == ["thermometer", "valve"]
 
 
 async def test_services_of_a_device_that_falls_silent_are_withdrawn() -> None:

@@ -102,6 +102,7 @@ class LinkedNode(NodeThread):
             woofs=woofs,
             authority=open_authority(self.layout, queues),
             registrar=self.node.service.registrar,
+            moves=self.node.service.moves,
             queue=FakeQueue(),
             handlers=HandlerTable.from_names({"smooth": smooth}),
         )
