@@ -47,6 +47,7 @@ class CellMap:
         self.height = max(4, 1 + math.ceil((max(ys) - min(ys)) * self._scale))
         self.pixels = [bytearray(width) for _ in range(self.height)]
         """Rows from north to south: 0 nothing, 1 an outline, 2 the strong one, 3 the point."""
+        # What matters more comes later, and on top.
         for outline in outlines:
             self._draw(outline, 1)
         self._draw(strong, 2)
@@ -107,7 +108,7 @@ class CellMap:
 
     def _dot(self, x: int, y: int, colour: int) -> None:
         if 0 <= x < self.width and 0 <= y < self.height:
-            self.pixels[y][x] = max(self.pixels[y][x], colour)
+            self.pixels[y][x] = colour
 
     def _character(self, row: int, column: int) -> str:
         bits = 0

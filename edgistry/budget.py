@@ -87,8 +87,7 @@ class Budgets:
         if bucket.left < cost:
             wait_s = math.ceil((cost - bucket.left) / self._rate_per_us / 1_000_000)
             raise BudgetError(
-                f"this costs {cost:g} and {bucket.left:.1f} are left",
-                retry_after_s=max(1, wait_s),
+                f"this costs {cost:g} and {bucket.left:.1f} are left", retry_after_s=wait_s
             )
         return bucket
 

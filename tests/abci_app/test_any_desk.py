@@ -28,6 +28,7 @@ from edgistry.adapters.service_caller import CallTracker
 from edgistry.anycast_api import (
     ANY_GRANT_PATH,
     AnyGrantAnswer,
+    AnyGrantBody,
     SealedAny,
     encode_sealed,
     open_any_grant,
@@ -55,10 +56,10 @@ from edgistry.errors import (
     UnavailableError,
     UnknownHandleError,
 )
-from edgistry.grants_api import GRANTS_PATH
+from edgistry.grants_api import GRANTS_PATH, GrantBody, encode_grant
 from edgistry.handles import HandleKind, Target, parse_handle_text
 from edgistry.requests_api import RequestAnswer, to_text
-from edgistry.signed_request import SignedRequest, sign_request
+from edgistry.signed_request import Client, SignedRequest, sign_request
 from edgistry.transactions import NodeId, RecordKey
 
 from .any_world import (
@@ -79,6 +80,7 @@ from .any_world import (
 ME = ClientKeys.generate()
 STRANGER = ClientKeys.generate()
 FAR = "87754e64dffffff"
+TARGET = Target(NodeId(HOME), RecordKey(record_of(0)))
 
 
 def signed(
@@ -356,11 +358,39 @@ def test_any_bytes_are_a_wish_or_refused(data: bytes) -> None:
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_sealed_grant_or_refused(data: bytes) -> None:
+    alias = epoch_keys().handles().alias(bytes(16), TARGET).text
     with pytest.raises(BadReplyError):
-        open_any_grant(data, handle="x", client_id=ME.id)
+        open_any_grant(data, handle=alias, client_id=ME.id)
     inner = encode_sealed(SealedAny(version=1, grant=data, reads=()))
-    with pytest.raises(BadReplyError):
-        open_any_grant(inner, handle="x", client_id=ME.id)
+    with pytest.raises(BadReplyError, match="not a grant"):
+        open_any_grant(inner, handle=alias, client_id=ME.id)
+
+
+async def test_a_grant_opens_for_its_client_and_alias_alone() -> None:
+    handles = epoch_keys().handles()
+    alias, other = (handles.alias(bytes((each,)) * 16, TARGET).text for each in (1, 2))
+    device = OneOfMany(0)
+    desk = GrantDesk(ManyPairings([device]), GrantsConfig(anyone="all"), epoch_keys())
+    body = GrantBody(handle=alias, sealing_key="", actions=("read",))
+    grant, _ = desk.granted_to(
+        Client(public_key=ME.public_key), body, device.record, now_us=1_800_000_000_000_000
+    )
+    sealed = encode_sealed(SealedAny(version=1, grant=encode_grant(grant), reads=("read",)))
+
+    assert open_any_grant(sealed, handle=alias, client_id=ME.id) == (grant, ("read",))
+    with pytest.raises(BadReplyError, match="another service"):
+        open_any_grant(sealed, handle=other, client_id=ME.id)
+    with pytest.raises(BadReplyError, match="another client"):
+        open_any_grant(sealed, handle=alias, client_id=bytes(8))
+    with pytest.raises(BadReplyError, match="not a grant"):
+        open_any_grant(sealed, handle="x", client_id=ME.id)
+
+
+@pytest.mark.parametrize("key", ["", "x", to_text(bytes(31)), to_text(bytes(33))])
+def test_a_wish_without_a_key_to_seal_to_is_refused_at_the_entry(key: str) -> None:
+    body = AnyGrantBody(type="valve", sealing_key=key, actions=("read",), cell=AREA)
+    with pytest.raises((InvalidValueError, MalformedError)):
+        read_any_body(replace(signed(9), body=encode_json(body)))
 
 
 async def test_a_grant_that_came_with_another_alias_is_not_accepted() -> None:

@@ -205,3 +205,29 @@ def test_what_is_listed_beside_the_published_cell_is_not_counted_in_it() -> None
         found = explain("--lat", str(lat), f"--lon={lon}", "--node", url, "--json")
     assert json.loads(found.stdout)["listed"] == []
     assert fake.services, "they are in the area that was asked about"
+
+
+@pytest.mark.parametrize("west", [-122.3, 179.95, -180.0])
+def test_north_is_up_and_east_is_right_also_across_the_antimeridian(west: float) -> None:
+    def at(lat: float, east: float) -> tuple[float, float]:
+        return lat, (west + east + 180.0) % 360.0 - 180.0
+
+    corner = [at(0.0, 0.0), at(0.0, 0.1), at(0.1, 0.1)]
+    drawn = CellMap([], strong=corner, point=at(0.1, 0.0), width=40)
+
+    assert abs(drawn.height - drawn.width) <= 1
+    reds = [(x, y) for y, row in enumerate(drawn.pixels) for x, each in enumerate(row) if each == 3]
+    assert max(max(each) for each in reds) <= 2, "the place is the corner that is not drawn to"
+    assert all(row[-1] == 2 for row in drawn.pixels[3:39]), "the eastern edge"
+    assert any(set(row[1:]) == {2} for row in drawn.pixels[-2:]), "the southern edge"
+
+
+def test_what_matters_is_whole_and_on_top_of_what_is_dotted() -> None:
+    line = [(0.0, 0.0), (0.0, 0.1)]
+    weak = CellMap([line], strong=[(0.05, 0.0), (0.05, 0.0)], width=60)
+    both = CellMap([line], strong=line, point=(0.0, 0.05), width=60)
+
+    assert 20 <= sum(row.count(1) for row in weak.pixels) <= 40
+    assert [row.count(1) for row in both.pixels] == [0] * both.height
+    assert sum(row.count(2) for row in both.pixels) == 55
+    assert sum(row.count(3) for row in both.pixels) >= 5

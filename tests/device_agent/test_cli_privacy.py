@@ -301,3 +301,13 @@ def test_forgetting_tells_a_node_whom_it_could_not_tell_before(
     done = run("forget", agent, "--yes", "--json")
     assert json.loads(done.stdout) == {"device": device, "told": ["solo"], "not_told": []}
     assert node.paired(device) is None
+
+
+def test_a_node_that_has_forgotten_the_device_already_counts_as_told(
+    node: LinkedNode, agent: AgentDirectory
+) -> None:
+    assert run_pair(agent, node.code()).exit_code == 0
+    device = read_device_id(agent)
+    assert node.invoke("device", "forget", device, "--yes").exit_code == 0
+    done = run("forget", agent, "--yes", "--json")
+    assert json.loads(done.stdout) == {"device": device, "told": ["solo"], "not_told": []}

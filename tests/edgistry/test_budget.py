@@ -98,12 +98,38 @@ def test_who_has_not_asked_for_long_makes_room() -> None:
     assert len(budgets) == 2
 
 
-def test_a_clock_that_goes_back_gives_nothing() -> None:
+def test_a_clock_that_goes_back_gives_and_takes_nothing() -> None:
     budgets = Budgets(rate_per_s=1, burst=5)
     budgets.spend(b"a", 5, now_us=100 * SECOND)
 
     with pytest.raises(BudgetError):
         budgets.spend(b"a", 1, now_us=50 * SECOND)
+
+    budgets.spend(b"a", 3, now_us=103 * SECOND)
+    with pytest.raises(BudgetError):
+        budgets.spend(b"a", 1, now_us=103 * SECOND)
+
+
+def test_what_is_known_too_late_takes_what_there_is_and_leaves_no_debt() -> None:
+    budgets = Budgets(rate_per_s=1, burst=5)
+    budgets.take(b"a", 1000, now_us=0)
+
+    with pytest.raises(BudgetError):
+        budgets.spend(b"a", 1, now_us=0)
+    budgets.spend(b"a", 5, now_us=5 * SECOND)
+
+
+def test_who_has_asked_just_now_does_not_stand_before_who_has_not() -> None:
+    budgets = Budgets(rate_per_s=1, burst=5, most=9)
+    for number in range(9):
+        budgets.spend(b"%d" % number, 5, now_us=0)
+    for number in range(8):  # as many as are looked at
+        budgets.spend(b"%d" % number, 5, now_us=5 * SECOND)
+
+    budgets.spend(b"new", 5, now_us=5 * SECOND)
+    with pytest.raises(BudgetError):  # a bucket of its own, in place of the last one's
+        budgets.spend(b"new", 5, now_us=9 * SECOND)
+    budgets.spend(b"other", 5, now_us=9 * SECOND)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5), st.integers(0, 3 * SECOND))))

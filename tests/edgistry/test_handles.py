@@ -191,6 +191,20 @@ def test_a_cursor_of_another_client_or_epoch_leads_nowhere() -> None:
         HandleKey(7, b"o" * 32, ARITHMETIC).open_cursor(ALICE, text)
 
 
+@pytest.mark.parametrize("more", ["A", "AAAA", "A" * 41, "A" * 200, "="])
+def test_a_cursor_has_no_more_behind_it(more: str) -> None:
+    text = KEY.seal_cursor(ALICE, Place(CELL, bytes(16)))
+    with pytest.raises(MalformedError):
+        KEY.open_cursor(ALICE, text + more)
+
+
+@pytest.mark.parametrize("more", ["A", "AAAA", "A" * 41, "A" * 200, "="])
+def test_a_cursor_has_nothing_behind_it(more: str) -> None:
+    text = KEY.seal_cursor(ALICE, Place(CELL, bytes(16)))
+    with pytest.raises(MalformedError):
+        KEY.open_cursor(ALICE, text + more)
+
+
 @given(st.text(max_size=80))
 def test_any_text_is_no_cursor(text: str) -> None:
     with pytest.raises((MalformedError, UnknownCursorError)):

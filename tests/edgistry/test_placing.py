@@ -146,6 +146,13 @@ def test_a_told_cell_that_cannot_be_published_is_refused(
         place(policy, cell, seed=SEED)
 
 
+def test_a_told_cell_stays_when_a_finer_one_is_to_be_published() -> None:
+    told = parent_of(published_cell(*SEATTLE), 6)
+    placed = place(PrivacyPolicy(resolution=6), told, seed=SEED)
+
+    assert place(PrivacyPolicy(resolution=7), told, seed=SEED, known=placed) == placed
+
+
 @pytest.mark.parametrize("position", [(90.5, 0.0), (0.0, 1000.0), (math.nan, 0.0), (0.0, math.inf)])
 def test_a_position_that_is_none_is_refused_before_any_noise(position: tuple[float, float]) -> None:
     with pytest.raises(InvalidValueError):
