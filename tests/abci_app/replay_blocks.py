@@ -15,6 +15,7 @@ from pathlib import Path
 from edgistry.adapters.leveldb import LevelKeyValue
 from edgistry.cell import base_cell, children_of
 from edgistry.kv import KeyValue, MemoryKeyValue
+from edgistry.membership import NodeLeave
 from edgistry.transactions import Body, EpochKey, EpochShare, MemberKey, ServicesPut
 
 from .chain_world import (
@@ -33,9 +34,10 @@ from .chain_world import (
     started,
     withdraw,
 )
+from .member_world import joins, removes
 
 BLOCKS = 60
-CAROL = Node("carol")
+CAROL, GUEST = Node("carol"), Node("guest")
 MEMBERS = (ANN, BOB, CAROL)
 _CELLS = [cell for parent in children_of(base_cell(20)) for cell in children_of(parent)]
 
@@ -82,20 +84,41 @@ def _transactions(source: random.Random, world: World) -> list[bytes]:
     return found
 
 
+def _guest(world: World, number: int) -> list[bytes]:
+    """The guest joins every twelve blocks, publishes, and is removed or leaves in between."""
+    step, change = number % 12, world.app.reader.member_changes + 1
+    until_us = world.now_us + 2 * DAY
+    if step == 1:
+        body = joins(GUEST, *MEMBERS, change=change, not_after_us=until_us, power=number + 1)
+        return [world.next(ANN, body), GUEST.sign(_next(world), put(f"guest {number}"))]
+    if step == 7:
+        leaves = GUEST.sign(_next(world), NodeLeave())
+        removed = world.next(BOB, removes(GUEST, *MEMBERS, change=change, not_after_us=until_us))
+        return [removed, leaves] if number % 24 == 7 else [leaves, removed]
+    return []
+
+
+def _next(world: World) -> int:
+    return world.app.reader.sequence(GUEST.id).last + 1
+
+
 async def replay(store: KeyValue) -> list[str]:
     """What each block came to."""
     source = random.Random(20)
-    world = started(store, genesis(*MEMBERS, lease_s=60, delete_after_s=600, epoch_s=300))
+    world = started(
+        store, genesis(*MEMBERS, validating=True, lease_s=60, delete_after_s=600, epoch_s=300)
+    )
     lines = [world.app_hash.hex()]
-    for _ in range(BLOCKS):
+    for number in range(BLOCKS):
         pause = source.choice((SECOND, 10 * SECOND, 59 * SECOND, DAY))
-        codes = await world.block(*_transactions(source, world), after_us=pause)
+        transactions = [*_guest(world, number), *_transactions(source, world)]
+        codes = await world.block(*transactions, after_us=pause)
         lines.append(f"{world.app_hash.hex()} {codes}")
     for _ in range(80):
         await world.block(after_us=10 * SECOND)
         lines.append(world.app_hash.hex())
     left = sum(1 for _ in world.app.reader.services())
-    return [*lines, f"{left} records left"]
+    return [*lines, f"{world.app.reader.member_changes} changes of members, {left} records left"]
 
 
 def main(arguments: list[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TypeVar
 
 import pytest
 from hypothesis import given
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 from abci_app import abci_pb2 as pb
 from abci_app.registry import MAX_DELETED
 from abci_app.turns import TURN_US
-from edgistry.adapters import crypto
 from edgistry.codec import decode, encode, replace
 from edgistry.errors import (
     BadSignatureError,
@@ -52,48 +50,15 @@ from .chain_world import (
     region,
     started,
 )
+from .member_world import LATER_US, card, joins, removes, signed
 
 CAROL, DAN = Node("carol"), Node("dan")
 FOUR = (ANN, BOB, CAROL, DAN)
-Change = TypeVar("Change", NodeJoin, NodeRemove)
-LATER_US = START_US + 3600 * SECOND
 
 
 @pytest.fixture
 def world() -> World:
     return started(MemoryKeyValue(), genesis(*FOUR, validating=True, epoch_s=3600))
-
-
-def card(node: Node, power: int = 10) -> NewMember:
-    return NewMember(
-        public_key=node.public_key,
-        name=node.name,
-        validator_key=node.validator_key,
-        peer_id=node.peer_id,
-        power=power,
-    )
-
-
-def signed(change: Change, *signers: Node, chain_id: str = CHAIN) -> Change:
-    message = change_bytes(chain_id, change)
-    found = sorted((node.id, crypto.sign(node.seed, message)) for node in signers)
-    return replace(change, signatures=tuple(found))
-
-
-def joins(
-    node: Node, *signers: Node, change: int = 1, not_after_us: int = LATER_US, power: int = 10
-) -> NodeJoin:
-    body = NodeJoin(
-        change=change, not_after_us=not_after_us, member=card(node, power), signatures=()
-    )
-    return signed(body, *signers)
-
-
-def removes(
-    node: Node, *signers: Node, change: int = 1, not_after_us: int = LATER_US
-) -> NodeRemove:
-    body = NodeRemove(change=change, not_after_us=not_after_us, node=node.id, signatures=())
-    return signed(body, *signers)
 
 
 async def updates(world: World, node: Node, body: Body) -> list[tuple[bytes, int]]:
