@@ -1,4 +1,5 @@
-"""A privacy epoch begins over 100 000 services that all want a crowd: how long readers wait."""
+"""A privacy epoch begins over 100 000 services, half of which want a crowd, and all move: how long
+readers wait."""
 
 from __future__ import annotations
 
@@ -33,22 +34,22 @@ from edgistry.transactions import (
 from tests.abci_app.chain_world import ANN, SECOND, World, genesis, started
 
 TARGET_MS = 50.0
-EPOCHS = 3
+EPOCHS = 2
 CLIENT = Client(public_key=bytes(32))
 QUERY = DiscoverQuery(area=NearArea(latitude=46.0, longitude=8.0, radius_km=20.0))
 
 
-def record(source: random.Random) -> ServiceRecord:
-    """A service of one of four owners that wants to be one of two."""
+def record(source: random.Random, key: bytes) -> ServiceRecord:
+    """A service of one of four owners, somewhere; every other one wants to be one of two."""
     return ServiceRecord(
-        key=source.randbytes(16),
+        key=key,
         type=source.choice(("valve", "thermometer", "camera")),
         cell=published_cell(source.uniform(45, 47), source.uniform(7, 9), 7),
         actions=("read",),
         wake=1,
-        commitment=source.randbytes(32),
+        commitment=bytes(32),
         owner=source.choice((b"a", b"b", b"c", b"d")) * 8,
-        crowd=2,
+        crowd=1 + key[0] % 2,
     )
 
 
@@ -74,39 +75,51 @@ class Reader:
         return longest * 1000
 
 
-async def fill(world: World, count: int) -> None:
-    source = random.Random(1)
+async def put_all(world: World, count: int, seed: int) -> None:
+    """Publish all services, or move them."""
+    source, keys = random.Random(seed), random.Random(1)
     for at in range(0, count, MAX_BATCH_RECORDS):
         size = min(MAX_BATCH_RECORDS, count - at)
-        records = tuple(record(source) for _ in range(size))
+        records = tuple(record(source, keys.randbytes(16)) for _ in range(size))
         await world.do(ANN, ServicesPut(records=records))
 
 
-async def begin_epoch(world: World, number: int) -> None:
-    """All that a node does in the block: execute, write, tell."""
+async def begin_epoch(world: World, keys: EpochKeys, number: int) -> None:
+    """All that a node does in the block: execute, write, tell, and take the key."""
     await world.do(ANN, MemberKey(epoch=number, public=bytes(32)))
     body = EpochKey(epoch=number, check=bytes(16), sealed=((ANN.id, bytes(80)),))
     world.now_us += 4000 * SECOND
     await world.finalize(world.next(ANN, body))
     world.app.commit(pb.RequestCommit())
+    put_key(keys, number)
+
+
+def put_key(keys: EpochKeys, number: int) -> None:
+    """The key of an epoch is here, and that of the one before still."""
+    known = {each: each.to_bytes(32, "big") for each in (number - 1, number) if each}
+    keys.put(known, EpochStates(number, None, None, None), epoch_us=1)
 
 
 async def rotations(directory: Path, count: int) -> None:
     store = LevelKeyValue(directory / "registry.ldb")
     world = started(store, genesis(epoch_s=3600, lease_s=10_000_000))
     keys = EpochKeys()
-    keys.put({1: bytes(32)}, EpochStates(1, None, None, None), epoch_us=1)
+    put_key(keys, 1)
     discoverer = Discoverer(world.app.reader, keys, min_height_wait_s=600.0)
     reader = Reader(discoverer)
     following = asyncio.create_task(discoverer.run())
-    await fill(world, count)
+    await put_all(world, count, seed=0)
+    await begin_epoch(world, keys, 1)
     reading = asyncio.create_task(reader.run())
     waits_ms = []
-    for number in range(1, EPOCHS + 1):
+    for number in range(2, EPOCHS + 2):
+        await put_all(world, count, seed=number)
         reader.take_longest_ms()
-        await begin_epoch(world, number)
+        await begin_epoch(world, keys, number)
         await discoverer.reach(world.app.reader.head.height)
         waits_ms.append(reader.take_longest_ms())
+    if reading.done():
+        reading.result()
     reading.cancel()
     following.cancel()
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,16 +1,22 @@
-"""Four nodes with the real engine share the keys of privacy epochs, whoever is killed meanwhile."""
+"""Four nodes with the real engine share the keys of privacy epochs, whoever is killed meanwhile,
+and show what moves with them."""
 
 from __future__ import annotations
 
+import random
 import urllib.request
 from typing import Any
 
 import pytest
 
+from abci_app.admin_client import AdminClient
 from abci_app.epoch_store import EpochSecrets
+from edgistry.adapters.grant_client import ClientKeys
 from edgistry.adapters.leveldb import LevelKeyValue
+from edgistry.codec import replace
 
 from .harness import Cluster
+from .registering import device_row, register, services_of, wait_shown
 
 pytestmark = pytest.mark.engine
 
@@ -61,3 +67,32 @@ def test_keys_rotate_and_reach_a_node_that_was_killed() -> None:
         found = [keys_on_disk(cluster, number) for number in cluster.numbers]
         newest = min(max(keys) for keys in found)
         assert len({keys[newest] for keys in found}) == 1
+
+
+def test_a_device_that_moves_is_seen_in_one_cell_under_each_handle_at_all_nodes() -> None:
+    with Cluster() as cluster:
+        cluster.edit_genesis(short_epochs)
+        cluster.start()
+        wait_shown(cluster, register(cluster, 0, "mover"))
+        keys = ClientKeys.generate()
+        seen: dict[str, set[str]] = {}
+
+        def look() -> set[str]:
+            """Where the nodes show it now, one after the other."""
+            found = [each for at in cluster.numbers for each in services_of(cluster, at, keys)]
+            for each in found:
+                seen.setdefault(each.handle, set()).add(each.cell)
+            return {each.cell for each in found}
+
+        before = look()
+        row = device_row("mover", seeded=random.Random("mover"))
+        with AdminClient(cluster.directory(0)) as client:
+            client.register([replace(row, lat=row.lat + 0.1)])
+
+        def has_moved() -> bool:
+            cells = look()
+            return len(cells) == 1 and cells != before
+
+        cluster.wait_until("all show it elsewhere", has_moved, seconds=120.0)
+        assert {len(cells) for cells in seen.values()} == {1}
+        assert len(seen) > 1
