@@ -98,7 +98,8 @@ def key_warnings(epoch: int, *, own_epoch: int, missing_s: float) -> list[str]:
             f"that of privacy epoch {epoch} has not come; any member that has it gives it to this "
             "node once both are connected"
         )
-    meanwhile = f"handles are still those of epoch {own_epoch}" if own_epoch else "there are none"
+    behind = f"handles and places are still those of epoch {own_epoch}"
+    meanwhile = behind if own_epoch else "there are no handles"
     return [f"no epoch key for {missing_s:.0f} s: {what}; {meanwhile}"]
 
 

@@ -339,8 +339,7 @@ class Registrar:
 
     def _is_put(self, stored: StoredService | None, record: ServiceRecord) -> bool:
         """Whether ``stored``, what the chain has, is what ``record`` asks for."""
-        wanted = stored_service(self._node_id, record)
-        return is_put(stored, wanted, epoch=self._reader.epoch)
+        return is_put(stored, stored_service(self._node_id, record))
 
     def _outcome_of_known(self, known: Device, wanted: Device, *, publish: bool) -> Outcome:
         if known != wanted:

@@ -56,7 +56,7 @@ class ShownIndex:
         self._reader = reader
         self._keys = keys
         self._head = reader.head
-        self._epoch = self._latest_epoch = reader.epoch
+        self._epoch = reader.epoch
         self._waiting: deque[tuple[Head, int, Sequence[RecordChange]]] = deque()
         """Blocks that the copy has yet to follow, each with the epoch it is in."""
         self._copy: ServiceIndex | None = None
@@ -85,9 +85,7 @@ class ShownIndex:
 
     def allows(self, epoch: int) -> bool:
         """Whether what is shown may be shown under handles of ``epoch``."""
-        if epoch < self._epoch:
-            return False
-        return not self._is_behind or epoch == self._epoch or self._latest_epoch == self._epoch
+        return epoch == self._epoch or (epoch > self._epoch and not self._is_behind)
 
     def keys_changed(self) -> None:
         """Show what was waiting for a key, if it is here."""
@@ -96,13 +94,13 @@ class ShownIndex:
     # --- following the chain --------------------------------------------------------------------
 
     def _committed(self, head: Head, changes: Sequence[RecordChange]) -> None:
-        self._latest_epoch = self._reader.epoch
-        if self._is_behind or len(changes) > MAX_AT_ONCE or not self._may_show(self._latest_epoch):
-            self._waiting.append((head, self._latest_epoch, changes))
+        epoch = self._reader.epoch
+        if self._is_behind or len(changes) > MAX_AT_ONCE or not self._may_show(epoch):
+            self._waiting.append((head, epoch, changes))
             self._has_work.set()
             return
         self.index.apply(changes)
-        self._shown(head, self._latest_epoch)
+        self._shown(head, epoch)
         self._keys.shown_changed()
 
     def _may_show(self, epoch: int) -> bool:

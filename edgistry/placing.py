@@ -8,13 +8,13 @@ Rules kept here (privacy.md, *Fuzzing that survives repetition*):
   left after 100 readings, and 14 m after 1000.
 * The noise is uniform in the disc of the policy's radius. The noisy position becomes a cell of
   resolution 7 at once; coarser cells are ancestors of that one, never of the position.
-* A move is accepted only at the edge of an epoch, and only when it is one (``position``).
+* A move is accepted once an epoch, before its end, and only when it is one (``position``).
 * A device that keeps count of its moves itself, for all its nodes, gives that count: a node that
   had not heard of some of them draws what the others have drawn.
-* Another resolution takes effect at once; another noise radius with the next move. The cell that
-  has been seen cannot be taken back, and a second draw for the same place would only narrow it.
+* Another resolution needs no move; another noise radius waits for one. The cell that has been seen
+  cannot be taken back, and a second draw for the same place would only narrow it.
 
-Not handled here: which policy is allowed (``policy``), when an epoch begins, and storing.
+Not handled here: which policy is allowed (``policy``), when an epoch ends, and storing.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def place(
     """Where a device at ``position`` is published, which was at ``known`` so far.
 
     ``position`` is latitude and longitude in degrees, or a cell that the device tells instead.
-    ``is_edge`` says whether an epoch begins: moves wait for one. ``moves`` is how often the device
-    has moved as far as it knows itself.
+    ``is_edge`` says whether it is for the next epoch: moves wait for one. ``moves`` is how often
+    the device has moved as far as it knows itself.
 
     Raises:
         InvalidValueError: a coordinate out of range; a cell with noise, which needs a position.

@@ -101,9 +101,9 @@ def test_key_is_missing_from_the_first_look_that_misses_it_until_it_is_here() ->
 @pytest.mark.parametrize(
     ("epoch", "own", "said"),
     [
-        (0, 0, ["no privacy epoch has begun", "there are none"]),
+        (0, 0, ["no privacy epoch has begun", "there are no handles"]),
         (7, 6, ["privacy epoch 7 has not come", "still those of epoch 6"]),
-        (7, 0, ["privacy epoch 7 has not come", "there are none"]),
+        (7, 0, ["privacy epoch 7 has not come", "there are no handles"]),
     ],
 )
 def test_key_that_is_late_is_warned_of_with_what_is_so_meanwhile(

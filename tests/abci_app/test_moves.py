@@ -115,10 +115,12 @@ def test_in_an_epoch_a_service_is_seen_in_one_place(
 @given(CELLS, CELLS, EPOCHS, st.integers(0, 2))
 def test_what_is_put_need_not_be_put_again(first: int, second: int, epoch: int, later: int) -> None:
     service = put_over(stored(first), stored(second), epoch=epoch)
-    assert is_put(service, stored(second), epoch=epoch + later)
-    assert not is_put(service, stored(second, wake=3), epoch=epoch)
-    assert not is_put(None, stored(second), epoch=epoch)
-    assert is_put(service, stored(first), epoch=epoch) == (service.cell == first)
+    again = put_over(service, stored(second), epoch=epoch + later)
+    assert places(again, epoch + later, epoch + 3) == places(service, epoch + later, epoch + 3)
+    assert is_put(service, stored(second))
+    assert not is_put(service, stored(second, wake=3))
+    assert not is_put(None, stored(second))
+    assert is_put(service, stored(first)) == (second == first)
 
 
 @given(CELLS, CELLS, EPOCHS)

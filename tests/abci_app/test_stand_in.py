@@ -194,13 +194,20 @@ async def test_services_are_not_listed_before_the_device_has_their_woofs() -> No
     assert await node.listed() == LISTED
 
 
-async def test_a_device_that_has_moved_is_listed_where_others_saw_it_last() -> None:
+@pytest.mark.parametrize("pairs_again", [False, True])
+async def test_a_device_that_has_moved_is_listed_where_others_saw_it_last(
+    pairs_again: bool,
+) -> None:
     """Its primary node would have shown the move with the next epoch; so does this one."""
     node = await Fallback.open()
     world, device = node.world, node.device
     answer = await world.pair(device, role="fallback", period_s=600)
-    moved = encode(Moved(what="edgistry move 1", lat=47.0, lon=8.0, cell=0, moves=1))
-    await world.desk.move(world.leave(answer, payload=moved))
+    if pairs_again:
+        await world.pair(device, role="fallback", period_s=600, lat=47.0, moves=1)
+        await world.set_up(device)
+    else:
+        moved = encode(Moved(what="edgistry move 1", lat=47.0, lon=8.0, cell=0, moves=1))
+        await world.desk.move(world.leave(answer, payload=moved))
     for _ in range(2):
         await node.wake(is_away=True)
         await node.wake(is_away=True)

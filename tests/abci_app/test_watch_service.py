@@ -16,7 +16,7 @@ from abci_app.watch_service import Watcher
 from edgistry.api import DiscoverQuery, NearArea, PolygonArea, RegionArea
 from edgistry.codec import decode_json, encode_json
 from edgistry.errors import BusyError, NoEpochKeyError, NotYetError, UnknownRegionError
-from edgistry.event_stream import EventReader
+from edgistry.event_stream import KEEP_ALIVE, EventReader
 from edgistry.kv import MemoryKeyValue
 from edgistry.watch_api import WatchQuery
 from tests.handle_world import begin_epoch, client
@@ -393,6 +393,19 @@ async def test_an_epoch_with_more_changes_than_the_log_keeps_is_told_as_one() ->
     assert (await waiting)[0] == "epoch"
     _, data, _ = await watching.next()
     assert {each["handle"] for each in data["appeared"]} == set(seen(node, *made))
+
+
+async def test_a_reader_who_missed_something_is_not_told_that_there_was_nothing() -> None:
+    node = await in_first_epoch()
+    stream = await node.service.watch(QUERY, client())
+    await anext(stream)
+    await register(node, 0, id="hut")  # not read in time
+    await register(node, 0, id="hut", lat=46.1)
+    await node.service.registrar.place_moved()
+    node.service.watcher._log._most = 0
+    await edge(node)
+    node.service.watcher._keep_alive_s = 0.001
+    assert await anext(stream) == KEEP_ALIVE
 
 
 async def test_a_stream_ends_when_the_node_has_no_key_of_now(node: SoloNode) -> None:
