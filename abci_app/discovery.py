@@ -132,13 +132,16 @@ class ServiceIndex:
         self._by_type = {name: SortedEntries(entries) for name, entries in by_type.items()}
         self._all = SortedEntries([entry for entries in by_type.values() for entry in entries])
 
-    def copy(self) -> ServiceIndex:
-        """The same services, to be changed apart from these."""
-        made = ServiceIndex()
-        made._profiles = self._profiles.copy()
-        made._all = self._all.copy()
-        made._by_type = {name: entries.copy() for name, entries in self._by_type.items()}
-        return made
+    def copy_into(self, other: ServiceIndex) -> Iterator[None]:
+        """Put the same services into ``other``, which is empty, to be changed apart from these.
+
+        Yields now and then: these must not change before it has ended.
+        """
+        other._profiles = self._profiles.copy()
+        yield from self._all.copy_into(other._all)
+        for name, entries in self._by_type.items():
+            other._by_type[name] = SortedEntries()
+            yield from entries.copy_into(other._by_type[name])
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Follow the changes of a block. Changes that no client could see cost next to nothing."""

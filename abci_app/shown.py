@@ -119,8 +119,10 @@ class ShownIndex:
         slices = Slices()
         while self._waiting:
             if self._copy is None:
-                self._copy = self.index.copy()
-                await slices.rest()
+                copy = ServiceIndex()
+                for _ in self.index.copy_into(copy):
+                    await slices.rest()
+                self._copy = copy
             head, epoch, changes = self._waiting[0]
             for at in range(0, len(changes), _STEP):
                 self._copy.apply(changes[at : at + _STEP])

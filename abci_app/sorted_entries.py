@@ -7,10 +7,12 @@ length. Not handled here: what the entries mean (``discovery``).
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 _CHUNK = 512
 """Entries in a chunk of a list that is built whole; a chunk is split at twice as many."""
+_STEP = 32
+"""Chunks copied between two yields: well under a millisecond."""
 
 
 class SortedEntries:
@@ -30,13 +32,16 @@ class SortedEntries:
     def __len__(self) -> int:
         return self._length
 
-    def copy(self) -> SortedEntries:
-        """The same entries, to be changed apart from these; 5 ms for a million."""
-        made = SortedEntries()
-        made._length = self._length
-        made._chunks = [chunk.copy() for chunk in self._chunks]
-        made._lasts = self._lasts.copy()
-        return made
+    def copy_into(self, other: SortedEntries) -> Iterator[None]:
+        """Put the same entries into ``other``, which is empty, to be changed apart from these.
+
+        Yields now and then: these must not change before it has ended.
+        """
+        for at in range(0, len(self._chunks), _STEP):
+            other._chunks += [chunk.copy() for chunk in self._chunks[at : at + _STEP]]
+            yield
+        other._lasts = self._lasts.copy()
+        other._length = self._length
 
     def add(self, entry: bytes) -> None:
         """Put in an entry that is not there yet."""

@@ -183,13 +183,20 @@ def test_an_index_that_followed_changes_equals_one_built_anew(
     records: Records, blocks: list[dict[RecordKey, StoredService | None]]
 ) -> None:
     index = indexed(records)
-    for block in blocks:
+    for at, block in enumerate(blocks):
         changes = [
             Change(name, records.get(name), new)
             for name, new in block.items()
             if new is not None or name in records
         ]
+        before = index, len(index), index.types()
+        if at % 2:
+            index = ServiceIndex()
+            for _ in before[0].copy_into(index):
+                pass
         index.apply(changes)
+        if at % 2:
+            assert (len(before[0]), before[0].types()) == before[1:], "a copy is apart"
         records = {**records, **{name: new for name, new in block.items() if new is not None}}
         for name, new in block.items():
             if new is None:

@@ -77,3 +77,28 @@ def test_removing_what_is_not_there_is_a_bug_and_changes_nothing(entry: bytes) -
     with pytest.raises(LookupError):
         entries.remove(entry)
     assert len(entries) == 2
+
+
+@given(st.sets(ENTRIES), st.sets(ENTRIES), st.sets(ENTRIES))
+def test_a_copy_has_the_same_and_is_changed_apart(
+    held: set[bytes], more: set[bytes], less: set[bytes]
+) -> None:
+    entries, other = SortedEntries(held), SortedEntries()
+    for _ in entries.copy_into(other):
+        pass
+    for entry in sorted(more - held):
+        other.add(entry)
+    for entry in sorted(less & held):
+        other.remove(entry)
+    everything = (b"", b"\xff" * 3)
+    assert drain(entries, *everything) == (sorted(held), None)
+    changed = (held | more) - (less & held)
+    assert drain(other, *everything) == (sorted(changed), None)
+    assert (len(entries), len(other)) == (len(held), len(changed))
+
+
+def test_a_long_list_is_copied_whole_and_with_pauses() -> None:
+    held = [number.to_bytes(3, "big") for number in range(40_000)]
+    entries, other = SortedEntries(held), SortedEntries()
+    assert sum(1 for _ in entries.copy_into(other)) > 1
+    assert drain(other, b"", b"\xff" * 4, most=1000) == (held, None)
