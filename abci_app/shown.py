@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from edgistry.transactions import RecordKey
 
@@ -47,6 +47,14 @@ class ShownReader(Protocol):
     def subscribe(self, callback: Callable[[Head, Sequence[RecordChange]], None]) -> None: ...
 
 
+class _Block(NamedTuple):
+    """A block to be followed; ``epoch`` is the one that it is in, or begins."""
+
+    head: Head
+    epoch: int
+    changes: Sequence[RecordChange]
+
+
 class ShownIndex:
     """The services of ``reader`` that are shown under handles of ``keys``, from now on."""
 
@@ -57,11 +65,11 @@ class ShownIndex:
         self._keys = keys
         self._head = reader.head
         self._epoch = reader.epoch
-        self._waiting: deque[tuple[Head, int, Sequence[RecordChange]]] = deque()
-        """Blocks that the copy has yet to follow, each with the epoch it is in."""
+        self._waiting: deque[_Block] = deque()
+        """Blocks that are yet to be followed."""
         self._copy: ServiceIndex | None = None
-        self._copied = self._head, self._epoch
-        """The block that the copy has, and its epoch."""
+        self._copy_of: _Block | None = None
+        """The block that the copy is at; ``None`` while it follows one."""
         self._has_work = asyncio.Event()
         self._was_shown = asyncio.Event()
         keys.shown = self
@@ -94,14 +102,15 @@ class ShownIndex:
     # --- following the chain --------------------------------------------------------------------
 
     def _committed(self, head: Head, changes: Sequence[RecordChange]) -> None:
-        epoch = self._reader.epoch
-        if self._is_behind or len(changes) > MAX_AT_ONCE or not self._may_show(epoch):
-            self._waiting.append((head, epoch, changes))
-            self._has_work.set()
+        block = _Block(head, self._reader.epoch, changes)
+        if not self._is_behind and self._can_show_at_once(block):
+            self._show(block)
             return
-        self.index.apply(changes)
-        self._shown(head, epoch)
-        self._keys.shown_changed()
+        self._waiting.append(block)
+        self._has_work.set()
+
+    def _can_show_at_once(self, block: _Block) -> bool:
+        return len(block.changes) <= MAX_AT_ONCE and self._may_show(block.epoch)
 
     def _may_show(self, epoch: int) -> bool:
         """Whether handles can be of ``epoch`` once it is shown, or there are none to follow."""
@@ -114,34 +123,44 @@ class ShownIndex:
             await self.follow()
 
     async def follow(self) -> None:
-        """Follow all blocks, and show them if they may be shown."""
+        """Follow all blocks, and show those that may be shown."""
         self._has_work.clear()
         slices = Slices()
         while self._waiting:
-            if self._copy is None:
-                copy = ServiceIndex()
-                for _ in self.index.copy_into(copy):
-                    await slices.rest()
-                self._copy = copy
-            head, epoch, changes = self._waiting[0]
-            for at in range(0, len(changes), _STEP):
-                self._copy.apply(changes[at : at + _STEP])
+            if self._copy is None and self._can_show_at_once(self._waiting[0]):
+                self._show(self._waiting.popleft())
+            else:
+                await self._follow_in_copy(self._waiting[0], slices)
+                self._waiting.popleft()
+                if self._show_copy():
+                    self._keys.shown_changed()
+            await slices.rest()
+
+    async def _follow_in_copy(self, block: _Block, slices: Slices) -> None:
+        copy, self._copy_of = self._copy, None
+        if copy is None:
+            copy = self._copy = ServiceIndex()
+            for _ in self.index.copy_into(copy):
                 await slices.rest()
-            self._copied = head, epoch
-            self._waiting.popleft()
-        if self._show_copy():
-            self._keys.shown_changed()
+        for at in range(0, len(block.changes), _STEP):
+            copy.apply(block.changes[at : at + _STEP])
+            await slices.rest()
+        self._copy_of = block
 
     def _show_copy(self) -> bool:
-        """Show the copy, if it has all blocks and may be shown; whether it was."""
-        head, epoch = self._copied
-        if self._copy is None or self._waiting or not self._may_show(epoch):
+        """Show the copy, if it has a whole block that may be shown; whether it was."""
+        if self._copy is None or self._copy_of is None or not self._may_show(self._copy_of.epoch):
             return False
         self.index, self._copy = self._copy, None
-        self._shown(head, epoch)
+        self._was_shown_at(self._copy_of)
         return True
 
-    def _shown(self, head: Head, epoch: int) -> None:
-        self._head, self._epoch = head, epoch
+    def _show(self, block: _Block) -> None:
+        self.index.apply(block.changes)
+        self._was_shown_at(block)
+        self._keys.shown_changed()
+
+    def _was_shown_at(self, block: _Block) -> None:
+        self._head, self._epoch = block.head, block.epoch
         waiting, self._was_shown = self._was_shown, asyncio.Event()
         waiting.set()

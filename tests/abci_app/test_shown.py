@@ -10,6 +10,7 @@ from abci_app.discover_service import Discoverer
 from abci_app.epoch_keys import EpochKeys
 from abci_app.schema import EpochStates
 from abci_app.shown import ShownIndex
+from abci_app.slices import Slices
 from edgistry.api import CellArea, DiscoverQuery
 from edgistry.cell import cell_text, children_of, parent_of
 from edgistry.errors import NoEpochKeyError, NotYetError
@@ -99,7 +100,7 @@ async def test_blocks_behind_the_edge_are_shown_with_it(node: Node) -> None:
     assert await node.chain.world.do(ANN, withdraw("a")) == 0
     assert node.seen() == (1, BEFORE)
     begin_epoch(node.keys, 2)
-    assert node.seen() == (1, BEFORE)
+    assert node.seen() == (2, AFTER), "the edge itself, and then the rest"
     await node.shown.follow()
     assert node.seen() == (2, {key("b"): CELL})
 
@@ -155,10 +156,64 @@ async def test_the_key_of_an_epoch_that_is_over_already_shows_nothing_of_the_nex
 ) -> None:
     await node.chain.begin_epoch()
     await node.shown.follow()
+    await node.chain.put(record("a"))
+    height = node.height
+    await node.shown.follow()
     await node.chain.begin_epoch()
     begin_epoch(node.keys, 2)
+    assert (node.seen(), node.shown.head.height) == ((2, AFTER), height)
     await node.shown.follow()
+    assert node.seen() == (2, AFTER), "the third shows it where it was"
+    begin_epoch(node.keys, 3)
+    assert node.seen() == (3, BEFORE)
+
+
+async def test_the_key_of_an_epoch_shows_nothing_of_the_next_that_was_followed_with_it(
+    node: Node,
+) -> None:
+    await node.chain.begin_epoch()
+    await node.chain.begin_epoch()
+    await node.shown.follow()
+    begin_epoch(node.keys, 2)
     assert node.seen() == (1, BEFORE), "what it has is of the third"
+    begin_epoch(node.keys, 3)
+    assert node.seen() == (3, AFTER)
+
+
+async def test_nobody_sees_a_block_that_is_followed_by_half(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("abci_app.shown._STEP", 2)
+    monkeypatch.setattr("abci_app.shown.Slices", lambda: Slices(0.0))
+    await node.chain.begin_epoch()
+    await node.shown.follow()
+    await node.chain.put(*put(*range(20)).records)
+    following = asyncio.create_task(node.shown.follow())
+    for _ in range(4):
+        await asyncio.sleep(0)
+    begin_epoch(node.keys, 2)
+    assert node.seen() == (1, BEFORE)
+    await following
+    assert (node.keys.number, len(node.places())) == (2, 21)
+
+
+async def test_large_blocks_are_shown_one_after_the_other(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("abci_app.shown.MAX_AT_ONCE", 4)
+    monkeypatch.setattr("abci_app.shown.Slices", lambda: Slices(0.0))
+    for at in range(0, 30, 10):
+        await node.chain.put(*put(*range(at, at + 10)).records)
+    await node.chain.put(record("b"))
+    heights, sizes = [], []
+    following = asyncio.create_task(node.shown.follow())
+    for _ in range(4):
+        await node.shown.next_shown()
+        heights.append(node.shown.head.height)
+        sizes.append(len(node.places()))
+    await following
+    assert heights == list(range(node.height - 3, node.height + 1))
+    assert sizes == [11, 21, 31, 32]
 
 
 async def test_a_large_block_is_shown_as_a_whole(
@@ -166,14 +221,15 @@ async def test_a_large_block_is_shown_as_a_whole(
 ) -> None:
     monkeypatch.setattr("abci_app.shown.MAX_AT_ONCE", 4)
     monkeypatch.setattr("abci_app.shown._STEP", 2)
-    monkeypatch.setattr("abci_app.slices.SLICE_S", 0.0)
+    monkeypatch.setattr("abci_app.shown.Slices", lambda: Slices(0.0))
     await node.chain.put(*put(*range(20)).records)
     assert node.places() == BEFORE
     following = asyncio.create_task(node.shown.follow())
+    sizes = []
     while not following.done():
         await asyncio.sleep(0)
-        assert len(node.places()) in {1, 21}
-    assert len(node.places()) == 21
+        sizes.append(len(node.places()))
+    assert (set(sizes), sizes[0], sizes[-1]) == ({1, 21}, 1, 21)
     assert node.keys.number == 1, "handles stay good meanwhile"
 
 
