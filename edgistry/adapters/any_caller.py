@@ -189,16 +189,17 @@ class AnyCaller:
                 submit_s=left_s,
                 keep=attempt.keep,
                 news=attempt.news,
-                acknowledge=acknowledge,
+                acknowledge=False,
                 **how,
             )
 
         search = Search(
             choose,
             make,
-            begin=lambda: Attempt(self._http, keep, news, acknowledge=acknowledge),
+            begin=lambda: Attempt(self._http, keep, news, self._acknowledger),
             until_s=began_s + wait_s,
             patience_s=wait_s / MAX_TRIED if patience_s is None else patience_s,
+            acknowledge=acknowledge,
         )
         try:
             async with asyncio.timeout(max(wait_s, 0.0) + OVERTIME_S):

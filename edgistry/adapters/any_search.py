@@ -36,8 +36,9 @@ from ..errors import (
     TimedOutError,
     UnavailableError,
 )
-from ..requests_api import RequestAnswer
+from ..requests_api import KnownOutcome, RequestAnswer, to_text
 from ..woof_replies import status_of
+from .acknowledging import Acknowledger
 from .http import HttpClient
 from .service_caller import CallTracker, Keep, News
 
@@ -75,7 +76,9 @@ class Search:
         begin: Callable[[], Attempt],
         until_s: float,
         patience_s: float,
+        acknowledge: bool,
     ) -> None:
+        self._acknowledge = acknowledge
         self._choose = choose
         self._make = make
         self._begin = begin
@@ -93,15 +96,19 @@ class Search:
             attempt = self._attempt = self._begin()
             try:
                 result = await self._answer_of(chosen, attempt)
-            except (CallEndedError, MailboxFullError, NotFoundError) as error:
-                if not attempt.may_be_elsewhere(error, is_read=chosen.is_read):
-                    raise
-                other = await self._another()
+            except Refused as error:
+                may_move = attempt.may_be_elsewhere(error, is_read=chosen.is_read)
+                other = await self._another() if may_move else None
                 if other is None:
+                    if self._acknowledge:
+                        attempt.let_go()
                     raise
                 result = other
             if isinstance(result, CallResult):
+                if self._acknowledge:
+                    attempt.let_go()
                 return result
+            attempt.let_go()
             chosen = result
 
     async def _answer_of(self, chosen: Chosen, attempt: Attempt) -> CallResult | Chosen:
@@ -157,19 +164,19 @@ class Attempt:
     """One call to one service, as it is doing. ``keep`` and ``news`` are for ``ServiceCaller``."""
 
     def __init__(
-        self, http: HttpClient, keep: Keep, news: News | None, *, acknowledge: bool
+        self, http: HttpClient, keep: Keep, news: News | None, acknowledger: Acknowledger
     ) -> None:
         self._http = http
         self._keep = keep
         self._news = news
-        self._acknowledge = acknowledge
+        self._acknowledger = acknowledger
         self._ticket: Ticket | None = None
         self._was_taken_back = False
         self.answer: RequestAnswer | None = None
 
     def keep(self, ticket: Ticket) -> None:
         """``ticket`` is about to be sent."""
-        self._ticket = ticket
+        self._ticket, self.answer = ticket, None
         self._keep(ticket)
 
     def news(self, answer: RequestAnswer) -> None:
@@ -194,7 +201,10 @@ class Attempt:
             return self._is_given_up() or (is_read and error.state != "EXPIRED")
         # A full mailbox answers what it has taken. A service that has just left may have taken what
         # the node was sent before its first answer was lost.
-        return self.answer is None and (is_read or isinstance(error, MailboxFullError))
+        is_untaken = isinstance(error, MailboxFullError)
+        return self.answer is None and (
+            is_untaken or (is_read and isinstance(error, NotFoundError))
+        )
 
     def _is_given_up(self) -> bool:
         """Whether it was taken back here, and certainly no device was handed it."""
@@ -227,16 +237,28 @@ class Attempt:
             # Of what has ended otherwise there is an outcome, which is the one to have.
             return is_read and not answer.final
         is_given_up = self._is_given_up()
-        with contextlib.suppress(Refused):
-            await tracker.acknowledge()
         return is_read or is_given_up
+
+    def let_go(self) -> None:
+        """Its end is known: the node need not keep it, and is told so with the next call.
+
+        So the ticket of that call is kept by then: whoever is killed in between finds this one, and
+        what became of it. What is not proven is fetched again, unless it was given up.
+        """
+        answer, ticket = self.answer, self._ticket
+        if answer is None or ticket is None or not answer.final:
+            return
+        with contextlib.suppress(Refused):
+            if reply_of(ticket.request, answer) is not None or self._is_given_up():
+                known = KnownOutcome(id=answer.id, fetch_key=to_text(ticket.fetch_key))
+                self._acknowledger.add(known)
 
     async def finish(self, wait_s: float) -> CallResult:
         """Wait for the end of this call; raises as ``CallTracker.wait`` and ``result``."""
         tracker, _, answer = self._sent()
         answer = await tracker.wait(answer, wait_s, self.news)
         self.news(answer)
-        return await tracker.result(answer, acknowledge=self._acknowledge)
+        return await tracker.result(answer, acknowledge=False)
 
     def _sent(self) -> tuple[CallTracker, Ticket, RequestAnswer]:
         if self._ticket is None or self.answer is None:

@@ -246,7 +246,8 @@ class ServiceCaller:
                 break
             if attempt == MAX_REBINDS - 1:
                 raise _outrun(reply)
-            await tracker.acknowledge()
+            # With the next one, whose ticket is kept by then: until it is, this one tells its end.
+            self._acknowledger.add(KnownOutcome(id=answer.id, fetch_key=to_text(ticket.fetch_key)))
         if acknowledge and reply is not None:
             self._acknowledger.add(KnownOutcome(id=answer.id, fetch_key=to_text(ticket.fetch_key)))
         return proven_result(request, answer, reply, max_age_s=ticket.max_age_s)

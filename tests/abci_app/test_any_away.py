@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from abci_app.mailbox_records import RECORDS, RequestRecord, read_request
 from abci_app.request_desk import RequestDesk
 from edgistry.adapters import any_caller, any_search, service_caller
 from edgistry.adapters.grant_client import ClientKeys
@@ -24,6 +25,7 @@ from edgistry.errors import (
     UnavailableError,
 )
 from edgistry.handles import parse_handle_text
+from edgistry.kv import prefix_end
 from edgistry.requests_api import RequestAnswer
 from edgistry.signed_request import SignedRequest
 
@@ -41,6 +43,7 @@ class Calling:
     ) -> None:
         self._world = world
         self.tickets: list[Ticket] = []
+        self.keep: Callable[[Ticket], None] = self.tickets.append
         self.answer: RequestAnswer | None = None
         self.task = asyncio.create_task(self._made(wait_s, patience_s))
 
@@ -54,7 +57,7 @@ class Calling:
                 keys=ME,
                 wait_s=wait_s,
                 patience_s=patience_s,
-                keep=self.tickets.append,
+                keep=lambda ticket: self.keep(ticket),
                 news=self._hear,
             )
         return answer.payload.decode()
@@ -78,6 +81,11 @@ class Calling:
                 await self._world.wake(self._world.devices.index(device()))
                 await asyncio.wait({self.task}, timeout=0.01)
         return await self.task
+
+
+def records(world: AnyWorld) -> list[RequestRecord]:
+    store = world.writer.store
+    return [read_request(value) for _, value in store.scan(RECORDS, prefix_end(RECORDS))]
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -123,6 +131,28 @@ async def test_node_is_asked_again_for_another_service_after_a_while(
         _, second = calling.given_to
         assert await calling.answered_by(lambda: second) == second.id
         assert len(world.executed) == 1
+
+
+async def test_call_that_was_given_up_tells_its_end_until_the_ticket_of_the_next_is_kept() -> None:
+    async with any_world(2) as world:
+        calling = Calling(world)
+        known: list[str] = []
+
+        def look(ticket: Ticket) -> None:
+            calling.tickets.append(ticket)
+            if len(calling.tickets) == 2:
+                known.append(first_state())
+
+        def first_state() -> str:
+            (record, *_) = sorted(records(world), key=lambda each: each.order)
+            return record.outcome.name
+
+        calling.keep = look
+        await until(lambda: len(calling.given_to) == 2)
+        assert known == ["CANCELLED"]
+        _, second = calling.given_to
+        assert await calling.answered_by(lambda: second) == second.id
+        assert first_state() == "DELIVERED"
 
 
 class TakingBack:

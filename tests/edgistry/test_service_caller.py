@@ -17,6 +17,7 @@ from edgistry.calls import CallResult
 from edgistry.errors import CallPendingError, CannotReachError
 from edgistry.kv import prefix_end
 from edgistry.requests_api import KnownOutcome, RequestAnswer
+from edgistry.sequence import Sequencer
 from tests.abci_app.desk_world import CLIENT, GRANT, SERVICE_KEY, Desks, desks
 from tests.abci_app.test_submit_and_wait import server_of
 from tests.handle_world import handle_for
@@ -186,6 +187,21 @@ async def test_node_that_may_have_the_call_is_waited_for_also_while_it_starts(
         await server.listen_tcp("127.0.0.1", port)
         assert (await answered(world, calling)).payload == b"21.5"
         assert world.device.executed == [b"please"]
+
+
+async def test_call_that_is_bound_anew_lets_the_first_go_once_its_own_ticket_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stale = iter([True, False])
+    monkeypatch.setattr(Sequencer, "follow", lambda _self, _reply, *, now_us: next(stale))
+    async with called() as (world, _, port, _), HttpClient(f"http://127.0.0.1:{port}") as http:
+        known: list[list[str]] = []
+        calling = caller_of(world, http).call(
+            HANDLE, "read", keep=lambda ticket: known.append(states(world))
+        )
+        await answered(world, asyncio.create_task(calling))
+        assert known == [[], ["RESPONDED"]]
+        assert states(world) == ["DELIVERED", "RESPONDED"]
 
 
 class GoneAway:
