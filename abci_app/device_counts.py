@@ -8,11 +8,11 @@ Not handled here: Prometheus (``metrics``).
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
+from edgistry.adapters.in_thread import in_thread
 from edgistry.transactions import WAKE_BUCKETS
 
 from .pairing import Paired, PairingTable
@@ -36,7 +36,7 @@ class DeviceCounts:
 
     async def load(self) -> None:
         """Count what is there. What is noted meanwhile is not overwritten."""
-        found = await asyncio.to_thread(lambda: [(p.device, _kind(p)) for p in self._table.scan()])
+        found = await in_thread(lambda: [(p.device, _kind(p)) for p in self._table.scan()])
         for device, kind in found:
             if device not in self._kinds:
                 self._set(device, kind)

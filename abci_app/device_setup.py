@@ -23,6 +23,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
+from edgistry.adapters.in_thread import in_thread
 from edgistry.adapters.log import get_logger
 from edgistry.capability_chain import Entry
 from edgistry.codec import replace
@@ -149,7 +150,7 @@ class DeviceSetup:
 
     async def finish_forgetting(self) -> None:
         """Destroy what was to be destroyed when the node stopped."""
-        for device in await asyncio.to_thread(self._table.to_forget):
+        for device in await in_thread(self._table.to_forget):
             await self._forget(device)
 
     async def _forget(self, device: str) -> None:
@@ -158,7 +159,7 @@ class DeviceSetup:
             await self.on_forget(device)
         async with self._writing:
             changes = [] if self._table.by_device(device) else self._table.forgotten(device)
-            await asyncio.to_thread(self._store.write, changes, sync=True)
+            await in_thread(self._store.write, changes, sync=True)
         logger.info("a device is forgotten")
 
     # --- by itself ------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ class DeviceSetup:
     async def run(self) -> None:
         """Go on with what is unfinished until cancelled; raises what must stop the node."""
         await self.counts.load()
-        self._unfinished |= await asyncio.to_thread(self._unfinished_in_store)
+        self._unfinished |= await in_thread(self._unfinished_in_store)
         await self.withdraw_orphans()
         await self.finish_forgetting()
         while True:
@@ -298,7 +299,7 @@ class DeviceSetup:
             if latest is None or latest.stored != paired.stored:
                 return  # it has left, or told something new, while we were waiting
             changed: StoredPairing = replace(paired.stored, **changes)
-            await asyncio.to_thread(self._store.write, self._table.put(changed), sync=True)
+            await in_thread(self._store.write, self._table.put(changed), sync=True)
         self.counts.note(paired.device)
 
     # --- withdrawing ----------------------------------------------------------------------------
@@ -308,7 +309,7 @@ class DeviceSetup:
 
         Requests to devices that are paired no longer end as well.
         """
-        orphans = await asyncio.to_thread(self._orphans)
+        orphans = await in_thread(self._orphans)
         async with self._stepping:
             for device in sorted({device for device, _ in orphans}):
                 if self._table.by_device(device) is None:

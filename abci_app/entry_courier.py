@@ -51,6 +51,7 @@ from .entry_records import (
 )
 from .peer_api import MAX_REFERENCES
 from .peer_link import PeerLink, is_away
+from .running import run_together
 
 logger = get_logger("edgistry.node.peers")
 
@@ -107,14 +108,7 @@ class Courier:
 
     async def run(self) -> None:
         """Run errands until cancelled; what it raises is a bug."""
-        tasks = [asyncio.create_task(self._serve(link)) for link in self.links.values()]
-        tasks.append(asyncio.create_task(self._watch_time()))
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await run_together(*map(self._serve, self.links.values()), self._watch_time())
 
     async def close(self) -> None:
         """Close all links."""

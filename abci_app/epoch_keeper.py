@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from edgistry.adapters import crypto
+from edgistry.adapters.in_thread import in_thread
 from edgistry.adapters.log import get_logger
 from edgistry.errors import InvalidValueError, SealError, UnavailableError
 from edgistry.kv import Change, KeyValue
@@ -241,11 +242,5 @@ class EpochKeeper:
         self._secrets.written(changes)
 
     async def _write(self, changes: list[Change]) -> None:
-        writing = asyncio.ensure_future(asyncio.to_thread(self._store.write, changes, sync=True))
-        try:
-            await asyncio.shield(writing)
-        finally:
-            # The store must not close under the write, whoever cancels this.
-            if not writing.done():
-                await asyncio.wait([writing])
+        await in_thread(self._store.write, changes, sync=True)
         self._secrets.written(changes)

@@ -27,6 +27,7 @@ from typing import Final, Protocol
 
 from edgistry.adapters.clock import wall_us
 from edgistry.adapters.durable_woofs import DurableWoofs
+from edgistry.adapters.in_thread import in_thread
 from edgistry.adapters.log import get_logger
 from edgistry.capability_chain import Entry
 from edgistry.codec import replace
@@ -140,7 +141,7 @@ class MirrorKeeper:
 
     async def run(self) -> None:
         """Keep all mirrors until cancelled; raises what must stop the node."""
-        self._devices |= await asyncio.to_thread(self._with_mirrors)
+        self._devices |= await in_thread(self._with_mirrors)
         while True:
             for device in sorted(self._devices):
                 await self.step(device)

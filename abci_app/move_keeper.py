@@ -22,6 +22,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from edgistry.adapters.in_thread import in_thread
 from edgistry.adapters.log import get_logger
 from edgistry.errors import CorruptDatabaseError, UnavailableError
 from edgistry.kv import KeyValue
@@ -98,7 +99,7 @@ class MoveKeeper:
             logger.warning("devices that have moved have to wait", reason=error.detail)
             return
         change = (_PLACED_IN, epoch.to_bytes(_NUMBER_BYTES, "big"))
-        await asyncio.to_thread(self._store.write, [change], sync=True)
+        await in_thread(self._store.write, [change], sync=True)
         if count:
             logger.info("devices that have moved are published for the next epoch", services=count)
 

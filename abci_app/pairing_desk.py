@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from edgistry.adapters.in_thread import in_thread
 from edgistry.adapters.log import get_logger
 from edgistry.authority import Authority
 from edgistry.codec import replace
@@ -351,9 +352,7 @@ class PairingDesk:
 
     async def _answer_envelope(self, data: bytes, execute: Callable[[Checked], Outcome]) -> bytes:
         async with self._writing:
-            return await asyncio.to_thread(
-                self._authority.answer, data, execute, now_us=self._clock_us()
-            )
+            return await in_thread(self._authority.answer, data, execute, now_us=self._clock_us())
 
     def _asking(self, checked: Checked, *payloads: bytes) -> Paired:
         """The device that puts something, one of ``payloads`` if any are given, into its object."""
@@ -386,7 +385,7 @@ class PairingDesk:
             return []
 
     async def _write(self, changes: Iterable[Change]) -> None:
-        await asyncio.to_thread(self._store.write, list(changes), sync=True)
+        await in_thread(self._store.write, list(changes), sync=True)
 
 
 def check_listable(offer: PairingOffer) -> None:

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from edgistry.adapters.durable_woofs import DurableWoofs
 from edgistry.adapters.http import Request, Response
+from edgistry.adapters.in_thread import in_thread
 from edgistry.adapters.log import get_logger
 from edgistry.errors import MalformedError, MissingWoofError, Refused
 from edgistry.mac import USE_PSEUDONYM, mac
@@ -128,7 +129,7 @@ class QueryAudit:
         """Make sure that the WooF is there as it should be, without what is too old."""
         oldest_us = self._clock_us() - self._days * _DAY_US
         # There may be a million of them to look at.
-        kept = await asyncio.to_thread(self._younger_than, oldest_us)
+        kept = await in_thread(self._younger_than, oldest_us)
         if self._is_as_it_should_be(len(kept)):
             return
 

@@ -55,6 +55,22 @@ class Running:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
+async def run_together(*parts: Coroutine[Any, Any, None]) -> None:
+    """Run all until cancelled, or until one raises, as itself; afterwards all have ended.
+
+    Each is cancelled once: what one does then to end in good order is not cancelled too.
+    """
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def _raise_failure(task: asyncio.Task[Any]) -> None:
     error = task.exception()
     # A group of tasks wraps what one of them raised; people want to read that one.

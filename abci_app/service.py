@@ -14,7 +14,6 @@ Not handled here: the use cases themselves (``registration``, ``regions``, ``dis
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Protocol
@@ -62,6 +61,7 @@ from .reader import RecordChange, RegistryReader
 from .regions import Regions
 from .registration import NO_LIMITS, Registrar
 from .renumbering import Renumbering
+from .running import run_together
 from .schema import Head
 from .watch_service import Watcher
 
@@ -176,14 +176,7 @@ class NodeService:
             self.moves.run(),
             self.discoverer.run(),
         )
-        tasks = [asyncio.create_task(part) for part in parts]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            # Wait: a write that has begun must end before the database is closed.
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await run_together(*parts)
 
     # --- reads ----------------------------------------------------------------------------------
 

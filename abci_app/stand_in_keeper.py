@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from edgistry.adapters.clock import wall_us
+from edgistry.adapters.in_thread import in_thread
 from edgistry.adapters.log import get_logger
 from edgistry.codec import replace
 from edgistry.errors import StorageError, UnavailableError
@@ -98,7 +99,7 @@ class StandInKeeper:
     async def load(self) -> None:
         """Go on for those that the node stood in for."""
         now_us = self._clock_us()
-        for device in await asyncio.to_thread(self._stood_in_for):
+        for device in await in_thread(self._stood_in_for):
             self._standings.setdefault(device, Standing(away_us=now_us))
 
     def _stood_in_for(self) -> list[str]:
@@ -142,5 +143,5 @@ class StandInKeeper:
             if latest is None or latest.stored != paired.stored:
                 return None
             stored = replace(paired.stored, **changes)
-            await asyncio.to_thread(self._store.write, self._table.put(stored), sync=True)
+            await in_thread(self._store.write, self._table.put(stored), sync=True)
         return self._table.by_device(paired.device)

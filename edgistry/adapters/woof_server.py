@@ -25,6 +25,7 @@ from ..woof_replies import READS
 from ..woof_service import CheckChange, Duplicate, Execution, WoofService, change_anything
 from .clock import wall_us
 from .durable_woofs import DurableWoofs
+from .in_thread import in_thread
 from .woof_stream import KEEP_ALIVE_S, WoofStreams
 
 logger = logging.getLogger("edgistry.woofs")
@@ -78,7 +79,7 @@ class WoofServer:
             await asyncio.sleep(SWEEP_EVERY_S)
             sweep = functools.partial(self.authority.guard.sweep, now_us=self._clock_us())
             try:
-                await asyncio.to_thread(sweep)
+                await in_thread(sweep)
             except Refused as error:
                 # On a full disk, say: requests are refused then, but what is there can be read.
                 logger.warning("replay windows are kept: %s", error)

@@ -20,7 +20,7 @@ from .registering import device_row, register, services_of, wait_shown
 
 pytestmark = pytest.mark.engine
 
-EPOCH_S = 12
+EPOCH_S = 6
 
 
 def short_epochs(state: dict[str, Any]) -> None:
