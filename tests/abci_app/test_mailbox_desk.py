@@ -124,7 +124,7 @@ class MailThread(NodeThread):
         return mailbox_admin_routes(desk_of(self.world))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def node() -> Iterator[MailThread]:
     with MailThread.started() as node:
         yield node
