@@ -16,6 +16,7 @@ from abci_app.comet_config import read_genesis
 from abci_app.directory import NodeDirectory, hold
 from abci_app.solo import SoloEngine
 from edgistry.adapters.leveldb import LevelKeyValue
+from edgistry.codec import replace
 from edgistry.woof_keys import elements_of, number_bytes
 from edgistry.woof_store import WoofStore, write_now
 
@@ -52,10 +53,12 @@ async def make_registry(directory: NodeDirectory) -> None:
     store = LevelKeyValue(directory.registry_db)
     app = RegistryApplication(store, allowed_peer_ids=lambda _: False)
     genesis = read_genesis(directory.genesis_file)
+    # Blocks come from no engine here, which has no validators.
+    members = tuple(replace(member, validator_key="") for member in genesis.state.members)
     engine = SoloEngine(
         app,
         chain_id=genesis.chain_id,
-        genesis=genesis.state,
+        genesis=replace(genesis.state, members=members),
         genesis_time_us=START_US,
         clock_us=lambda: START_US,
     )
