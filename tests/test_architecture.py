@@ -190,6 +190,18 @@ DISTRIBUTIONS = {
     "pynacl": "nacl",
 }
 
+THREADS = {
+    # Who may leave a thread behind when cancelled: it touches no store, or is waited for.
+    "edgistry/adapters/in_thread.py",
+    "edgistry/adapters/durable_woofs.py",
+    "edgistry/adapters/faas_spawned.py",
+    "abci_app/discover_service.py",
+    "abci_app/memberships.py",
+    "abci_app/outbox.py",
+    "abci_app/regions.py",
+    "abci_app/supervisor.py",
+}
+
 LOGGERS = {
     "edgistry": "edgistry.",
     "abci_app": "edgistry.node",
@@ -382,6 +394,16 @@ def micro_needs_more_than_micropython_has(module: Module) -> list[str]:
     ]
 
 
+def threads_left_behind(module: Module) -> list[str]:
+    if module.path in THREADS:
+        return []
+    return [
+        f"{module.path}:{node.lineno}: use in_thread, or say in THREADS why not"
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("to_thread", "run_in_executor")
+    ]
+
+
 def unnamed_loggers(module: Module) -> list[str]:
     prefix = LOGGERS[module.name.partition(".")[0]]
     found = []
@@ -424,6 +446,7 @@ CHECKS: dict[Check, tuple[str, str]] = {
     what_differs_between_nodes: ("abci_app.registry", "half = 1 / 2"),
     borrowed_libraries: ("client.cmd_x", "import msgspec"),
     micro_needs_more_than_micropython_has: ("device_agent.micro.x", "import typing"),
+    threads_left_behind: ("abci_app.x", "import asyncio\nasyncio.to_thread(print)"),
     unnamed_loggers: ("abci_app.x", "import logging\nlog = logging.getLogger(__name__)"),
     asserts: ("edgistry.x", "assert True"),
     missing_docstring: ("edgistry.x", "VALUE = 1"),
