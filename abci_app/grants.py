@@ -129,7 +129,7 @@ class GrantDesk:
             )
         found = self._pairings.by_record(record)
         if found is None:
-            raise NotFoundError("there is no service with this handle here")
+            raise NotFoundError("this service can be found and not called: no paired device has it")
         paired, service = found
         not_after_us = end_of_grant(now_us, body.ttl_s, self._epoch_ends_us())
         wanted = decide(self._policy, service, body, client.id)

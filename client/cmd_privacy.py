@@ -89,7 +89,8 @@ def privacy() -> None:
     metavar="FILE",
     help="Write the map as a PNG file too, for you alone to read; one that is there is replaced.",
 )
-@option("--node", metavar="URL", envvar="EDGISTRY_NODE", help="Ask this node what is listed there.")
+# Not EDGISTRY_NODE: who has that set for other commands has not asked for anybody to be told.
+@option("--node", metavar="URL", help="Ask this node what is listed there.")
 @option("--type", "type_name", metavar="TYPE", help="Only services of this type; goes with --node.")
 @json_option
 def explain(

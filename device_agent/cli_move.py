@@ -69,6 +69,9 @@ def move(
     of that, and publish it there when the next privacy epoch begins: nobody can follow it from cell
     to cell. Of less they hear nothing. Each call says again where it moved last, for a node that
     could not be told; so does the next pairing.
+
+    Other users of the machine see arguments; the variables EDGISTRY_LAT and EDGISTRY_LON they do not
+    see.
     """
     layout, _ = open_directory(directory)
     position = _position(lat, lon, cell)

@@ -231,3 +231,12 @@ def test_what_matters_is_whole_and_on_top_of_what_is_dotted() -> None:
     assert [row.count(1) for row in both.pixels] == [0] * both.height
     assert sum(row.count(2) for row in both.pixels) == 55
     assert sum(row.count(3) for row in both.pixels) >= 5
+
+
+def test_a_node_that_other_commands_ask_is_not_asked() -> None:
+    fake = FakeNode(lists_cell=True)
+    with serving_from_a_thread(fake) as url:
+        words = ["privacy", "explain", *SEATTLE]
+        result = CliRunner().invoke(program, words, env={"EDGISTRY_NODE": url})
+    assert (result.exit_code, fake.queries) == (0, [])
+    assert "listed" not in result.output

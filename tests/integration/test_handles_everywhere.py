@@ -62,7 +62,7 @@ def test_handle_and_cursor_of_another_client_mean_nothing_at_any_node(cluster: C
         with pytest.raises(UnknownHandleError):
             run(ask(number, mine))
         # Its owner is understood: the device is registered by hand, so that nothing is granted.
-        with pytest.raises(NotFoundError, match="no service with this handle here"):
+        with pytest.raises(NotFoundError, match="no paired device has it"):
             run(ask(number, theirs))
         with (
             BlockingNodeClient(cluster.api(number), keys=mine) as client,
