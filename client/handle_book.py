@@ -7,7 +7,8 @@ Rules kept here:
 * A beginning means a handle when it has ``MIN_BEGINNING`` characters and fits one that is
   remembered and no other. The whole text of a handle means itself, remembered or not.
 * A line that is no handle is skipped, and gone with the next change: the list is a convenience,
-  and never a reason to refuse what has a whole handle.
+  and never a reason to refuse what has a whole handle, or to keep an answer back. A list that
+  cannot be written, where settings are read-only say, brings a remark.
 
 Not handled here: which handles are still good (nodes know), capabilities on them (``keyring``).
 """
@@ -23,6 +24,7 @@ from edgistry.errors import InvalidValueError, MalformedError, Refused, UnknownH
 from edgistry.handles import HANDLE_CHARACTERS, SHORT_TEXT, parse_handle_text
 
 from .keyring import Keyring
+from .output import remark
 
 MAX_REMEMBERED = 4000
 """About 400 KB."""
@@ -50,11 +52,7 @@ class HandleBook:
         return [line for line in data.decode("ascii", "replace").splitlines() if _is_handle(line)]
 
     def remember(self, handles: Iterable[str]) -> None:
-        """Keep these too.
-
-        Raises:
-            FileError, DirectoryError: they cannot be written.
-        """
+        """Keep these too, if they can be kept."""
         known = self.handles()
         # A dict keeps the order: what is shown again is the latest.
         latest = dict.fromkeys([*reversed(list(handles)), *reversed(known)])
@@ -62,15 +60,17 @@ class HandleBook:
         kept.reverse()
         if kept == known:
             return
-        make_secret_folder(self.path.parent)
-        write_secret(self.path, "".join(f"{each}\n" for each in kept).encode(), force=True)
+        try:
+            make_secret_folder(self.path.parent)
+            write_secret(self.path, "".join(f"{each}\n" for each in kept).encode(), force=True)
+        except Refused as error:
+            remark(f"remark: handles are not remembered, use the whole of them: {error.detail}")
 
     def whole(self, text: str) -> str:
         """The handle that ``text`` is, or begins; a whole one is remembered.
 
         Raises:
             InvalidValueError: too short, or the beginning of several.
-            FileError, DirectoryError: it cannot be remembered.
             UnknownHandleError: no handle, and the beginning of none that is remembered.
         """
         if _is_handle(text):

@@ -70,8 +70,8 @@ def move(
     to cell. Of less they hear nothing. Each call says again where it moved last, for a node that
     could not be told; so does the next pairing.
 
-    Other users of the machine see arguments; the variables EDGISTRY_LAT and EDGISTRY_LON they do not
-    see.
+    Arguments are seen by other users of the machine, the variables EDGISTRY_LAT and EDGISTRY_LON
+    are not.
     """
     layout, _ = open_directory(directory)
     position = _position(lat, lon, cell)

@@ -73,3 +73,14 @@ def test_any_text_is_a_handle_or_refused(text: str) -> None:
 def test_place_of_a_capability_is_shown_short_only_where_it_is_a_handle() -> None:
     assert shown_place(HANDLES[0]) == HANDLES[0][:16]
     assert shown_place("http://127.0.0.1:27000") == "http://127.0.0.1:27000"
+
+
+def test_a_list_that_cannot_be_written_is_a_remark_and_no_refusal(
+    book: HandleBook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book.path.mkdir(parents=True)
+    book.path.parent.chmod(0o700)
+    book.remember(HANDLES)
+    assert "handles are not remembered" in capsys.readouterr().err
+    assert book.whole(HANDLES[0]) == HANDLES[0]
+    assert book.handles() == []
