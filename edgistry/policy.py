@@ -47,9 +47,13 @@ _NONE: Final = PolicyLimits()
 
 
 def check_policy(policy: PrivacyPolicy, limits: PolicyLimits) -> None:
-    """Raises ``PolicyRefusedError`` when ``policy`` shows more than ``limits`` allow."""
+    """Raises ``PolicyRefusedError`` when ``policy`` shows more than ``limits`` allow.
+
+    Its detail names all that does, so that one correction is enough.
+    """
     if limits == _NONE:
         return  # as at most nodes, of which some have a million rows to check
+    finer: list[str] = []
     for name, chosen, limit, is_finer in (
         (
             "resolution",
@@ -62,6 +66,6 @@ def check_policy(policy: PrivacyPolicy, limits: PolicyLimits) -> None:
     ):
         if is_finer:
             bound = "at most" if name == "resolution" else "at least"
-            raise PolicyRefusedError(
-                f"{name} = {chosen} shows more than this node allows: {bound} {limit}"
-            )
+            finer.append(f"{name} = {chosen} shows more than this node allows: {bound} {limit}")
+    if finer:
+        raise PolicyRefusedError("; ".join(finer))

@@ -178,6 +178,11 @@ def test_what_is_printed_of_a_placement_has_no_position() -> None:
         (PrivacyPolicy(resolution=7), PolicyLimits(finest_resolution=6), "resolution"),
         (PrivacyPolicy(), PolicyLimits(least_noise_m=100), "noise_m"),
         (PrivacyPolicy(), PolicyLimits(least_crowd=3), "crowd"),
+        (
+            PrivacyPolicy(noise_m=50),
+            PolicyLimits(finest_resolution=6, least_noise_m=100, least_crowd=3),
+            "^resolution = 7 .* at most 6; noise_m = 50 .* at least 100; crowd = 1 .* at least 3$",
+        ),
     ],
 )
 def test_a_policy_finer_than_the_node_allows_is_refused(
