@@ -210,6 +210,9 @@ class Manifest:
         (), help="WooFs at the home node, for handlers that run there."
     )
 
+    def __repr__(self) -> str:
+        return f"<Manifest of {len(self.service)} services>"  # not where it is, nor whose
+
     def __post_init__(self) -> None:
         self._check_place()
         names = [f"{service.type}/{action.name}" for service, action in self.actions]

@@ -243,6 +243,11 @@ def test_any_name_of_a_device_can_be_written_down(name: str) -> None:
     assert toml.parse(text, Manifest, source="manifest.toml").name == name
 
 
+def test_manifest_does_not_show_where_its_device_is() -> None:
+    manifest = Manifest(name="hut", lat=46.5, lon=8.25)
+    assert f"{manifest!r} {manifest}" == "<Manifest of 0 services> <Manifest of 0 services>"
+
+
 def test_manifest_without_a_position_says_what_is_missing() -> None:
     text = manifest_text(name="", type_name="thermometer", lat=None, lon=1.0)
     with pytest.raises(ConfigError, match="lat: missing"):
