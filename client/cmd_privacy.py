@@ -4,9 +4,9 @@ Rules kept here:
 
 * The position never leaves this machine, and neither does the noise, which only a device's own seed
   makes: what is shown is the cell that it leads from, and about how many it may lead to.
-* A node that is asked what is listed is asked by nobody, and about an area so wide that the device
-  may be published anywhere in it: resolution 5, or wider than the noise. The cell of the place
-  itself would tell more than what is ever published of it.
+* A node that is asked what is listed is asked by nobody, and about a wide area: a cell of
+  resolution 5, or a coarser one if the noise is wider than that. Where there is noise, the cell of
+  the place itself would tell more than what is ever published of it.
 * A map has the place in it: its file is for its owner alone.
 
 Not handled here: applying a policy (a device's home node does).
@@ -137,7 +137,6 @@ def explain(
         listed=None,
     )
     if node is not None:
-        # How far the device may be published from the middle of what is asked about.
         asked = COARSEST_PUBLISHED
         while region.accuracy_m(parent_of(cell, asked)) < noise_m:
             asked -= 1
