@@ -44,8 +44,7 @@ class Whereabouts(Wire):
     seed: Annotated[bytes, Meta(min_length=SEED_BYTES, max_length=SEED_BYTES)]
     moves: Moves
     """Since the seed was drawn."""
-    # Without limits: msgspec (0.23) reads past its own type where a tuple of two stands beside a
-    # number that has some.
+    # Without limits, which are checked after: see tests/test_wire_types.py.
     position: tuple[float, float] | int
     """What nodes are told."""
     manifest: tuple[float, float] | int
