@@ -5,7 +5,8 @@ Rules kept here:
 * One file, ``identity.key`` in the keyring's folder, 0600: the seed to sign with and the key that
   grants are sealed to, as hexadecimal digits. It is made when it is first needed.
 * A file that others can read, or that is damaged, is refused: whoever has the keys can take what
-  was granted to this person.
+  was granted to this person. So is one in a folder that others can enter: they may have put it
+  there.
 
 Not handled here: capabilities (``keyring``).
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from edgistry.adapters.grant_client import ClientKeys
 from edgistry.adapters.secret_files import (
+    check_secret_folder,
     make_secret_folder,
     others_may_read,
     read_secret,
@@ -45,9 +47,12 @@ def read_identity(environment: Mapping[str, str] = os.environ) -> ClientKeys:
     """
     path = identity_file(environment)
     try:
-        return _parse(path, read_secret(path, limit=1024))
+        data = read_secret(path, limit=1024)
     except NotFoundError:
         pass
+    else:
+        check_secret_folder(path.parent)
+        return _parse(path, data)
     make_secret_folder(path.parent)
     keys = ClientKeys.generate()
     text = f"{_TITLE}{keys.signing.hex()}{keys.sealing.hex()}\n"

@@ -19,7 +19,7 @@ from client.identity import identity_file, read_identity
 from client.keyring import Keyring, Wanted
 from edgistry.adapters.clock import wall_us
 from edgistry.envelope import Operation
-from edgistry.errors import FileError
+from edgistry.errors import DirectoryError, FileError
 
 from ..abci_app.granting_world import KEYS, OneService, handle_of
 from ..fake_node import FakeNode, serving_from_a_thread
@@ -140,6 +140,13 @@ def test_keys_that_others_can_read_or_that_are_damaged_are_refused() -> None:
     path.chmod(0o600)
     path.write_text("12\n")
     with pytest.raises(FileError, match="damaged"):
+        read_identity()
+
+
+def test_keys_in_a_folder_that_others_can_enter_are_not_used() -> None:
+    read_identity()
+    identity_file().parent.chmod(0o711)
+    with pytest.raises(DirectoryError, match="chmod 700"):
         read_identity()
 
 
