@@ -20,16 +20,18 @@ from abci_app.memberships import Memberships
 from abci_app.peer_api import PassedAnyGrant
 from edgistry.adapters.any_caller import request_any_grant
 from edgistry.adapters.any_search import Attempt
-from edgistry.adapters.crypto import sealing_public_key_of, signer
+from edgistry.adapters.crypto import seal, sealing_public_key_of, signer
 from edgistry.adapters.grant_client import ClientKeys
 from edgistry.adapters.http import HttpClient
 from edgistry.adapters.node_client import NodeClient
 from edgistry.adapters.service_caller import CallTracker
 from edgistry.anycast_api import (
     ANY_GRANT_PATH,
+    ANY_GRANT_PURPOSE,
     AnyGrantAnswer,
     AnyGrantBody,
     SealedAny,
+    alias_name,
     encode_sealed,
     open_any_grant,
     read_any_body,
@@ -56,7 +58,7 @@ from edgistry.errors import (
     UnavailableError,
     UnknownHandleError,
 )
-from edgistry.grants_api import GRANTS_PATH, GrantBody, encode_grant
+from edgistry.grants_api import GRANTS_PATH, GrantBody, encode_grant, seal_context
 from edgistry.handles import HandleKind, Target, parse_handle_text
 from edgistry.requests_api import RequestAnswer, to_text
 from edgistry.signed_request import Client, SignedRequest, sign_request
@@ -384,6 +386,34 @@ async def test_a_grant_opens_for_its_client_and_alias_alone() -> None:
         open_any_grant(sealed, handle=alias, client_id=bytes(8))
     with pytest.raises(BadReplyError, match="not a grant"):
         open_any_grant(sealed, handle="x", client_id=ME.id)
+
+
+@pytest.mark.parametrize(("type_name", "action"), [("camera", "read"), ("valve", "open")])
+async def test_a_grant_on_something_else_than_was_asked_for_is_not_used(
+    type_name: str, action: str
+) -> None:
+    async with any_world(1) as world:
+        handle = world.keys.handles().alias(bytes(16), TARGET).text
+        grants = GrantDesk(ManyPairings(world.devices), GrantsConfig(anyone="all"), world.keys)
+        body = GrantBody(handle=handle, sealing_key="", actions=("read",))
+        client = Client(public_key=ME.public_key)
+        grant, _ = grants.granted_to(client, body, record_of(0), now_us=world.now_us)
+
+        async def any_grant(request: SignedRequest) -> AnyGrantAnswer:
+            sealed = seal(
+                sealing_public_key_of(ME.sealing),
+                encode_sealed(SealedAny(version=1, grant=encode_grant(grant), reads=("read",))),
+                purpose=ANY_GRANT_PURPOSE,
+                context=seal_context(ME.tag, alias_name(handle)),
+            )
+            return AnyGrantAnswer(handle=handle, sealed=to_text(sealed))
+
+        world.desk.any_grant = any_grant  # type: ignore[method-assign]
+        async with HttpClient(world.at) as http:
+            chosen = await request_any_grant(http, ME, "read", type="valve", ttl_s=60, cell=AREA)
+            assert (chosen.handle, chosen.is_read) == (handle, True)
+            with pytest.raises(BadReplyError, match="does not allow"):
+                await request_any_grant(http, ME, action, type=type_name, ttl_s=60, cell=AREA)
 
 
 @pytest.mark.parametrize("key", ["", "x", to_text(bytes(31)), to_text(bytes(33))])
