@@ -19,6 +19,7 @@ from client.tickets import Tickets
 from edgistry.adapters.http import HttpClient
 from edgistry.adapters.service_caller import CallTracker, ServiceCaller, keys_of_attempts
 from edgistry.calls import Ticket
+from edgistry.errors import UnknownHandleError
 from edgistry.requests_api import RequestAnswer
 from tests.abci_app.desk_world import GRANT, HOUR, SECOND
 
@@ -293,3 +294,41 @@ def test_a_node_without_services_has_nobody_to_call(node: CallNode) -> None:
     result = edgistry(node, "call", *AREA, "read")
     assert result.exit_code == 1
     assert Tickets.of_user().folder.exists() is False or not list(Tickets.of_user().all())
+
+
+# --- tickets ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unsent() -> Ticket:
+    caller = ServiceCaller(HttpClient("http://127.0.0.1:1"), GRANT)
+    return caller.ticket(HANDLE, "read", ttl_s=60)
+
+
+@pytest.mark.parametrize(
+    ("is_new", "left"), [(True, 0), (False, 1)], ids=["never sent before", "perhaps taken before"]
+)
+def test_a_refused_call_keeps_its_ticket_if_a_node_may_have_taken_it_before(
+    unsent: Ticket, is_new: bool, left: int
+) -> None:
+    tickets = Tickets.of_user()
+    following = Following(tickets)
+
+    def give() -> None:
+        with following.waiting(wait_s=1.0, as_json=False):
+            following.keep(unsent, is_new=is_new)
+            raise UnknownHandleError("no more")
+
+    with pytest.raises(UnknownHandleError):
+        give()
+    assert len(list(tickets.all())) == left
+
+
+def test_a_ticket_stays_for_as_long_as_a_node_keeps_its_outcome(unsent: Ticket) -> None:
+    tickets = Tickets.of_user()
+    tickets.keep(unsent)
+    end_us = unsent.request.envelope.deadline + 24 * HOUR
+    tickets.remove_old(end_us)
+    assert len(list(tickets.all())) == 1
+    tickets.remove_old(end_us + 1)
+    assert list(tickets.all()) == []
