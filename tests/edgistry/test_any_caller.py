@@ -26,7 +26,7 @@ from edgistry.errors import (
     NotFoundError,
     Refused,
 )
-from edgistry.requests_api import RequestAnswer
+from edgistry.requests_api import KnownOutcome, RequestAnswer, to_bytes
 
 QUEUED = RequestAnswer(
     id="call",
@@ -91,6 +91,11 @@ class Node:
         for number, each in enumerate(services):
             each.name = f"s{number}"
 
+    def add(self, known: KnownOutcome) -> None:
+        """As an ``Acknowledger``: the node need not keep an outcome any more."""
+        name = to_bytes(known.fetch_key, "it").decode()
+        self.events.append(f"forget {name}")
+
     def furnish(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Everything between an ``AnyCaller`` and the network is this."""
         node = self
@@ -118,7 +123,8 @@ class Node:
                 service = self.service
                 node.events.append(f"call {service.name}")
                 service.how = how
-                keep(SimpleNamespace(service=service, request=None))
+                fetch_key = service.name.encode()
+                keep(SimpleNamespace(service=service, request=None, fetch_key=fetch_key))
                 for each in service.told:
                     news(each)
                 node.now_s += service.takes_s
@@ -136,9 +142,6 @@ class Node:
             async def cancel(self) -> RequestAnswer:
                 node.events.append(f"cancel {self.service.name}")
                 return self.service.cancelled
-
-            async def acknowledge(self) -> None:
-                node.events.append(f"forget {self.service.name}")
 
             async def wait(self, answer: RequestAnswer, wait_s: float, _: object) -> RequestAnswer:
                 node.events.append(f"wait {self.service.name}")
@@ -169,7 +172,7 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
     async def calling(node: Node, **how: Any) -> str:
         node.furnish(monkeypatch)
         http = HttpClient("http://127.0.0.1:1")
-        caller = AnyCaller(http, ClientKeys.generate())
+        caller = AnyCaller(http, ClientKeys.generate(), acknowledger=cast("Any", node))
         fields: dict[str, Any] = {"wait_s": 30.0, "ttl_s": 60.0, **how}
         return (await caller.call("do", type="valve", area={}, **fields)).payload.decode()
 
