@@ -82,10 +82,11 @@ def begin_epoch(state: BlockState, block: Block, node_id: NodeId, body: EpochKey
     if block.now_us < due_us + rank * TURN_US:
         raise EpochNotDueError(f"{rank} members come before this one in beginning {body.epoch}")
     _check_asked(coming, block, body.sealed)
-    state.put(
-        epoch_key(body.epoch),
-        replace(coming, since_us=block.now_us, check=body.check, sealed=body.sealed, maker=node_id),
+    begun = replace(
+        coming, since_us=block.now_us, check=body.check, sealed=body.sealed, maker=node_id
     )
+    # A key that is sealed to hardly anybody: who has asked and was given nothing asks no more.
+    state.put(epoch_key(body.epoch), _judged(begun, block))
     state.put(CURRENT_EPOCH_KEY, _after(chain, current, block))
     _delete_old(state, chain, keep_good=current is not None and is_given_up(current, block.members))
 

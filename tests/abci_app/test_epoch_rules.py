@@ -403,6 +403,23 @@ async def test_turns_are_counted_from_when_an_epoch_was_given_up(world: World) -
     assert await world.do(second, begins(2, ANN)) == 0
 
 
+async def test_an_epoch_whose_key_its_maker_keeps_to_itself_is_given_up() -> None:
+    nodes = {node.id: node for node in (ANN, BOB, CAROL, EVE)}
+    world = started(MemoryKeyValue(), genesis(*nodes.values(), epoch_s=3600))
+    first = turns.makers(nodes, chain_id=CHAIN, epoch=1, given_up={})[0]
+    for number in (1, 2):
+        for node in nodes.values():
+            assert await world.do(node, asks(node, number)) == 0
+        if number == 1:
+            assert await world.do(nodes[NodeId(first)], begins(1, nodes[NodeId(first)])) == 0
+            began_us = world.now_us
+    assert _over_us(world) == began_us + GIVEN_UP_AFTER_US
+    second = turns.makers(nodes, chain_id=CHAIN, epoch=2, given_up={first: 1})[0]
+    late_us = began_us + GIVEN_UP_AFTER_US - world.now_us
+    assert await world.do(nodes[NodeId(second)], begins(2, ANN), after_us=late_us) == 0
+    assert world.app.reader.epochs().given_up == ((first, 1),)
+
+
 async def test_two_thirds_without_a_key_do_not_end_an_epoch(world: World) -> None:
     await in_epoch(world, ANN)
     for node in (BOB, CAROL):
