@@ -120,7 +120,9 @@ class Placing:
         count = CrowdCount(self._epoch_after)
         for done, (key, service) in enumerate(self._services(), start=1):
             count.add(key, service)
-            if service.since == self._epoch_after and service.crowd == 1:
+            # A block may begin two epochs: one is over when somebody who has its key leaves.
+            begins_there = self._epoch_before < service.since <= self._epoch_after
+            if begins_there and service.crowd == 1:
                 self._moving.setdefault(places_key(key), []).append(key)
             if not done % _STEP:
                 await self._slices.rest()

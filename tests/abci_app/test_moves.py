@@ -9,14 +9,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from abci_app import turns
 from abci_app.moves import cell_in, is_put, put_over
 from abci_app.schema import StoredService, pack, stored_service, unpack
 from edgistry.cell import children_of, parent_of, parse_cell, resolution_of
 from edgistry.codec import replace
 from edgistry.kv import MemoryKeyValue
-from edgistry.transactions import Body, ServiceRecord, ServicesPut, ServicesWithdraw
+from edgistry.membership import NodeLeave
+from edgistry.transactions import (
+    Body,
+    EpochKey,
+    MemberKey,
+    ServiceRecord,
+    ServicesPut,
+    ServicesWithdraw,
+)
 
-from .chain_world import ANN, CELL, World, genesis, key, record, started
+from .chain_world import (
+    ANN,
+    BOB,
+    CELL,
+    CHAIN,
+    EVE,
+    SECOND,
+    Node,
+    World,
+    genesis,
+    key,
+    record,
+    started,
+)
 from .test_crowd import CrowdWorld
 
 FIVES = [parent_of(CELL, 5), parse_cell("85283473fffffff")]
@@ -239,6 +261,41 @@ async def test_a_move_waits_over_a_restart(world: CrowdWorld) -> None:
     assert later.shown() == {key("a"): THERE}
     third = World(again.app._ledger._store)
     assert [each.cell for _, each in third.app.reader.listed()] == [THERE]
+
+
+async def test_a_block_that_begins_two_epochs_shows_what_moved_with_the_first() -> None:
+    """The first of them is over when one who was given its key leaves."""
+    world = CrowdWorld(started(MemoryKeyValue(), genesis(ANN, BOB, EVE, epoch_s=3600)))
+    first, second = (turns.makers(_THREE, chain_id=CHAIN, epoch=n, given_up={})[0] for n in (1, 2))
+    third = turns.makers(_THREE.keys() - {second}, chain_id=CHAIN, epoch=3, given_up={})[0]
+    assert await world.world.do(_THREE[first], _asks(1)) == 0
+    assert await world.world.do(_THREE[first], _begins(1, first)) == 0
+    home = _THREE[third]
+    assert await world.world.do(home, world_put(record("a", cell=HERE))) == 0
+    assert await world.world.do(home, world_put(record("a", cell=THERE))) == 0
+    assert await world.world.do(_THREE[second], _asks(2)) == 0
+    heard = heard_by(world.world)
+    codes = await world.world.block(
+        world.world.next(_THREE[second], _begins(2, second)),
+        world.world.next(_THREE[third], _asks(3)),
+        world.world.next(_THREE[second], NodeLeave()),
+        world.world.next(_THREE[third], _begins(3, third)),
+        after_us=3600 * SECOND,
+    )
+    assert (codes, world.world.app.reader.epoch) == ([0, 0, 0, 0], 3)
+    assert world.shown() == {key("a"): THERE}
+    assert [each for each in heard if each] == [[(key("a"), HERE, THERE)]]
+
+
+_THREE: dict[bytes, Node] = {node.id: node for node in (ANN, BOB, EVE)}
+
+
+def _asks(epoch: int) -> Body:
+    return MemberKey(epoch=epoch, public=bytes(32))
+
+
+def _begins(epoch: int, node: bytes) -> Body:
+    return EpochKey(epoch=epoch, check=bytes(16), sealed=((node, bytes(80)),))
 
 
 async def test_an_epoch_changes_no_record_of_a_service(world: CrowdWorld) -> None:
