@@ -131,9 +131,10 @@ def first_of(
             and shown[(row := rows[at])[PLACE_BYTES:]]
         ]
 
-    if len(rows) <= LARGE_CELL:
-        return heapq.nsmallest(count, placed(range(len(rows))))
     cell = rows[0][:CELL_BYTES]
+    # Cells that are large together have an order each, so all of them are looked at.
+    if len(rows) <= LARGE_CELL or not rows[-1].startswith(cell):
+        return heapq.nsmallest(count, placed(range(len(rows))))
     begin = bound[CELL_BYTES:] if bound.startswith(cell) else b""
     for near in _nearer_and_farther(count, places, begin):
         found = placed(near)

@@ -254,6 +254,20 @@ def test_pages_of_a_large_cell_are_those_of_all_its_services_in_order(
     assert all(len(page.items) == limit for page in pages[:-1])
 
 
+@pytest.mark.parametrize("limit", [100, 1000])
+@pytest.mark.parametrize("sizes", [(100, LARGE_CELL), (900, 900, 900)])
+def test_pages_of_cells_that_are_large_together_leave_nobody_out(
+    sizes: tuple[int, ...], limit: int
+) -> None:
+    """Each is in an order of its own, which says nothing of where the others begin."""
+    places = [(cell, at) for cell, size in zip(CELLS, sizes, strict=False) for at in range(size)]
+    records = {key(number): service(cell) for number, (cell, _) in enumerate(places)}
+    order = HandleKey(1, bytes(32), ARITHMETIC).order(bytes(16))
+    cover = cover_of(CELLS)
+    pages = list(all_pages(indexed(records), cover, None, limit, order))
+    assert [name for page in pages for name in keys(page)] == naive(records, cover, None, order)
+
+
 @settings(max_examples=40, deadline=None)
 @given(RECORDS, COVERS, st.integers(1, 4), RECORDS)
 def test_a_cursor_goes_on_behind_its_position_while_records_come_and_go(
