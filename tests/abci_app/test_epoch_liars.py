@@ -1,7 +1,7 @@
 """Members that lie about keys of privacy epochs as fast as they can: good epochs go on.
 
 A liar sees every block, sends as much as it likes, comes first into every block, and knows exactly
-from when the chain lets it act. What it seals is garbage.
+from when the chain lets it act. What it seals is garbage, to all others or to itself alone.
 """
 
 from __future__ import annotations
@@ -29,12 +29,16 @@ EPOCH_US = EPOCH_S * SECOND
 
 
 class Liar:
-    """Begins epochs with garbage, gives garbage, and says that it was given some."""
+    """Begins epochs with garbage, gives garbage, and says that it was given some.
 
-    def __init__(self, chain: Chain, node: Node, seed: int, *, asks: bool) -> None:
+    One that ``keeps`` gives nothing: nobody has anything to complain of.
+    """
+
+    def __init__(self, chain: Chain, node: Node, seed: int, *, does: str) -> None:
         self.chain = chain
         self.node = node
-        self._asks = asks
+        self._asks = does != "silent"
+        self._keeps = does == "keeping"
         self._random = random.Random(f"liar {node.name} {seed}")
 
     def act(self) -> None:
@@ -54,7 +58,7 @@ class Liar:
         found: list[Body] = []
         if self._asks:
             found.append(MemberKey(epoch=number + 1, public=self._random.randbytes(32)))
-            if number:
+            if number and not self._keeps:
                 found.append(MemberKey(epoch=number, public=self._random.randbytes(32)))
         if coming is not None:
             due_us = due_at_us(current, coming, epoch_us=EPOCH_US)
@@ -66,9 +70,10 @@ class Liar:
                 given_up=last.states.given_up,
             )
             if next_us >= due_us + order.index(self.node.id) * TURN_US:
-                sealed = self._garbage([node for node, _ in coming.keys])
+                others = [] if self._keeps else [node for node, _ in coming.keys]
+                sealed = self._garbage(others or [self.node.id])
                 found.append(EpochKey(epoch=number + 1, check=bytes(16), sealed=sealed))
-        if current is not None:
+        if current is not None and not self._keeps:
             found += [
                 EpochShare(epoch=number, sealed=self._garbage([node]))
                 for node, _ in current.keys
@@ -98,17 +103,17 @@ async def lied_to(chain: Chain, good: list[EpochNode], liars: list[Liar], count:
     return count
 
 
-@pytest.mark.parametrize("asks", [True, False], ids=["asking", "silent"])
+@pytest.mark.parametrize("does", ["asking", "silent", "keeping"])
 @pytest.mark.parametrize(("count", "lying", "dead"), [(4, 1, 0), (7, 2, 0), (7, 1, 1), (10, 2, 1)])
 @pytest.mark.parametrize("seed", range(2))
 async def test_good_epochs_go_on_whatever_fewer_than_a_third_do(
-    count: int, lying: int, dead: int, asks: bool, seed: int
+    count: int, lying: int, dead: int, does: str, seed: int
 ) -> None:
     nodes = members(count)
     source = random.Random(seed)
     source.shuffle(nodes)
     chain = Chain(*nodes, epoch_s=EPOCH_S)
-    liars = [Liar(chain, node, seed, asks=asks) for node in nodes[:lying]]
+    liars = [Liar(chain, node, seed, does=does) for node in nodes[:lying]]
     good = [EpochNode(chain, node, seed) for node in nodes[lying + dead :]]
     # Each liar spoils one epoch at most: that is given up after a minute, begun anew within the
     # turns and the waiting for those who do not ask. Then comes a good one. Blocks are of 10 s.
