@@ -24,6 +24,7 @@ from edgistry.errors import (
     UnavailableError,
 )
 from edgistry.kv import Change, KeyValue, MemoryKeyValue, prefix_end
+from edgistry.membership import MAX_POWER
 from edgistry.transactions import NodeId
 
 from . import registry
@@ -144,7 +145,8 @@ class Ledger:
 
         Raises:
             ChainMismatchError: blocks are committed here, ``state`` is for another chain, or its
-                members' validator keys are not those of ``validators``.
+                members' validator keys are not those of ``validators``, or one has a power that no
+                member can have.
         """
         if self.head.height:
             raise ChainMismatchError(
@@ -160,6 +162,12 @@ class Ledger:
             raise ChainMismatchError(
                 "genesis: the validator keys of the members are not those of the validators"
             )
+        for member in members.values():
+            if member.power > MAX_POWER:
+                raise ChainMismatchError(
+                    f"genesis: the validator of member {member.name} has power {member.power}; a"
+                    f" member's is at most {MAX_POWER}"
+                )
         block = BlockState(MemoryKeyValue())
         parameters = genesis_parameters(chain_id, state)
         registry.genesis(block, parameters, members, time_us)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,14 @@ from edgistry.errors import (
     TooFewSignaturesError,
 )
 from edgistry.kv import MemoryKeyValue
-from edgistry.membership import NewMember, NodeJoin, NodeLeave, NodeRemove, change_bytes
+from edgistry.membership import (
+    MAX_POWER,
+    NewMember,
+    NodeJoin,
+    NodeLeave,
+    NodeRemove,
+    change_bytes,
+)
 from edgistry.transactions import (
     MAX_MEMBERS,
     Body,
@@ -312,6 +320,18 @@ def test_genesis_whose_validators_are_not_the_members_is_refused() -> None:
     for validators in ({}, {ANN.validator_key: 10}, {ANN.validator_key: 10, bytes(32): 1}):
         with pytest.raises(ChainMismatchError):
             world.app._ledger.begin(CHAIN, state, START_US, validators=validators)
+
+
+@pytest.mark.parametrize("power", [MAX_POWER, MAX_POWER + 1])
+def test_genesis_gives_no_member_more_power_than_it_can_have(power: int) -> None:
+    world = World(MemoryKeyValue(), genesis(ANN, validating=True))
+    begin = partial(world.app._ledger.begin, CHAIN, world.genesis, START_US)
+    if power > MAX_POWER:
+        with pytest.raises(ChainMismatchError, match="member ann has power 1001"):
+            begin(validators={ANN.validator_key: power})
+    else:
+        begin(validators={ANN.validator_key: power})
+        assert world.app._ledger.members[ANN.id].power == power
 
 
 # --- epochs -------------------------------------------------------------------------------------
