@@ -70,7 +70,7 @@ class MembersDesk:
 
     async def leave(self) -> SubmittedAnswer:
         """Let this node leave. Raises UnavailableError as above."""
-        return await self._send(NodeLeave())
+        return await self._send(NodeLeave(change=self._reader.member_changes + 1))
 
     async def _send(self, body: Body) -> SubmittedAnswer:
         sequence = await self._outbox.append([body])

@@ -10,8 +10,8 @@ Rules kept here (consensus.md, *Transactions*, and *ABCI server rules*, 10):
 * A change acts at once: what a member sends behind its removal, in the same block, is refused. The
   engine is told of validators whose power is another after the block than before it.
 * Who is a member no more has no lease, so its records are hidden; they are deleted at most 512 a
-  block. Until they are it cannot come back. Its sequence stays, so that nothing of before is good
-  again. An epoch whose key it had is over.
+  block. Until they are it cannot come back. Its sequence stays, so that nothing that was taken
+  is good again. An epoch whose key it had is over.
 
 Pure, consensus code; ``Block.verify`` does the arithmetic. Not handled here: what is signed
 (``edgistry.membership``), epochs (``epoch_rules``), whom the engine lets in (``queries``).
@@ -74,8 +74,9 @@ def join(state: BlockState, block: Block, _: NodeId, body: NodeJoin) -> Block:
     return _changed(state, block, block.members | {node_id})
 
 
-def leave(state: BlockState, block: Block, node_id: NodeId, _: NodeLeave) -> Block:
+def leave(state: BlockState, block: Block, node_id: NodeId, body: NodeLeave) -> Block:
     """The sender is a member no more; the block for what follows."""
+    _check_next(state, body.change)
     return _take_out(state, block, node_id)
 
 
@@ -171,9 +172,7 @@ def _check_new(state: BlockState, block: Block, node_id: NodeId, new: NewMember)
 def _check_signed(
     state: BlockState, block: Block, body: NodeJoin | NodeRemove, voters: frozenset[NodeId]
 ) -> None:
-    number = _changes(state) + 1
-    if body.change != number:
-        raise MembershipError(f"signed as change {body.change} of the members; {number} is next")
+    _check_next(state, body.change)
     if block.now_us > body.not_after_us:
         raise MembershipError("what was signed is good no more: its time is over")
     # Counted before anything is verified: too few cost no arithmetic.
@@ -189,6 +188,12 @@ def _check_signed(
     for signer, signature in body.signatures:
         if not block.verify(_member(state, NodeId(signer)).public_key, message, signature):
             raise BadSignatureError(f"the signature of node {signer.hex()} does not verify")
+
+
+def _check_next(state: BlockState, change: int) -> None:
+    number = _changes(state) + 1
+    if change != number:
+        raise MembershipError(f"signed as change {change} of the members; {number} is next")
 
 
 def _member(state: BlockState, node_id: NodeId) -> Member:

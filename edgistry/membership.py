@@ -6,7 +6,8 @@ Rules kept here:
   Ed25519 over ``b"edgistry member 1\\0"`` and the MessagePack array ``[chain id, kind, change,
   not_after_us, subject]``. ``subject`` is the new member, or the id of the one to be removed.
 * ``change`` is the number of the change, one more than the chain has had: so what was signed is
-  good once, for the members that signed it, and for nothing after any other change.
+  good once, for the members that signed it, and for nothing after any other change. Who leaves says
+  it too: else what came too late, behind its removal, would take it out once it is in again.
 * Node ids of those who signed ascend strictly.
 
 Bytes in, values out. Not handled here: how many have to sign and what follows
@@ -65,6 +66,8 @@ class NodeJoin(Wire):
 
 class NodeLeave(Wire):
     """The sender leaves."""
+
+    change: _Change
 
 
 class NodeRemove(Wire):

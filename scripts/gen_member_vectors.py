@@ -91,7 +91,7 @@ def build() -> dict[str, Any]:
         "changes": [
             described("join", signed(join, "ann", "bob", "carol"), 1),
             described("remove", signed(gone, "ann", "bob", "carol"), 2),
-            described("leave", NodeLeave(), 3),
+            described("leave", NodeLeave(change=3), 3),
         ],
         "makers": [
             {

@@ -92,7 +92,7 @@ def _guest(world: World, number: int) -> list[bytes]:
         body = joins(GUEST, *MEMBERS, change=change, not_after_us=until_us, power=number + 1)
         return [world.next(ANN, body), GUEST.sign(_next(world), put(f"guest {number}"))]
     if step == 7:
-        leaves = GUEST.sign(_next(world), NodeLeave())
+        leaves = GUEST.sign(_next(world), NodeLeave(change=change))
         removed = world.next(BOB, removes(GUEST, *MEMBERS, change=change, not_after_us=until_us))
         return [removed, leaves] if number % 24 == 7 else [leaves, removed]
     return []

@@ -125,4 +125,4 @@ async def test_leaving_is_a_transaction_of_the_node_itself() -> None:
     bob = Member()
     await bob.desk.leave()
     await bob.service.outbox.step()
-    assert bob.sink.waiting == [BOB.sign(1, NodeLeave())]
+    assert bob.sink.waiting == [BOB.sign(1, NodeLeave(change=1))]

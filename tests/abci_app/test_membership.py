@@ -62,6 +62,7 @@ from .member_world import LATER_US, card, joins, removes, signed
 
 CAROL, DAN = Node("carol"), Node("dan")
 FOUR = (ANN, BOB, CAROL, DAN)
+LEAVES = NodeLeave(change=1)
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def members(world: World) -> set[bytes]:
 
 
 async def test_a_node_leaves_by_itself(world: World) -> None:
-    assert await updates(world, DAN, NodeLeave()) == [(DAN.validator_key, 0)]
+    assert await updates(world, DAN, LEAVES) == [(DAN.validator_key, 0)]
     assert members(world) == {ANN.id, BOB.id, CAROL.id}
     assert await world.do(DAN, LEASE) == NotAMemberError.number
     assert world.check(world.next(DAN, LEASE)) == NotAMemberError.number
@@ -95,10 +96,24 @@ async def test_a_node_leaves_by_itself(world: World) -> None:
 
 
 async def test_what_a_node_sends_behind_its_leaving_is_refused(world: World) -> None:
-    transactions = [world.next(DAN, body) for body in (put("x"), NodeLeave(), put("y"), LEASE)]
+    transactions = [world.next(DAN, body) for body in (put("x"), LEAVES, put("y"), LEASE)]
     codes = await world.block(*transactions)
     assert codes == [0, 0, NotAMemberError.number, NotAMemberError.number]
     assert not world.app.reader.is_visible(DAN.id)
+
+
+async def test_a_leaving_that_came_too_late_is_good_no_more_when_its_node_is_in_again(
+    world: World,
+) -> None:
+    """It has not consumed its sequence: nobody looks at what is not a member's."""
+    late = world.next(DAN, LEAVES)
+    codes = await world.block(world.next(ANN, removes(DAN, ANN, BOB, CAROL)), late)
+    assert codes == [0, NotAMemberError.number]
+    await world.block()
+    assert await world.do(ANN, joins(DAN, ANN, BOB, CAROL, change=2)) == 0
+    assert await world.block(late) == [MembershipError.number]
+    assert DAN.id in members(world)
+    assert await world.do(DAN, NodeLeave(change=3)) == 0
 
 
 async def test_more_than_two_thirds_of_the_others_remove_a_node(world: World) -> None:
@@ -128,7 +143,7 @@ async def test_a_signature_that_does_not_verify_spoils_it(world: World) -> None:
 
 async def test_the_last_one_stays() -> None:
     world = started(MemoryKeyValue(), genesis(ANN))
-    assert await world.do(ANN, NodeLeave()) == MembershipError.number
+    assert await world.do(ANN, LEAVES) == MembershipError.number
     assert members(world) == {ANN.id}
 
 
@@ -136,8 +151,8 @@ async def test_the_last_one_that_votes_stays() -> None:
     state = genesis(ANN, BOB, validating=True)
     bob = replace(state.members[1], validator_key="")
     world = started(MemoryKeyValue(), replace(state, members=(state.members[0], bob)))
-    assert await world.do(ANN, NodeLeave()) == MembershipError.number
-    assert await updates(world, BOB, NodeLeave()) == []
+    assert await world.do(ANN, LEAVES) == MembershipError.number
+    assert await updates(world, BOB, LEAVES) == []
 
 
 async def test_records_of_one_who_left_are_hidden_and_withdrawn_in_bounded_blocks(
@@ -165,7 +180,7 @@ async def test_records_of_one_who_left_are_hidden_and_withdrawn_in_bounded_block
 async def test_the_bound_is_one_for_all_who_left(world: World) -> None:
     for node in (BOB, DAN):
         await world.do(node, put(*(f"{node.name} {at}" for at in range(400))))
-    await world.block(world.next(BOB, NodeLeave()), world.next(DAN, NodeLeave()))
+    await world.block(world.next(BOB, LEAVES), world.next(DAN, NodeLeave(change=2)))
     left = []
     for _ in range(2):
         await world.block()
@@ -184,7 +199,7 @@ async def test_an_old_lease_of_a_removed_node_does_not_come_back(world: World) -
 async def test_a_region_of_one_who_left_may_be_put_by_another(world: World) -> None:
     await world.do(DAN, region("park"))
     assert await world.do(ANN, region("park", 2)) == NotOwnerError.number
-    await world.do(DAN, NodeLeave())
+    await world.do(DAN, LEAVES)
     assert await world.do(ANN, region("park", 2)) == 0
     assert await world.do(BOB, region("park", 3)) == NotOwnerError.number
 
@@ -214,7 +229,7 @@ async def test_who_joined_may_send_in_the_same_block(world: World) -> None:
 async def test_what_was_signed_is_good_once(world: World) -> None:
     body = joins(EVE, ANN, BOB, CAROL)
     assert await world.do(ANN, body) == 0
-    assert await world.do(EVE, NodeLeave()) == 0
+    assert await world.do(EVE, NodeLeave(change=2)) == 0
     await world.block()
     assert await world.do(ANN, body) == MembershipError.number
     assert await world.do(ANN, joins(EVE, ANN, BOB, CAROL, change=3)) == 0
@@ -222,7 +237,7 @@ async def test_what_was_signed_is_good_once(world: World) -> None:
 
 async def test_what_was_signed_before_another_change_is_good_no_more(world: World) -> None:
     body = joins(EVE, ANN, BOB, CAROL)
-    await world.do(DAN, NodeLeave())
+    await world.do(DAN, LEAVES)
     assert await world.do(ANN, body) == MembershipError.number
     assert await world.do(ANN, joins(EVE, ANN, BOB, CAROL, change=3)) == MembershipError.number
 
@@ -260,7 +275,7 @@ async def test_there_are_no_more_members_than_a_chain_can_have() -> None:
     signers = many[: MAX_MEMBERS * 2 // 3 + 1]
     world = started(MemoryKeyValue(), genesis(*many))
     assert await world.do(many[0], joins(EVE, *signers)) == MembershipError.number
-    assert await world.do(many[-1], NodeLeave()) == 0
+    assert await world.do(many[-1], LEAVES) == 0
     assert await world.do(many[0], joins(EVE, *signers, change=2)) == 0
 
 
@@ -269,7 +284,7 @@ async def test_one_comes_back_when_its_records_are_gone_and_its_sequence_goes_on
 ) -> None:
     first = world.next(DAN, put("x"))
     await world.block(first)
-    await world.do(DAN, NodeLeave())
+    await world.do(DAN, LEAVES)
     body = joins(DAN, ANN, BOB, CAROL, change=2)
     early = await world.block(world.next(ANN, body))
     # The block withdrew the one record before it came to the transaction.
@@ -285,7 +300,7 @@ async def test_one_comes_back_when_its_records_are_gone_and_its_sequence_goes_on
 async def test_one_does_not_come_back_while_its_records_are_being_withdrawn(world: World) -> None:
     for start in range(0, MAX_DELETED + 1, 300):
         await world.do(DAN, put(*(f"dan {at}" for at in range(start, start + 300))))
-    await world.do(DAN, NodeLeave())
+    await world.do(DAN, LEAVES)
     code = await world.do(ANN, joins(DAN, ANN, BOB, CAROL, change=2))
     assert code == MembershipError.number
     assert await world.do(ANN, joins(DAN, ANN, BOB, CAROL, change=2)) == 0
@@ -303,7 +318,7 @@ async def test_a_key_that_changes_hands_within_a_block_is_one_update_if_any(
     )
     world.now_us += SECOND
     answer = await world.finalize(
-        world.next(DAN, NodeLeave()), world.next(ANN, signed(body, ANN, BOB, CAROL))
+        world.next(DAN, LEAVES), world.next(ANN, signed(body, ANN, BOB, CAROL))
     )
     assert [result.code for result in answer.tx_results] == [0, 0]
     found = [(each.pub_key.ed25519, each.power) for each in answer.validator_updates]
@@ -366,7 +381,7 @@ async def test_the_engine_lets_in_the_peers_of_members(world: World) -> None:
     assert not may_connect(EVE.peer_id.hex())
     assert may_connect("friend")  # configured: this node may not know yet that it is a member
     await world.do(ANN, joins(EVE, ANN, BOB, CAROL))
-    await world.do(DAN, NodeLeave())
+    await world.do(DAN, NodeLeave(change=2))
     assert may_connect(EVE.peer_id.hex())
     assert not may_connect(DAN.peer_id.hex())
 
@@ -374,7 +389,7 @@ async def test_the_engine_lets_in_the_peers_of_members(world: World) -> None:
 async def test_a_configured_peer_of_a_former_member_is_kept_out(world: World) -> None:
     configured = world.app._queries
     configured._allowed = {DAN.peer_id.hex()}.__contains__
-    await world.do(DAN, NodeLeave())
+    await world.do(DAN, LEAVES)
     path = f"/p2p/filter/id/{DAN.peer_id.hex()}"
     assert world.app.query(pb.RequestQuery(path=path)).code != 0
 
@@ -421,7 +436,7 @@ changes = st.one_of(
         node=node_ids,
         signatures=all_signatures,
     ),
-    st.just(NodeLeave()),
+    st.builds(NodeLeave, change=numbers),
 )
 
 
@@ -466,6 +481,6 @@ def test_a_body_of_another_form_is_malformed(body: Body) -> None:
 async def test_many_records_of_others_are_left_alone_by_a_withdrawal(world: World) -> None:
     await world.do(ANN, ServicesPut(records=tuple(record(f"a{at}") for at in range(20))))
     await world.do(DAN, put("d"))
-    await world.do(DAN, NodeLeave())
+    await world.do(DAN, LEAVES)
     await world.block()
     assert len(list(world.app.reader.services())) == 20

@@ -278,7 +278,7 @@ async def test_a_block_that_begins_two_epochs_shows_what_moved_with_the_first() 
     codes = await world.world.block(
         world.world.next(_THREE[second], _begins(2, second)),
         world.world.next(_THREE[third], _asks(3)),
-        world.world.next(_THREE[second], NodeLeave()),
+        world.world.next(_THREE[second], NodeLeave(change=1)),
         world.world.next(_THREE[third], _begins(3, third)),
         after_us=3600 * SECOND,
     )
