@@ -211,11 +211,12 @@ def _after(chain: CurrentEpoch, current: StoredEpoch | None, block: Block) -> Cu
         return CurrentEpoch(number=1, good=0)
     given_up = {node: epoch for node, epoch in chain.given_up if node in block.members}
     good = chain.good
-    if is_given_up(current, block.members):
-        given_up[NodeId(current.maker)] = chain.number
-    else:
+    maker = NodeId(current.maker)
+    if not is_given_up(current, block.members):
         good = chain.number
-        given_up.pop(NodeId(current.maker), None)
+        given_up.pop(maker, None)
+    elif maker in block.members:
+        given_up[maker] = chain.number
     return CurrentEpoch(
         number=chain.number + 1, good=good, given_up=tuple(sorted(given_up.items()))
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from dataclasses import replace as with_changes
 from typing import Any
 
 import pytest
@@ -12,7 +13,12 @@ from hypothesis import strategies as st
 
 from abci_app import registry, turns
 from abci_app.block_state import Block, BlockState
-from abci_app.epoch_rules import GIVEN_UP_AFTER_US, look_at_members
+from abci_app.epoch_rules import (
+    GIVEN_UP_AFTER_US,
+    begin_epoch,
+    look_at_members,
+    publish_key,
+)
 from abci_app.schema import (
     CURRENT_EPOCH_KEY,
     CurrentEpoch,
@@ -21,6 +27,7 @@ from abci_app.schema import (
     genesis_parameters,
 )
 from abci_app.turns import TURN_US
+from edgistry.codec import replace
 from edgistry.errors import (
     DuplicateError,
     EpochNotDueError,
@@ -480,6 +487,50 @@ async def test_the_last_epoch_that_was_not_given_up_outlives_those_that_were(wor
     assert sorted(world.app.reader.epochs().kept()) == [5, 6]
     stored = [key for key, _ in world.app._ledger.records.scan(b"p", b"q")]
     assert stored == [epoch_key(5), epoch_key(6)]
+
+
+@pytest.mark.parametrize(("left", "is_given_up"), [(BOB, False), (EVE, True)])
+def test_an_epoch_is_given_up_by_those_who_are_members(left: Node, is_given_up: bool) -> None:
+    """Three of four lack its key, and two of three do not give it up."""
+    state = BlockState(MemoryKeyValue())
+    everybody = (ANN, BOB, CAROL, EVE)
+    keys = tuple(sorted((node.id, public(node)) for node in everybody))
+    lacking = StoredEpoch(since_us=0, check=bytes(16), keys=keys, sealed=(), maker=EVE.id)
+    lacking = replace(lacking, sealed=seals(EVE))
+    state.put(CURRENT_EPOCH_KEY, CurrentEpoch(number=1, good=0))
+    state.put(epoch_key(1), lacking)
+    block = _block(_members(*(node for node in everybody if node is not left)), now_us=SECOND)
+    look_at_members(state, block)
+    after = state.get(epoch_key(1), StoredEpoch)
+    assert after is not None
+    # Eve has the key: when she is a member no more the epoch is over at once.
+    assert after.over_us == (SECOND if left is EVE else 0)
+    state.put(epoch_key(2), replace(lacking, check=b"", sealed=(), maker=b""))
+    late = with_changes(block, now_us=2 * HOUR)
+    begin_epoch(state, late, ANN.id, begins(2, ANN))
+    chain = state.get(CURRENT_EPOCH_KEY, CurrentEpoch)
+    assert chain is not None
+    assert (chain.good, chain.given_up) == (0 if is_given_up else 1, ())
+
+
+def test_the_chain_remembers_nothing_of_makers_and_askers_that_are_members_no_more() -> None:
+    state = BlockState(MemoryKeyValue())
+    members = _members(ANN, BOB)
+    given_up = tuple(sorted(((ANN.id, 1), (EVE.id, 2))))
+    state.put(CURRENT_EPOCH_KEY, CurrentEpoch(number=3, good=0, given_up=given_up))
+    late = tuple(sorted(((BOB.id, 1), (EVE.id, 1))))
+    current = StoredEpoch(since_us=0, check=bytes(16), keys=(), sealed=(), maker=BOB.id, late=late)
+    state.put(epoch_key(3), current)
+    block = _block(members, now_us=2 * HOUR)
+    publish_key(state, block, ANN.id, asks(ANN, 3))
+    after = state.get(epoch_key(3), StoredEpoch)
+    assert after is not None
+    assert {node for node, _ in after.late} == {ANN.id, BOB.id}
+    publish_key(state, block, ANN.id, asks(ANN, 4))
+    begin_epoch(state, block, ANN.id, begins(4, ANN))
+    chain = state.get(CURRENT_EPOCH_KEY, CurrentEpoch)
+    assert chain is not None
+    assert chain.given_up == ((ANN.id, 1),)
 
 
 def _members(*nodes: Node) -> frozenset[NodeId]:
