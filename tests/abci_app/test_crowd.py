@@ -202,6 +202,17 @@ async def test_what_came_in_the_block_of_the_epoch_is_counted(crowd: CrowdWorld)
     assert crowd.shown() == {}
 
 
+async def test_an_epoch_tells_nothing_of_those_who_stay_in_their_crowd(crowd: CrowdWorld) -> None:
+    names = [f"{number}" for number in range(5)]
+    await crowd.put(*(record(name, owner=name, crowd=2) for name in names))
+    await crowd.begin_epoch()
+    heard: list[RecordKey] = []
+    crowd.world.app.reader.subscribe(lambda _, changes: heard.extend(each.key for each in changes))
+    await crowd.begin_epoch()
+    assert heard == []
+    assert set(crowd.shown()) == set(map(key, names))
+
+
 async def test_a_crowd_that_leaves_is_missed_in_the_next_epoch_only(crowd: CrowdWorld) -> None:
     await crowd.put(record("a", owner="a", crowd=2), record("b", owner="b"))
     await crowd.begin_epoch()
