@@ -400,6 +400,22 @@ async def test_a_device_that_comes_back_while_a_move_waits_has_another_handle(
     assert (again.state, again.handle != device.handle) == ("published", True)
 
 
+async def test_a_device_that_comes_back_just_behind_its_withdrawal_has_another_handle(
+    bench: Bench,
+) -> None:
+    """The chain does not say any more where it was shown."""
+    Epochs(bench)
+    await published(bench, row(1, id="a"))
+    [device] = bench.registrar.page(after=None, limit=9).devices
+    await bench.registrar.withdraw([device.handle])
+    await bench.outbox.step()
+    bench.chain.commit()
+    assert bench.states() == ["withdrawing"], "the outbox has not looked yet"
+    await published(bench, row(1, id="a"))
+    [again] = bench.registrar.page(after=None, limit=9).devices
+    assert (again.state, again.handle != device.handle) == ("published", True)
+
+
 async def test_a_device_that_comes_back_where_it_was_keeps_its_handle(bench: Bench) -> None:
     Epochs(bench)
     await published(bench, row(1, id="a"))
