@@ -289,9 +289,11 @@ def _propose(
 
 
 def _node_named(known: MembersAnswer, text: str) -> str:
-    for each in known.members:
-        if text in (each.name, each.node):
-            return each.node
+    # By id first: somebody's name can look like another one's id.
+    named = [each.node for each in known.members if text == each.node]
+    named += [each.node for each in known.members if text == each.name]
+    if named:
+        return named[0]
     raise InvalidValueError(f"{text!r} is no member; `edgistry-node member list` shows them")
 
 

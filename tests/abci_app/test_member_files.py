@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abci_app.cli import program
+from abci_app.cli_member import _node_named
 from abci_app.comet_config import read_genesis, read_public_keys
 from abci_app.directory import NodeDirectory, open_directory
 from abci_app.initialize import init_cluster, init_node
@@ -24,6 +25,7 @@ from abci_app.member_files import (
     sign_proposal,
     subject_of,
 )
+from abci_app.members_api import MemberRow, MembersAnswer
 from edgistry.adapters import crypto, sodium
 from edgistry.codec import decode_json, encode_json, replace
 from edgistry.errors import InvalidValueError, MalformedError
@@ -169,6 +171,21 @@ def test_each_signs_with_its_own_key_where_no_node_runs(cluster: Path, tmp_path:
     assert (len(verified), sum(verified)) == (4, 2)
     again = invoke("member", "sign", cluster / "node1", file, "--json")
     assert json.loads(again.stdout)["signatures"] == 2
+
+
+def test_a_member_is_meant_by_its_id_although_another_has_that_for_a_name() -> None:
+    names = {ANN: BOB.id.hex(), BOB: "bob"}
+    rows = tuple(
+        MemberRow(node=node.id.hex(), name=name, power=10, alive=True, own=False)
+        for node, name in names.items()
+    )
+    known = MembersAnswer(
+        chain_id=CHAIN, height=1, changes=0, block_time_us=0, members=rows, former=()
+    )
+    for text in (BOB.id.hex(), "bob"):
+        assert _node_named(known, text) == BOB.id.hex()
+    with pytest.raises(InvalidValueError):
+        _node_named(known, "carol")
 
 
 def test_a_proposal_for_another_chain_is_not_signed(cluster: Path, tmp_path: Path) -> None:
