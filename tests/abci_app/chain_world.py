@@ -158,6 +158,12 @@ class World:
         self.genesis = state or genesis()
         self._sequences: dict[NodeId, int] = {}
 
+    def started_anew(self) -> World:
+        """The same chain, of which a new program knows what is stored."""
+        again = World(self.app._ledger._store, self.genesis)
+        again.now_us, again._sequences = self.now_us, self._sequences
+        return again
+
     def begin(self) -> bytes:
         """InitChain; the app hash."""
         answer = self.app.init_chain(

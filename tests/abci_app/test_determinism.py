@@ -38,11 +38,11 @@ def _replay_in_a_process(hash_seed: str, *options: str) -> list[str]:
 
 def test_the_blocks_of_this_test_do_something(expected: list[str]) -> None:
     hashes = [line.split()[0] for line in expected[:-1]]
-    codes = {code for line in expected[:-1] for code in line.split(" ", 1)[1:]}
+    codes = {code for line in expected[:-1] for code in line.split(" ", 2)[2:]}
     assert len(set(hashes)) > 40
     assert len(codes) > 20
     # The empty blocks at the end outlast every lease: deletion is part of what is compared.
-    assert expected[-1] == "10 changes of members, 0 records left"
+    assert expected[-1] == "10 changes of members, epoch 3, 0 records left"
 
 
 @pytest.mark.parametrize("hash_seed", ["1", "4242"])
@@ -59,6 +59,10 @@ async def test_leveldb_gives_the_same_hashes_as_memory(expected: list[str], tmp_
         store = LevelKeyValue(tmp_path / name)
         assert await replay(store) == expected
         store.close()
+
+
+async def test_a_node_started_anew_after_each_block_comes_to_the_same(expected: list[str]) -> None:
+    assert await replay(MemoryKeyValue(), starts_anew=True) == expected
 
 
 async def test_where_long_work_is_cut_does_not_matter(
