@@ -9,8 +9,10 @@ Rules kept here (privacy.md, *Anycast*):
   nobody: what others have asked decides who is chosen, and never that nobody is.
 * A member whose node does not answer, or grants nothing, is passed over for the next, a few times:
   granting changes nothing. The client learns of one member, by an alias.
+* This node has checked what the client asks. So another node that finds fault with it, since its
+  clock is wrong, say, is passed over too: no member can turn clients away from the others.
 * Who gets nobody is told whether to come back: to have its share of all is 429, none there 404,
-  and a refusal of all that were asked is that refusal. A node that is away looks like none there.
+  and a refusal to grant is that refusal. A node that is away looks like none there.
 
 Not handled here: who is a member (``memberships``), whose turn it is (``anycast``), what is granted
 (``any_grants``), transport (``http_any``).
@@ -124,7 +126,7 @@ class AnycastDesk:
                 refusal = error
                 continue
             except Refused as error:
-                if not is_away(error):
+                if target.node == self._node_id and not is_away(error):
                     raise
                 continue
             self._choices.made(record, client.id, alias=alias.tag, now_us=now_us)

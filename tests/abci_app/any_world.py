@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -226,9 +226,10 @@ async def any_world(
     *,
     policy: GrantsConfig | None = None,
     local: AnyGrants | None = None,
+    links: Mapping[NodeId, Any] | None = None,
     **limits: int,
 ) -> AsyncIterator[AnyWorld]:
-    """A node that listens, with so many devices."""
+    """A node that listens, with so many devices, and ``links`` to others."""
     kept = MemoryKeyValue()
     woofs = DurableWoofs(kept)
     writer = MailboxWriter(
@@ -253,7 +254,7 @@ async def any_world(
         find=registry.get,
         is_visible=lambda _: True,
         local=local or AnyGrantDesk(grants),
-        links={},
+        links=links or {},
     )
     world = AnyWorld(
         devices=made,

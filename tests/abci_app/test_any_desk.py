@@ -219,6 +219,8 @@ async def test_without_an_epoch_key_nobody_can_be_named() -> None:
 class Deaf:
     """A home node that does not answer, or refuses."""
 
+    seems_up = True
+
     def __init__(self, error: Refused) -> None:
         self.error = error
         self.asked = 0
@@ -244,6 +246,26 @@ async def test_members_that_grant_nothing_are_passed_over_a_few_times(
         with pytest.raises(told):
             await ask(world)
         assert (deaf.asked, len(world.choices)) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ClientSignatureError("signed ahead: its clock is wrong"),
+        MalformedError("it does not know this kind of wish"),
+        BudgetError("enough", retry_after_s=9),
+    ],
+)
+async def test_another_node_that_finds_fault_with_a_wish_turns_nobody_away(error: Refused) -> None:
+    other = NodeId(b"o" * 20)
+    deaf = Deaf(error)
+    async with any_world(2, links={other: deaf}) as world:
+        world.registry[record_of(0)] = stored(home=other)
+        world.index.rebuild((each, listed(kept)) for each, kept in world.registry.items())
+        for _ in range(4):
+            await ask(world)
+        assert deaf.asked, "it was its turn"
+        assert world.choices.loaded_by(ME.id) == [record_of(1)]
 
 
 async def test_what_is_malformed_unsigned_or_signed_for_another_path_is_refused() -> None:
