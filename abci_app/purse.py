@@ -75,8 +75,9 @@ class Purse:
                 if tag is None:
                     self._strangers.spend(address, cost, now_us=now_us)
                 else:
-                    self._check(tag, cost, request, now_us)
+                    # First, since it pays also for a client whose own budget refuses.
                     self._addresses.spend(address, cost, now_us=now_us)
+                    self._check(tag, cost, request, now_us)
             except BudgetError:
                 self.refused += 1
                 raise

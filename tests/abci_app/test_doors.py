@@ -190,6 +190,17 @@ async def test_one_with_many_keys_has_not_as_many_budgets() -> None:
     await handler(of(b"z", address="10.0.0.2"))
 
 
+async def test_an_address_pays_also_for_clients_that_have_spent_their_own() -> None:
+    _, handler, _ = purse()
+    assert await spend_all(handler, lambda: of(b"a")) == 5
+    for _ in range(10 * CLIENTS_BEHIND):
+        with pytest.raises(BudgetError):
+            await handler(of(b"a"))
+    with pytest.raises(BudgetError):
+        await handler(of(b"b"))
+    await handler(of(b"b", address="10.0.0.2"))
+
+
 async def test_nobody_spends_what_is_anothers() -> None:
     made, handler, _ = purse()
 
