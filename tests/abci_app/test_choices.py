@@ -82,3 +82,13 @@ def test_choices_for_others_load_a_service_and_are_not_ones_own() -> None:
     assert not choices.is_loaded(ONE, 2, now_us=UNUSED_US)
     assert choices.is_loaded(ONE, 1, now_us=UNUSED_US)
     assert (choices.loaded_by(ALICE), choices.loaded_by(BOB)) == ([], [ONE])
+
+
+def test_nothing_is_left_of_choices_that_have_ended() -> None:
+    choices = Choices()
+    for number in range(6):
+        alias, request = b"alias %d" % number, b"request %d" % number
+        choices.made((ONE, TWO)[number % 2], b"client %d" % number, alias=alias, now_us=0)
+        choices.submitted(alias, request, until_us=9)
+        choices.ended(request)
+    assert vars(choices) == {**vars(Choices()), "_next": 6}
