@@ -22,10 +22,10 @@ import click
 
 from edgistry.codec import Document, encode_json
 from edgistry.errors import FileError, Refused
-from edgistry.policy import MAX_CROWD, MAX_NOISE_M, PrivacyPolicy
+from edgistry.policy import MAX_CROWD, MAX_NOISE_M
 from edgistry.transactions import MAX_BATCH_RECORDS
 
-from .admin_api import DeviceEntry, DeviceRow
+from .admin_api import DeviceRow
 from .cli_region import region
 from .cli_shared import (
     directory_argument,
@@ -41,7 +41,7 @@ from .contradictions import without_contradictions
 from .directory import open_directory
 from .fleet import DEFAULT_ACTIONS, OPTIONAL_COLUMNS, BadRow, FleetFile, LineNumber, check_device
 from .import_run import ImportResult, ImportRun
-from .over_limits import is_over
+from .over_limits import is_entry_over
 
 __all__ = ["device", "fleet", "region"]
 
@@ -186,7 +186,7 @@ def device_list(directory: Path, over_limits: bool, as_json: bool) -> None:
         devices = client.devices()
         if over_limits:
             limits = open_directory(directory)[1].privacy.limits
-            devices = (each for each in devices if is_over(_policy_of(each), limits))
+            devices = (each for each in devices if is_entry_over(each, limits))
         if as_json:
             _print_json_list("devices", devices)
             return
@@ -202,10 +202,6 @@ def device_list(directory: Path, over_limits: bool, as_json: bool) -> None:
             for each in devices
         ]
     print_table(("HANDLE", "STATE", "TYPE", "CELL", "POSITION", "NAME"), rows)
-
-
-def _policy_of(device: DeviceEntry) -> PrivacyPolicy:
-    return PrivacyPolicy(resolution=device.resolution, noise_m=device.noise_m, crowd=device.crowd)
 
 
 @device.command("withdraw")

@@ -22,6 +22,7 @@ from edgistry.errors import PolicyRefusedError
 from edgistry.kv import KeyValue
 from edgistry.policy import PolicyLimits, PrivacyPolicy, check_policy
 
+from .admin_api import DeviceEntry
 from .devices import Device, DeviceTable
 from .slices import Slices
 
@@ -94,3 +95,9 @@ def is_over(policy: PrivacyPolicy, limits: PolicyLimits) -> bool:
     except PolicyRefusedError:
         return True
     return False
+
+
+def is_entry_over(entry: DeviceEntry, limits: PolicyLimits) -> bool:
+    """The same of a device as ``device list`` has it; of one that leaves nothing is to be done."""
+    policy = PrivacyPolicy(resolution=entry.resolution, noise_m=entry.noise_m, crowd=entry.crowd)
+    return entry.state != "withdrawing" and is_over(policy, limits)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 import abci_app.over_limits as over_limits
-from abci_app.over_limits import OverLimits, is_over
+from abci_app.over_limits import OverLimits, is_entry_over, is_over
 from edgistry.kv import MemoryKeyValue
 from edgistry.policy import PolicyLimits, PrivacyPolicy
 
@@ -50,6 +50,9 @@ async def test_those_that_are_registered_anew_or_withdrawn_are_told_of_no_more()
     await node.service.withdraw(handles[1:2])
     await over.look_again()
     assert told(over) == [1]
+    entries = node.service.registrar.page(after=None, limit=9).devices
+    assert {each.handle for each in entries} == set(handles)
+    assert [each.handle for each in entries if is_entry_over(each, LIMITS)] == handles[2:]
     await node.settle()
     await node.service.withdraw(handles[2:])
     await node.settle()
