@@ -23,7 +23,7 @@ from collections.abc import (
     Sequence,
 )
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Final, Self, TypedDict, TypeVar, Unpack
 
 from ..api import (
     JSON_CONTENT_TYPE,
@@ -95,6 +95,9 @@ class DiscoverArguments(WatchArguments, total=False):
 
 StartOver = Callable[[], None]
 """What was listed so far is to be forgotten: the listing begins again."""
+MAX_STARTS: Final = 4
+"""Of one listing. Behind one address nodes may be in two epochs for a minute; with more of them
+each page could lead back to the first."""
 
 
 class _Listing:
@@ -105,6 +108,7 @@ class _Listing:
         self.more = True
         self._begin = what.get("cursor")
         self._start_over = start_over
+        self._starts = 1
         self._pages = 0
 
     def go_on(self, page: DiscoverAnswer) -> None:
@@ -117,11 +121,13 @@ class _Listing:
         """From the first page; raises ``error`` when the caller's own cursor leads nowhere."""
         if not self._pages:
             raise error
-        if self._start_over is None or self._begin is not None:
+        is_last = self._starts == MAX_STARTS
+        if self._start_over is None or self._begin is not None or is_last:
             raise EpochEndedError(
                 f"the privacy epoch ended behind page {self._pages} of this listing"
             ) from None
         self._start_over()
+        self._starts += 1
         self._pages = 0
         self.what["cursor"] = None
 
@@ -217,7 +223,7 @@ class NodeClient(WoofClient):
 
         Raises:
             EpochEndedError: the epoch ended between two pages, and there is no ``start_over``, or
-                the listing began behind a ``cursor``.
+                the listing began behind a ``cursor``, or ``MAX_STARTS`` times already.
             Refused: as ``discover``.
         """
         listing = _Listing(what, start_over)

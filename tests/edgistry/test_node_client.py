@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from edgistry import BlockingNodeClient, NodeClient
 from edgistry.adapters.http import HttpServer, Request, Response, Route
+from edgistry.adapters.node_client import MAX_STARTS
 from edgistry.adapters.problems import refusal_of
 from edgistry.api import (
     CellArea,
@@ -114,6 +115,26 @@ async def test_listing_starts_over_when_an_epoch_ends_and_says_so() -> None:
         await collect(node.services(region="bay", limit=2, start_over=found.clear), found)
     assert found == fake.services
     assert [each.cursor for each in fake.queries] == [None, "2", "4", None, "2", "4"]
+
+
+class EpochAlwaysEnds(FakeNode):
+    """No cursor leads anywhere."""
+
+    async def discover(self, query: DiscoverQuery, client: Client | None) -> DiscoverAnswer:
+        assert len(self.queries) < 20, "there is no end to it"
+        if query.cursor is not None:
+            raise UnknownCursorError("the cursor is of another epoch")
+        return await super().discover(query, client)
+
+
+async def test_listing_does_not_start_over_for_ever() -> None:
+    fake = EpochAlwaysEnds(services=[entry(number) for number in range(5)])
+    found: list[ServiceEntry] = []
+    async with serving(fake) as url, NodeClient(url) as node:
+        with pytest.raises(EpochEndedError):
+            await collect(node.services(region="bay", limit=2, start_over=found.clear), found)
+    assert len(fake.queries) == MAX_STARTS
+    assert found == fake.services[:2]
 
 
 async def test_listing_behind_a_cursor_of_its_own_does_not_start_over() -> None:
