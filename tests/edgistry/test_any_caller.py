@@ -25,6 +25,7 @@ from edgistry.errors import (
     NoMemberError,
     NotFoundError,
     Refused,
+    UnavailableError,
 )
 from edgistry.requests_api import KnownOutcome, RequestAnswer, to_bytes
 
@@ -66,8 +67,8 @@ class Service:
     """Raised for the call; ``None``: it answers."""
     told: tuple[RequestAnswer, ...] = (QUEUED,)
     """News of the call until then."""
-    cancelled: RequestAnswer = CANCELLED
-    """The answer when it is taken back."""
+    cancelled: RequestAnswer | Refused = CANCELLED
+    """The answer, or what is raised, when it is taken back."""
     finish: Refused | None = None
     """Raised for who waits on; ``None``: it answers then."""
     takes_s: float = 0.0
@@ -141,6 +142,8 @@ class Node:
 
             async def cancel(self) -> RequestAnswer:
                 node.events.append(f"cancel {self.service.name}")
+                if isinstance(self.service.cancelled, Refused):
+                    raise self.service.cancelled
                 return self.service.cancelled
 
             async def wait(self, answer: RequestAnswer, wait_s: float, _: object) -> RequestAnswer:
@@ -288,6 +291,23 @@ async def test_all_that_is_tried_has_one_deadline_and_one_time_to_wait(call: Cal
         await call(Node(first, second, last), ttl_s=60.0, wait_s=45.0, patience_s=10.0)
     assert [each.how["ttl_s"] for each in (first, second, last)] == [60.0, 50.0, 40.0]
     assert [each.how["wait_s"] for each in (first, second, last)] == [10.0, 10.0, 25.0]
+
+
+async def test_pauses_between_looks_for_another_service_double(call: Call) -> None:
+    node = Node(Service(PENDING, takes_s=1.0, finish=PENDING))
+    with pytest.raises(CallPendingError):
+        await call(node, wait_s=31.0, patience_s=1.0)
+    looks = ["choose", "wait s0"] * 5  # after 1, 2, 4, 8 and 16 s
+    assert node.events == ["choose", "call s0", *looks]
+
+
+async def test_another_service_that_was_found_is_not_looked_for_again(call: Call) -> None:
+    away = UnavailableError("the node is away")
+    node = Node(Service(PENDING, takes_s=1.0, cancelled=away, finish=PENDING), Service())
+    with pytest.raises(CallPendingError):
+        await call(node, wait_s=8.0, patience_s=1.0)
+    tries = ["cancel s0", "wait s0"] * 3
+    assert node.events == ["choose", "call s0", "choose", *tries]
 
 
 async def test_who_has_no_time_to_wait_has_made_one_call(call: Call) -> None:
