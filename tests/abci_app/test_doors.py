@@ -134,6 +134,11 @@ def test_every_name_is_an_operation() -> None:
     assert names >= set(BASE) >= SIGNED
 
 
+def test_all_that_is_about_one_service_waits_for_an_edge() -> None:
+    names = {each.name for each in OPERATIONS if each.name.startswith("request_")}
+    assert names | {"grant", "any_grant"} == SLOTTED
+
+
 # --- budgets ------------------------------------------------------------------------------------
 
 

@@ -203,6 +203,9 @@ def test_nothing_is_left_of_requests_that_are_over() -> None:
     life.mail.passes(20 * 365 * 24 * HOUR)
     left = [key for key, _ in life.mail.store.scan(b"", None)]
     assert len(left) == len([key for key in left if key.startswith(b"mailbox/d/")]) == 2
+    boxes = life.mail.boxes
+    in_memory = (boxes.live, boxes._boxes, boxes._counts, boxes._unsettled, boxes._followers)
+    assert not any(in_memory)
 
 
 def test_agenda_does_not_grow_with_what_has_ended() -> None:
