@@ -36,6 +36,9 @@ PATIENCE: Final = 4
 that a cluster that has come to a stop costs its devices no energy."""
 _CLOCK_ERROR: Final = 500
 """A device's clock may be wrong by one part in so many while it sleeps."""
+_LATENCY_S: Final = 10.0
+"""What a device proves of the time is ahead by as long as its request took to reach the node: after
+a slow one it comes too soon by up to so much, or a quarter of its period if that is less."""
 
 _PHASE: Final = b"\x01"
 _WAIT: Final = b"\x02"
@@ -81,24 +84,33 @@ class Rhythm:
         if self.epoch is None:
             periods = math.ceil((earliest_s - self.first_wake_s) / self.period_s)
             return max(self.first_wake_s + periods * self.period_s, earliest_s)
-        # A device whose clock is fast has come too soon, and is not to come once more for that.
+        # One that has come too soon is not to come once more for that.
         earliest_s = max(earliest_s, now_s + self.period_s / _CLOCK_ERROR)
-        due_us = self._due_us(self.epoch, math.ceil(earliest_s * 1e6) + self.epoch.ahead_us)
+        regular_s = max(earliest_s, now_s + min(_LATENCY_S, self.period_s / 4))
+        due_us = self._due_us(
+            self.epoch,
+            earliest_us=math.ceil(earliest_s * 1e6) + self.epoch.ahead_us,
+            regular_us=math.ceil(regular_s * 1e6) + self.epoch.ahead_us,
+        )
         return max((due_us - self.epoch.ahead_us) / 1e6, earliest_s)
 
     def back_s(self, *, now_s: float, shortest_sleep_s: float) -> float:
         """When to expect it again, while it may yet be told another epoch now.
 
-        It does not come later but by its shortest sleep, unless an epoch ends meanwhile.
+        It does not come later but by what keeps it from coming twice, unless an epoch ends
+        meanwhile.
         """
         due_s = self.due_s(now_s=now_s, shortest_sleep_s=shortest_sleep_s)
         return max(due_s, now_s + self.period_s)
 
-    def _due_us(self, epoch: Epoch, earliest_us: int) -> int:
-        """The first moment of the node's time from ``earliest_us`` on at which it is due."""
+    def _due_us(self, epoch: Epoch, *, earliest_us: int, regular_us: int) -> int:
+        """The first moment of the node's time from ``earliest_us`` on at which it is due.
+
+        In its rhythm it is from ``regular_us`` on.
+        """
         period_us = round(self.period_s * 1e6)
         phase_us = self._drawn(_PHASE, epoch.ends_us) * period_us >> 64
-        due_us = earliest_us + (phase_us - earliest_us) % period_us
+        due_us = regular_us + (phase_us - regular_us) % period_us
         over_us = epoch.ends_us - EARLY_US
         if due_us < over_us:
             return due_us

@@ -117,7 +117,7 @@ class Naive(Rhythm):
 class RedrawnWhenHeard(Naive):
     """Naive: the old phase until the device has heard of the next epoch."""
 
-    def _due_us(self, epoch: Epoch, earliest_us: int) -> int:
+    def _due_us(self, epoch: Epoch, *, earliest_us: int, regular_us: int) -> int:
         return self._next_us(self._phase(epoch.ends_us), earliest_us)
 
 
@@ -127,7 +127,7 @@ class RedrawnAtTheAnnouncedEnd(Naive):
 
     lasts_us: int
 
-    def _due_us(self, epoch: Epoch, earliest_us: int) -> int:
+    def _due_us(self, epoch: Epoch, *, earliest_us: int, regular_us: int) -> int:
         number = epoch.ends_us // self.lasts_us
         due_us = self._next_us(self._phase(number), earliest_us)
         if due_us < epoch.ends_us:
@@ -138,7 +138,7 @@ class RedrawnAtTheAnnouncedEnd(Naive):
 class OnceInEachSlot(Naive):
     """Naive: one wake in each slot of a period, anywhere in it around the end of an epoch."""
 
-    def _due_us(self, epoch: Epoch, earliest_us: int) -> int:
+    def _due_us(self, epoch: Epoch, *, earliest_us: int, regular_us: int) -> int:
         period_us = round(self.period_s * 1e6)
         slot = earliest_us // period_us
         while True:
@@ -152,7 +152,7 @@ class OnceInEachSlot(Naive):
 class NeverMoreThanAPeriod(Naive):
     """Naive: wherever the next wake is, it is no more than a period after the last."""
 
-    def _due_us(self, epoch: Epoch, earliest_us: int) -> int:
+    def _due_us(self, epoch: Epoch, *, earliest_us: int, regular_us: int) -> int:
         due_us = self._next_us(self._phase(epoch.ends_us), earliest_us)
         if due_us < epoch.ends_us:
             return due_us
