@@ -10,6 +10,11 @@ from __future__ import annotations
 
 import click
 
+from edgistry.adapters.commands import (
+    CONTEXT_SETTINGS,
+    Program,
+)
+
 from .cli_audit import audit
 from .cli_cap import cap
 from .cli_cluster import cluster
@@ -25,7 +30,6 @@ from .cli_node import abci, init, run, status
 from .cli_pairing import device_import, device_mirrors, device_paired, device_revoke, pair_code
 from .cli_register import device, fleet, region
 from .cli_repair import repair
-from .cli_shared import CONTEXT_SETTINGS, Program
 
 
 @click.group("edgistry-node", cls=Program, context_settings=CONTEXT_SETTINGS)

@@ -7,10 +7,16 @@ from pathlib import Path
 
 import click
 
+from edgistry.adapters.commands import (
+    directory_argument,
+    json_option,
+    print_json,
+    print_table,
+    tell,
+)
 from edgistry.wording import in_one_line
 
 from .cli_mailbox import limit_option
-from .cli_shared import directory_argument, json_option, print_json, print_table, tell
 from .cli_waiting import admin_client
 
 

@@ -8,6 +8,13 @@ from typing import Any
 import click
 
 from edgistry.adapters.clock import wall_us
+from edgistry.adapters.commands import (
+    directory_argument,
+    json_option,
+    option,
+    print_json,
+    tell,
+)
 from edgistry.codec import Document
 from edgistry.duration import parse_moment
 from edgistry.errors import (
@@ -19,7 +26,6 @@ from edgistry.errors import (
 )
 from edgistry.rights import check_object, names_of, parse_rights
 
-from .cli_shared import directory_argument, json_option, option, print_json, tell
 from .cli_waiting import admin_client
 from .directory import write_secret
 from .issuing_api import MintAnswer, MintRequest

@@ -10,20 +10,22 @@ from pathlib import Path
 
 import click
 
-from edgistry.adapters.http import run
-from edgistry.codec import Document
-from edgistry.errors import InvalidValueError
-
-from .cli_shared import (
-    DURATION,
-    chain_options,
+from edgistry.adapters.commands import (
     directory_argument,
     json_option,
     option,
     print_json,
     print_table,
     tell,
-    visible,
+)
+from edgistry.adapters.http import run
+from edgistry.codec import Document
+from edgistry.errors import InvalidValueError
+from edgistry.wording import visible
+
+from .cli_shared import (
+    DURATION,
+    chain_options,
 )
 from .cluster import (
     ClusterNode,

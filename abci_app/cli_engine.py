@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import click
 
+from edgistry.adapters.commands import (
+    json_option,
+    print_json,
+    tell,
+)
 from edgistry.codec import Document
 
-from .cli_shared import json_option, print_json, tell
 from .engine import ENGINE_VERSION, engine_version, find_engine, install_engine
 
 

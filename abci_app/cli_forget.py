@@ -14,12 +14,18 @@ from typing import Final
 
 import click
 
+from edgistry.adapters.commands import (
+    directory_argument,
+    json_option,
+    option,
+    print_json,
+)
 from edgistry.codec import Document
 from edgistry.errors import MalformedError
 from edgistry.pairing import check_device_id
+from edgistry.wording import visible
 
 from .admin_client import AdminClient
-from .cli_shared import directory_argument, json_option, option, print_json, visible
 from .cli_waiting import admin_client, not_yet, wait_option, wait_until_settled
 from .pairing import device_of_row
 

@@ -6,9 +6,15 @@ from pathlib import Path
 
 import click
 
+from edgistry.adapters.commands import (
+    directory_argument,
+    json_option,
+    print_json,
+    print_table,
+    tell,
+)
 from edgistry.wording import in_one_line
 
-from .cli_shared import directory_argument, json_option, print_json, print_table, tell
 from .cli_waiting import admin_client
 from .forwards_api import ForwardEntry, ForwardList
 

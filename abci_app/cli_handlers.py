@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from .cli_shared import directory_argument, json_option, print_json, print_table, tell
+from edgistry.adapters.commands import (
+    directory_argument,
+    json_option,
+    print_json,
+    print_table,
+    tell,
+)
+
 from .cli_waiting import admin_client
 from .handlers_api import HandlerEntry
 

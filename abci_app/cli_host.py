@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
+from edgistry.adapters.commands import directory_argument
 from edgistry.errors import ConfigError
 
 from .cli_node import console_option, run_directory
-from .cli_shared import directory_argument
 from .directory import open_directory
 
 

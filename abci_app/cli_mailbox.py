@@ -11,18 +11,20 @@ from pathlib import Path
 
 import click
 
-from edgistry.wording import in_one_line
-
-from .admin_api import MAX_LIST
-from .cli_shared import (
-    check_named,
+from edgistry.adapters.commands import (
     directory_argument,
-    finish_several,
     json_option,
     option,
     print_json,
     print_table,
     tell,
+)
+from edgistry.wording import in_one_line
+
+from .admin_api import MAX_LIST
+from .cli_shared import (
+    check_named,
+    finish_several,
 )
 from .cli_waiting import admin_client
 from .mailbox_api import MailboxEntry, RequestEntry

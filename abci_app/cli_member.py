@@ -15,14 +15,7 @@ from typing import TypeVar
 
 import click
 
-from edgistry.adapters.crypto import public_key_of, signer
-from edgistry.codec import Document, decode_json, encode_json
-from edgistry.errors import AlreadyThereError, FileError, InvalidValueError, MalformedError
-from edgistry.transactions import node_id_of
-
-from . import comet_config
-from .cli_shared import (
-    DURATION,
+from edgistry.adapters.commands import (
     directory_argument,
     json_option,
     option,
@@ -30,6 +23,13 @@ from .cli_shared import (
     print_table,
     tell,
 )
+from edgistry.adapters.crypto import public_key_of, signer
+from edgistry.codec import Document, decode_json, encode_json
+from edgistry.errors import AlreadyThereError, FileError, InvalidValueError, MalformedError
+from edgistry.transactions import node_id_of
+
+from . import comet_config
+from .cli_shared import DURATION
 from .cli_waiting import admin_client, not_yet, wait_option, wait_until_settled
 from .config import DEFAULT_BASE_PORT
 from .directory import open_directory, read_registry_seed

@@ -10,13 +10,20 @@ from typing import cast
 
 import click
 
+from edgistry.adapters.commands import (
+    directory_argument,
+    json_option,
+    option,
+    print_json,
+    tell,
+)
 from edgistry.adapters.http import run as run_loop
 from edgistry.adapters.log import close_logging, get_logger, setup_logging
 from edgistry.codec import Document
 from edgistry.errors import CannotReachError, Refused
 
 from .cli_cluster import print_status
-from .cli_shared import chain_options, directory_argument, json_option, option, print_json, tell
+from .cli_shared import chain_options
 from .cluster import ClusterNode, ClusterStatus, node_remarks, node_status
 from .config import EngineKind, NodeConfig
 from .directory import NodeDirectory, hold, open_directory

@@ -10,12 +10,7 @@ from pathlib import Path
 
 import click
 
-from edgistry.errors import FileError
-from edgistry.pairing import MAX_OFFER_BYTES
-
-from .admin_api import MAX_LIST
-from .cli_shared import (
-    DURATION,
+from edgistry.adapters.commands import (
     directory_argument,
     json_option,
     option,
@@ -23,6 +18,11 @@ from .cli_shared import (
     print_table,
     tell,
 )
+from edgistry.errors import FileError
+from edgistry.pairing import MAX_OFFER_BYTES
+
+from .admin_api import MAX_LIST
+from .cli_shared import DURATION
 from .cli_waiting import admin_client
 from .directory import write_secret
 from .pairing_api import MAX_CODES, MirrorEntry, PairedEntry

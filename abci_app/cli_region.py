@@ -12,11 +12,18 @@ from typing import Any
 
 import click
 
+from edgistry.adapters.commands import (
+    directory_argument,
+    json_option,
+    option,
+    print_json,
+    print_table,
+)
 from edgistry.codec import Document, decode_json
 from edgistry.errors import FileError, MalformedError, TooLargeError
 from edgistry.geojson import MAX_GEOJSON_BYTES
+from edgistry.wording import visible
 
-from .cli_shared import directory_argument, json_option, option, print_json, print_table, visible
 from .cli_waiting import admin_client, not_yet, wait_option, wait_until_settled
 
 

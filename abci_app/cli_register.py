@@ -20,22 +20,22 @@ from typing import BinaryIO
 
 import click
 
-from edgistry.codec import Document, encode_json
-from edgistry.errors import FileError, Refused
-from edgistry.policy import MAX_CROWD, MAX_NOISE_M
-from edgistry.transactions import MAX_BATCH_RECORDS
-
-from .admin_api import DeviceRow
-from .cli_region import region
-from .cli_shared import (
+from edgistry.adapters.commands import (
     directory_argument,
     json_option,
     option,
     print_json,
     print_table,
     tell,
-    visible,
 )
+from edgistry.codec import Document, encode_json
+from edgistry.errors import FileError, Refused
+from edgistry.policy import MAX_CROWD, MAX_NOISE_M
+from edgistry.transactions import MAX_BATCH_RECORDS
+from edgistry.wording import visible
+
+from .admin_api import DeviceRow
+from .cli_region import region
 from .cli_waiting import admin_client, not_yet, progress, wait_option, wait_until_settled
 from .contradictions import without_contradictions
 from .directory import open_directory

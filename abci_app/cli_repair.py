@@ -6,9 +6,16 @@ from pathlib import Path
 
 import click
 
+from edgistry.adapters.commands import (
+    directory_argument,
+    json_option,
+    option,
+    print_json,
+    tell,
+)
 from edgistry.errors import CorruptDatabaseError
+from edgistry.wording import visible
 
-from .cli_shared import directory_argument, json_option, option, print_json, tell, visible
 from .directory import hold, open_directory
 from .repair import DatabaseReport, RepairReport
 from .repair import examine as examine_node

@@ -1,57 +1,21 @@
-"""What the commands of ``edgistry-node`` have in common: options, output, refusals.
-
-Rules kept here: one function turns a refusal into text; answers go to stdout, everything for the
-person who waits to stderr, so that ``--json`` can be piped.
+"""What several commands of ``edgistry-node`` have in common.
 
 Not handled here: the commands themselves.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import IO, Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
-from edgistry.codec import encode_json
+from edgistry.adapters.commands import Command, option, print_json
 from edgistry.duration import parse_duration
-from edgistry.errors import InvalidValueError, MalformedError, Refused
-from edgistry.wording import refusal_text
-from edgistry.wording import visible as visible  # for the commands
+from edgistry.errors import InvalidValueError, MalformedError
 
 from .config import DEFAULT_BASE_PORT
 from .initialize import LEASE_S
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-CONTEXT_SETTINGS: dict[str, Any] = {
-    "help_option_names": ["-h", "--help"],
-    "max_content_width": 100,
-}
-
-
-class RefusedCommand(click.ClickException):
-    """A refusal on its way to the exit code."""
-
-    def __init__(self, error: Refused) -> None:
-        super().__init__(error.detail)
-        self.error = error
-        self.exit_code = error.exit_code  # type: ignore[misc]
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(refusal_text(self.error), file=file or sys.stderr)
-
-
-class Program(click.Group):
-    """A group in which refusals of any command become text and an exit code."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except Refused as error:
-            raise RefusedCommand(error) from None
 
 
 class _Duration(click.ParamType):  # type: ignore[type-arg]
@@ -78,26 +42,6 @@ DURATION = _Duration()
 """``90s``, ``5m``, ``2h`` as seconds."""
 WHOLE_SECONDS = _WholeSeconds()
 """The same, and no fraction of a second."""
-
-
-def option(
-    name: str, *names: str, env: str, help: str, **settings: Any
-) -> Callable[[Command], Command]:
-    """An option that can also be given by the environment variable ``EDGISTRY_…``."""
-    settings.setdefault("show_default", settings.get("default") is not None)
-    return click.option(name, *names, envvar=env, show_envvar=True, help=help, **settings)
-
-
-def json_option(command: Command) -> Command:
-    """Add ``--json``."""
-    return option(
-        "--json", "as_json", env="EDGISTRY_JSON", is_flag=True, help="Print JSON for programs."
-    )(command)
-
-
-def directory_argument(command: Command) -> Command:
-    """Add the argument DIR, as an absolute path."""
-    return click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))(command)
 
 
 def chain_options(*, ports: str) -> Callable[[Command], Command]:
@@ -147,25 +91,6 @@ _EPOCH: Callable[[Command], Command] = option(
     help="How long a privacy epoch lasts: clients' handles are the same for so long, and moves of"
     " devices wait for its end. Part of the genesis.",
 )
-
-
-def print_json(value: object) -> None:
-    """``value`` as indented JSON on stdout."""
-    click.echo(encode_json(value, indent=2))
-
-
-def tell(text: str) -> None:
-    """A line for the person who waits, on stderr."""
-    click.echo(visible(text), err=True)
-
-
-def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Columns as wide as their content, on stdout."""
-    lines = [tuple(header), *(tuple(str(cell) for cell in row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    for line in lines:
-        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        click.echo(visible("  ".join(padded).rstrip()))
 
 
 def check_named(names: Sequence[str], every: bool, what: str) -> None:

@@ -17,10 +17,11 @@ from typing import Any, TypeVar
 
 import click
 
+from edgistry.adapters.commands import option
 from edgistry.errors import NodeProblemError
 
 from .admin_client import AdminClient
-from .cli_shared import DURATION, option
+from .cli_shared import DURATION
 from .directory import open_directory
 
 Command = TypeVar("Command", bound=Callable[..., Any])

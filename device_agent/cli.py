@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import click
 
+from edgistry.adapters.commands import (
+    CONTEXT_SETTINGS,
+    Program,
+)
+
 from .cli_account import energy, status
 from .cli_fleet import fleet
 from .cli_forget import forget
 from .cli_move import move
 from .cli_pair import pair, pairing_file, unpair
 from .cli_run import init, run
-from .cli_shared import CONTEXT_SETTINGS, Program
 
 
 @click.group("edgistry-agent", cls=Program, context_settings=CONTEXT_SETTINGS)

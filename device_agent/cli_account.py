@@ -6,11 +6,18 @@ from pathlib import Path
 
 import click
 
+from edgistry.adapters.commands import (
+    directory_argument,
+    json_option,
+    option,
+    print_json,
+    print_table,
+    tell,
+)
 from edgistry.codec import Document
 from edgistry.errors import FileError, NotFoundError
 
 from .account import Account, WakeEntry, read_account
-from .cli_shared import directory_argument, json_option, option, print_json, print_table, tell
 from .directory import (
     AgentDirectory,
     open_directory,

@@ -23,11 +23,17 @@ from pathlib import Path
 import click
 
 from edgistry.adapters.clock import wall_us
+from edgistry.adapters.commands import (
+    directory_argument,
+    json_option,
+    option,
+    print_json,
+    tell,
+)
 from edgistry.adapters.http import run as run_loop
 from edgistry.codec import Document
 from edgistry.errors import DirectoryError, FileError, NotPairedError, Refused
 
-from .cli_shared import directory_argument, json_option, option, print_json, tell
 from .directory import AgentDirectory, hold, hold_whereabouts, open_directory, read_device_id
 from .pair_link import ask_to_leave
 from .pairing import ROLES, Pairing, read_pairing

@@ -20,6 +20,13 @@ from pathlib import Path
 import click
 
 from edgistry.adapters.clock import wall_us
+from edgistry.adapters.commands import (
+    directory_argument,
+    json_option,
+    option,
+    print_json,
+    tell,
+)
 from edgistry.adapters.http import run as run_loop
 from edgistry.cell import check_cell, parse_cell
 from edgistry.codec import Document
@@ -27,7 +34,6 @@ from edgistry.errors import CannotReachError, Refused
 from edgistry.pairing import Moved
 from edgistry.position import SEED_BYTES, Position, check_told
 
-from .cli_shared import directory_argument, json_option, option, print_json, tell
 from .directory import (
     AgentDirectory,
     hold_whereabouts,

@@ -21,6 +21,13 @@ from pathlib import Path
 import click
 
 from edgistry.adapters.clock import wall_us
+from edgistry.adapters.commands import (
+    directory_argument,
+    json_option,
+    option,
+    print_json,
+    tell,
+)
 from edgistry.adapters.http import run as run_loop
 from edgistry.adapters.secret_files import read_secret, write_secret
 from edgistry.codec import Document
@@ -36,7 +43,6 @@ from edgistry.pairing import (
 )
 from edgistry.position import SEED_BYTES
 
-from .cli_shared import directory_argument, json_option, option, print_json, tell
 from .config import AgentConfig
 from .directory import (
     AgentDirectory,

@@ -156,6 +156,7 @@ OWNERS = {
     "prometheus_client": ("abci_app/metrics.py",),
     "rich": ("client/output.py",),
     "click": (
+        "edgistry/adapters/commands.py",
         "client/*.py",
         "abci_app/cli.py", "abci_app/cli_*.py",
         "device_agent/cli.py", "device_agent/cli_*.py",
