@@ -197,13 +197,17 @@ class Watcher:
 
     def _lost(self, view: View, area: Area, at: int) -> str | None:
         """Why what is behind ``at`` cannot be told, if so."""
-        if isinstance(area, RegionArea) and at < self._reader.region_changed_at(area.name):
-            return _NEW_AREA
+        shown = self._places.head.height
+        # Before the block is shown in which the region was put, whoever lists anew is no further.
+        if isinstance(area, RegionArea):
+            changed_at = self._reader.region_changed_at(area.name)
+            if at < changed_at <= shown:
+                return _NEW_AREA
         if not self._keys.number:
             return _NO_HANDLES
         # With a new epoch all is told anew, whatever was missed.
         is_same = self._keys.number == view.keys.epoch
-        return _OVERTAKEN if is_same and at < self._log.floor <= self._places.head.height else None
+        return _OVERTAKEN if is_same and at < self._log.floor <= shown else None
 
     async def _is_next_block(self) -> bool:
         """Whether a block comes before it is time to say something."""

@@ -12,6 +12,7 @@ import abci_app.watch_view as view_module
 from abci_app.change_log import ChangeLog
 from abci_app.metrics import NodeMetrics
 from abci_app.schema import EpochStates
+from abci_app.shown import ShownIndex
 from abci_app.watch_service import Watcher
 from edgistry.api import DiscoverQuery, NearArea, PolygonArea, RegionArea
 from edgistry.codec import decode_json, encode_json
@@ -29,6 +30,7 @@ POLYGON = {
     "type": "Polygon",
     "coordinates": [[[7.9, 45.9], [8.1, 45.9], [8.1, 46.1], [7.9, 46.1], [7.9, 45.9]]],
 }
+SMALLER = {**POLYGON, "coordinates": [[[7.9, 45.9], [8.0, 45.9], [8.0, 46.0], [7.9, 45.9]]]}
 Event = tuple[str, Any, str]
 
 
@@ -181,13 +183,32 @@ async def test_region_that_was_put_anew_ends_what_watches_it(node: SoloNode) -> 
     watching = await reading(node, WatchQuery(area=RegionArea(name="alp")))
     await register(node, 0)
     assert len((await watching.next())[1]["appeared"]) == 1
-    smaller = {**POLYGON, "coordinates": [[[7.9, 45.9], [8.0, 45.9], [8.0, 46.0], [7.9, 45.9]]]}
-    await node.service.named_regions.put("alp", smaller)
+    await node.service.named_regions.put("alp", SMALLER)
     await node.settle()
     name, data, _ = await watching.next()
     assert (name, data["reason"]) == ("gone", "the region was changed")
     late = await reading(node, WatchQuery(area=RegionArea(name="alp"), since=since))
     assert (await late.next())[0] == "gone"
+
+
+async def test_region_is_put_anew_when_the_block_is_shown_that_says_so(
+    node: SoloNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is sent away before comes back with the height of before, again and again."""
+    await node.service.named_regions.put("alp", POLYGON)
+    await node.settle()
+    shown = node.service.discoverer.head
+    monkeypatch.setattr(ShownIndex, "head", property(lambda _: shown))
+    await node.service.named_regions.put("alp", SMALLER)
+    await node.settle()
+    watching = await reading(node, WatchQuery(area=RegionArea(name="alp"), since=shown.height))
+    following = asyncio.create_task(watching.next())
+    for _ in range(9):
+        await asyncio.sleep(0)
+    assert not following.done()
+    monkeypatch.undo()
+    await node.block()
+    assert (await following)[0] == "gone"
 
 
 async def test_polygon_can_be_watched_and_an_unknown_region_cannot(node: SoloNode) -> None:
