@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from edgistry.transactions import MAX_MEMBERS, NodeId
+from edgistry.transactions import NodeId
 
 from .epoch_rules import due_at_us, gives_from_us, is_given_up, makers_after
 from .schema import EpochStates, StoredEpoch
@@ -217,10 +217,7 @@ class Planner:
         mine = [
             (node, public)
             for node, public in current.keys
-            if node in now.members
-            and node not in having
-            and node != self._node_id
-            and self._may_give(now, current, node)
+            if node in now.members and node not in having and self._may_give(now, current, node)
         ]
         members = _sealable(mine, held)
         if members:
@@ -241,8 +238,7 @@ class Planner:
 
 
 def _sealable(members: list[tuple[bytes, bytes]], held: Held) -> tuple[tuple[bytes, bytes], ...]:
-    good = [each for each in members if each[1] not in held.useless]
-    return tuple(good[:MAX_MEMBERS])
+    return tuple(each for each in members if each[1] not in held.useless)
 
 
 def _opens(node_id: NodeId, now: Situation, held: Held) -> Step | None:
