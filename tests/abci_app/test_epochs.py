@@ -240,6 +240,15 @@ def test_private_keys_go_when_the_key_is_here() -> None:
     assert found == Forget(asked=mine, made=frozenset(), keys=frozenset())
 
 
+def test_a_private_key_goes_with_the_epoch_that_it_was_for() -> None:
+    """The chain does not say any more what was sealed to it."""
+    kept, lost = frozenset({(3, public(ME))}), frozenset({(1, public(ME))})
+    before = epoch(asked=NODES, sealed=[NEXT], check=b"b" * 16)
+    now = situation(3, previous=before, current=epoch(asked=NODES, sealed=[NEXT]))
+    found = step(now, Held(asked=kept | lost), may_send=False)
+    assert found == Forget(asked=lost, made=frozenset(), keys=frozenset())
+
+
 @pytest.mark.parametrize("age_us", [0, KEPT_AFTER_US - 1, KEPT_AFTER_US])
 def test_the_key_before_goes_a_day_after_its_end(age_us: int) -> None:
     before = epoch(asked=NODES, sealed=NODES, check=b"b" * 16)

@@ -30,6 +30,7 @@ from edgistry.adapters import crypto, sodium
 from edgistry.codec import decode_json, encode_json, replace
 from edgistry.errors import InvalidValueError, MalformedError
 from edgistry.membership import NodeJoin, NodeRemove, change_bytes
+from edgistry.transactions import node_id_of
 
 from .chain_world import ANN, BOB, CHAIN, EVE
 
@@ -186,6 +187,17 @@ def test_a_member_is_meant_by_its_id_although_another_has_that_for_a_name() -> N
         assert _node_named(known, text) == BOB.id.hex()
     with pytest.raises(InvalidValueError):
         _node_named(known, "carol")
+
+
+def test_a_node_does_not_sign_its_own_removal(cluster: Path, tmp_path: Path) -> None:
+    genesis = read_genesis(NodeDirectory(cluster / "node0").genesis_file)
+    key = bytes.fromhex(genesis.state.members[0].public_key)
+    file = tmp_path / "proposal"
+    file.write_bytes(encode_json(replace(REMOVAL, removes=node_id_of(key).hex())))
+    before = file.read_bytes()
+    assert "no say" in invoke("member", "sign", cluster / "node0", file, accept=1).output
+    assert file.read_bytes() == before
+    invoke("member", "sign", cluster / "node1", file)
 
 
 def test_a_proposal_for_another_chain_is_not_signed(cluster: Path, tmp_path: Path) -> None:

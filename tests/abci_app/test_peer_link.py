@@ -149,6 +149,7 @@ async def test_a_link_leads_to_a_member_only_while_it_is_one() -> None:
             with pytest.raises(UnavailableError) as refused:
                 await link.which_ended([NOBODY])
             assert is_away(refused.value)
+            assert way._way is None, "connections end with the membership"
         await link.close()
 
 

@@ -149,6 +149,18 @@ def state_with(**fields: object) -> GenesisState:
             ),
             "same public_key",
         ),
+        *(
+            (
+                state_with(
+                    members=tuple(
+                        GenesisMember(name=name, public_key=f"{number:02}" * 32, **{field: value})
+                        for number, name in enumerate("ab")
+                    )
+                ),
+                f"same {field}",
+            )
+            for field, value in (("validator_key", "cd" * 32), ("peer_id", "ef" * 20))
+        ),
     ],
 )
 def test_a_bad_genesis_is_refused_and_the_field_named(state: GenesisState, named: str) -> None:

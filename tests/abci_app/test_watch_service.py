@@ -20,7 +20,7 @@ from edgistry.errors import BusyError, NoEpochKeyError, NotYetError, UnknownRegi
 from edgistry.event_stream import KEEP_ALIVE, EventReader
 from edgistry.kv import MemoryKeyValue
 from edgistry.watch_api import WatchQuery
-from tests.handle_world import begin_epoch, client
+from tests.handle_world import begin_epoch, client, key_of
 
 from .solo_node import SoloNode, open_solo, row
 
@@ -129,6 +129,20 @@ async def test_stream_resumes_behind_the_height_that_was_told_last(node: SoloNod
         assert [[each["handle"] for each in some] for some in told] == [
             seen(node, *each) for each in expected
         ]
+
+
+async def test_stream_resumes_although_another_key_is_here_of_which_no_handles_are(
+    node: SoloNode,
+) -> None:
+    begin_epoch(node.service.epochs.keys, 1)
+    since = height(node)
+    (handle,) = await register(node, 0)
+    keys = node.service.epochs.keys
+    before, states = {1: key_of(1)}, EpochStates(1, None, None, None)
+    keys.put({**before, 0: key_of(0)}, states, epoch_us=1)
+    watching = await reading(node, WatchQuery(area=NEAR, since=since))
+    name, data, _ = await watching.next()
+    assert (name, [each["handle"] for each in data["appeared"]]) == ("changes", seen(node, handle))
 
 
 async def test_height_the_node_has_not_reached_is_waited_for(node: SoloNode) -> None:
