@@ -173,13 +173,16 @@ class Registrar:
         """Publish the devices that have moved where they are now: the next epoch will show it.
 
         The number of those that will be shown elsewhere. Safe to repeat: what was done is durable.
+        Those that it has not come to when the next epoch begins wait for the end of that one.
 
         Raises:
             UnavailableError: the outbox is full.
         """
-        count = 0
+        count, epoch = 0, self.epoch
         for identities in _portions(list(self._table.moved())):
             async with self._writing:
+                if self.epoch != epoch:
+                    break
                 plan = _Plan()
                 for identity in identities:
                     self._plan_move(plan, identity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -424,6 +425,35 @@ async def test_a_device_that_comes_back_where_it_was_keeps_its_handle(bench: Ben
     await published(bench, row(1, id="a"))
     [again] = bench.registrar.page(after=None, limit=9).devices
     assert (again.state, again.handle) == ("published", device.handle)
+
+
+async def test_moves_that_are_not_told_when_the_epoch_begins_wait_for_its_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told in the middle of it they would say when the device came there."""
+    monkeypatch.setattr("abci_app.registration.MAX_BATCH_RECORDS", 1)
+    epochs = Epochs(bench)
+    rows = [row(number, id=f"{number}") for number in range(3)]
+    before = set(await published(bench, *rows))
+    await bench.registrar.register([replace(each, lat=47.0 + each.line) for each in rows])
+    append = bench.outbox.append
+
+    async def is_slow(*words: Any, **more: Any) -> int:
+        sequence = await append(*words, **more)
+        monkeypatch.setattr(bench.outbox, "append", append)
+        epochs.begin()
+        return sequence
+
+    monkeypatch.setattr(bench.outbox, "append", is_slow)
+    epochs.end_nears()
+    await keeper(bench, epochs).follow()
+    await bench.block()
+    told = {record.cell for record in bench.chain.records.values()}
+    assert (len(told), len(told & before)) == (3, 2)
+    epochs.end_nears()
+    await keeper(bench, epochs).follow()
+    await bench.block()
+    assert not before & {record.cell for record in bench.chain.records.values()}
 
 
 async def test_a_device_at_a_border_does_not_go_to_and_fro(bench: Bench) -> None:
