@@ -34,6 +34,7 @@ from edgistry_device_agent.pairing import read_pairings
 from edgistry_device_agent.talk import Talk, Wish
 
 from edgistry.adapters.clock import wall_us
+from edgistry.adapters.grant_client import ClientKeys
 from edgistry.adapters.http import HttpClient
 from edgistry.adapters.service_caller import CallTracker, ServiceCaller
 from edgistry.api import ENVELOPE_CONTENT_TYPE
@@ -108,15 +109,14 @@ async def full_and_empty(directory: Path, rounds: int) -> dict[str, list[float]]
     """Seconds of exchanges in turns: empty ones, and those with 20 answers up, 20 requests down."""
     found: dict[str, list[float]] = {"empty": [], "full": []}
     with world.node(directory / "node") as home:
-        handle = await ready_device(directory / "device", home)
-        given = [(await world.grants(home, handle))["echo"] for _ in range(CALLERS)]
+        await ready_device(directory / "device", home)
         device = HandPlayed(directory / "device", home.port)
         async with HttpClient(home.url) as http:
-            callers = [ServiceCaller(http, capability) for capability in given]
-            given_before = await _give(callers, handle, http)
+            callers = [await _caller(home, http) for _ in range(CALLERS)]
+            given_before = await _give(callers, http)
             _, down = device.exchange()
             for number in range(-2, rounds):
-                given_now = await _give(callers, handle, http)
+                given_now = await _give(callers, http)
                 full_s, following = device.exchange(device.answers_to(down.requests))
                 if not len(down.requests) == len(following.requests) == FULL:
                     raise SystemExit("bench: an exchange that was to be full is not")
@@ -140,12 +140,19 @@ def _taken(requests: Sequence[RequestDown]) -> list[RequestResult]:
     ]
 
 
+async def _caller(home: world.Node, http: HttpClient) -> tuple[ServiceCaller, str]:
+    """A new client, and its handle of the service."""
+    keys = ClientKeys.generate()
+    (handle,) = await world.handles(home, keys=keys)
+    return ServiceCaller(http, (await world.grants(home, handle, keys))["echo"]), handle
+
+
 async def _give(
-    callers: Sequence[ServiceCaller], handle: str, http: HttpClient
+    callers: Sequence[tuple[ServiceCaller, str]], http: HttpClient
 ) -> list[CallTracker]:
     """Queue as many calls as a full exchange takes."""
     trackers = []
-    for caller in itertools.islice(itertools.cycle(callers), FULL):
+    for caller, handle in itertools.islice(itertools.cycle(callers), FULL):
         tracker = CallTracker(http, caller.ticket(handle, "echo", b"x" * 64))
         await tracker.submit()
         trackers.append(tracker)

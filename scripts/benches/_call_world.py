@@ -190,10 +190,10 @@ KEYS = ClientKeys.generate()
 """The client whose handles, grants and calls they are."""
 
 
-async def handles(home: Node, count: int = 1) -> list[str]:
-    """The handles of the devices' services, once there are ``count`` of them."""
+async def handles(home: Node, count: int = 1, keys: ClientKeys = KEYS) -> list[str]:
+    """The handles that a client has of the devices' services, once there are ``count`` of them."""
     end = time.monotonic() + START_LIMIT_S
-    async with NodeClient(home.url, keys=KEYS) as client:
+    async with NodeClient(home.url, keys=keys) as client:
         while True:
             found: list[str] = []
             with contextlib.suppress(NoEpochKeyError):
@@ -210,11 +210,11 @@ async def handles(home: Node, count: int = 1) -> list[str]:
             await asyncio.sleep(0.1)
 
 
-async def grants(home: Node, handle: str) -> dict[str, Capability]:
-    """Capabilities to call each action of the service ``handle``."""
+async def grants(home: Node, handle: str, keys: ClientKeys = KEYS) -> dict[str, Capability]:
+    """Capabilities of a client to call each action of the service ``handle``."""
     async with HttpClient(home.url) as http:
         try:
-            granted = await request_grant(http, KEYS, handle)
+            granted = await request_grant(http, keys, handle)
         except Refused as error:
             raise SystemExit(f"bench: no grant: {error}") from None
     return {each.action: Capability.from_bytes(each.capability) for each in granted.granted}
