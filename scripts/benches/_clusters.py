@@ -40,10 +40,10 @@ def rpc(port: int, path: str) -> Any:
         return json.load(answer)["result"]
 
 
-def resident_mib(pid: int) -> float:
-    """Resident memory of a process, MiB."""
+def resident_mib(pid: int, what: str = "VmRSS") -> float:
+    """Resident memory of a process, MiB; with ``RssFile``, what of it are mapped files."""
     status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"VmRSS:\s+(\d+) kB", status)
+    found = re.search(rf"{what}:\s+(\d+) kB", status)
     return int(found[1]) / 1024 if found else 0.0
 
 

@@ -126,6 +126,7 @@ def main() -> None:
             command("edgistry-node", "cluster", "status", str(cluster.directory), "--json")
         )["nodes"]
         memory = [round(resident_mib(cluster.pid(node)), 1) for node in range(NODES)]
+        mapped = [round(resident_mib(cluster.pid(node), "RssFile"), 1) for node in range(NODES)]
         engines = [round(resident_mib(cluster.engine_pid(node)), 1) for node in range(NODES)]
 
     failed = answer["tentative"] or answer["added"] != options.records or answer["rejected"]
@@ -173,6 +174,7 @@ def main() -> None:
         at_most=1,
         records=options.records,
         node_mib=memory,
+        mapped_mib=mapped,
         engine_mib=engines,
     )
 
