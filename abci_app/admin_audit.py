@@ -10,8 +10,7 @@ from edgistry.codec import Document
 from edgistry.errors import ConfigError
 
 from .admin_api import MAX_LIST
-from .admin_requests import integer, parameters_of
-from .admin_server import AdminRoute
+from .admin_requests import AdminRoute, integer, parameters_of
 from .query_audit import QueryAudit
 
 

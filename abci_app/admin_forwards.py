@@ -5,19 +5,15 @@ Not handled here: who may ask (``admin_server``), and the use cases (``forward_d
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from edgistry.adapters.http import Request
 from edgistry.codec import Document
 
-from .admin_requests import body_of, parameters_of
+from .admin_requests import AdminRoute, body_of, parameters_of
 from .forward_desk import ForwardDesk
 from .forwards_api import SettleRequest
 
-Answering = Callable[[Request], Awaitable[Document]]
 
-
-def forward_routes(desk: ForwardDesk) -> list[tuple[str, str, Answering]]:
+def forward_routes(desk: ForwardDesk) -> list[AdminRoute]:
     """Method, path and what answers it."""
 
     async def forwards(request: Request) -> Document:

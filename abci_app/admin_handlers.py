@@ -5,20 +5,16 @@ Not handled here: who may ask (``admin_server``), and the use cases (``handler_d
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from edgistry.adapters.http import Request
 from edgistry.codec import Document
 
 from .admin_api import MAX_LIST
-from .admin_requests import body_of, integer, parameters_of
+from .admin_requests import AdminRoute, body_of, integer, parameters_of
 from .handler_desk import HandlerDesk
 from .handlers_api import LettersRequest
 
-Answering = Callable[[Request], Awaitable[Document]]
 
-
-def handler_routes(desk: HandlerDesk) -> list[tuple[str, str, Answering]]:
+def handler_routes(desk: HandlerDesk) -> list[AdminRoute]:
     """Method, path and what answers it."""
     admin = _AdminHandlers(desk)
     return [

@@ -5,19 +5,15 @@ Not handled here: who may ask (``admin_server``), and the use cases (``issuing_d
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from edgistry.adapters.http import Request
 from edgistry.codec import Document
 
-from .admin_requests import body_of, parameters_of
+from .admin_requests import AdminRoute, body_of, parameters_of
 from .issuing_api import MintRequest, RevokeRequest
 from .issuing_desk import IssuingDesk
 
-Answering = Callable[[Request], Awaitable[Document]]
 
-
-def issuing_routes(desk: IssuingDesk) -> list[tuple[str, str, Answering]]:
+def issuing_routes(desk: IssuingDesk) -> list[AdminRoute]:
     """Method, path and what answers it."""
 
     async def mint(request: Request) -> Document:

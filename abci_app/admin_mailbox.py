@@ -9,8 +9,7 @@ from edgistry.adapters.http import Request
 from edgistry.codec import Document
 
 from .admin_api import MAX_LIST
-from .admin_requests import body_of, integer, parameters_of
-from .admin_server import AdminRoute
+from .admin_requests import AdminRoute, body_of, integer, parameters_of
 from .mailbox_api import RequestsNamed
 from .mailbox_desk import MailboxDesk
 

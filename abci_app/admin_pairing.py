@@ -15,8 +15,7 @@ from edgistry.handlers import HandlerTable
 from edgistry.pairing import WoofOffer, decode_offer
 
 from .admin_api import MAX_LIST
-from .admin_requests import body_of, integer, parameters_of
-from .admin_server import AdminRoute
+from .admin_requests import AdminRoute, body_of, integer, parameters_of
 from .devices import parse_handle
 from .mirror import MirrorRecord, mirror_name
 from .mirror_keeper import MirrorKeeper

@@ -6,7 +6,7 @@ Rules kept here: unknown parameters are refused; so is anything that is not what
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from edgistry.adapters.http import Request
@@ -16,6 +16,10 @@ from edgistry.errors import InvalidValueError, MalformedError
 from .admin_api import MAX_ADMIN_BODY_BYTES
 
 T = TypeVar("T", bound=Document)
+
+Answering = Callable[[Request], Awaitable[Document]]
+AdminRoute = tuple[str, str, Answering]
+"""Method, path and what answers it."""
 
 
 def body_of(request: Request, kind: type[T]) -> T:

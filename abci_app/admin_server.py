@@ -14,7 +14,7 @@ Not handled here: the socket and its permissions (``edgistry.adapters.http``), t
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from edgistry.adapters.http import Handler, HttpServer, Request, Response, Route, json_response
 from edgistry.codec import Document
@@ -31,15 +31,11 @@ from .admin_api import (
     WithdrawRequest,
 )
 from .admin_handlers import handler_routes
-from .admin_requests import body_of, integer, parameters_of, seconds
+from .admin_requests import AdminRoute, Answering, body_of, integer, parameters_of, seconds
 from .handler_desk import HandlerDesk
 from .service import NodeService
 
 ROOT_UID = 0
-
-
-AdminRoute = tuple[str, str, Callable[[Request], Awaitable[Document]]]
-"""Method, path and what answers it."""
 
 
 def admin_server(
@@ -94,7 +90,7 @@ def _registry_routes(service: NodeService | None) -> list[AdminRoute]:
     ]
 
 
-def _guarded(handler: Callable[[Request], Awaitable[Document]], allowed: set[int]) -> Handler:
+def _guarded(handler: Answering, allowed: set[int]) -> Handler:
     async def guarded(request: Request) -> Response:
         if request.peer_uid not in allowed:
             raise PermissionRefusedError("this socket answers only the user the node runs as")

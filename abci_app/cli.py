@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import click
 
-from edgistry.adapters.commands import (
-    CONTEXT_SETTINGS,
-    Program,
-)
+from edgistry.adapters.commands import CONTEXT_SETTINGS, Program
 
 from .cli_audit import audit
 from .cli_cap import cap

@@ -8,13 +8,7 @@ from typing import Any
 import click
 
 from edgistry.adapters.clock import wall_us
-from edgistry.adapters.commands import (
-    directory_argument,
-    json_option,
-    option,
-    print_json,
-    tell,
-)
+from edgistry.adapters.commands import directory_argument, json_option, option, print_json, tell
 from edgistry.codec import Document
 from edgistry.duration import parse_moment
 from edgistry.errors import (

@@ -23,10 +23,7 @@ from edgistry.codec import Document
 from edgistry.errors import InvalidValueError
 from edgistry.wording import visible
 
-from .cli_shared import (
-    DURATION,
-    chain_options,
-)
+from .cli_shared import DURATION, chain_options
 from .cluster import (
     ClusterNode,
     ClusterStatus,

@@ -21,10 +21,7 @@ from edgistry.adapters.commands import (
 from edgistry.wording import in_one_line
 
 from .admin_api import MAX_LIST
-from .cli_shared import (
-    check_named,
-    finish_several,
-)
+from .cli_shared import check_named, finish_several
 from .cli_waiting import admin_client
 from .handlers_api import DeadLetterDetail, DeadLetterEntry
 

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgistry.adapters.commands import (
-    json_option,
-    print_json,
-    tell,
-)
+from edgistry.adapters.commands import json_option, print_json, tell
 from edgistry.codec import Document
 
 from .engine import ENGINE_VERSION, engine_version, find_engine, install_engine

@@ -14,12 +14,7 @@ from typing import Final
 
 import click
 
-from edgistry.adapters.commands import (
-    directory_argument,
-    json_option,
-    option,
-    print_json,
-)
+from edgistry.adapters.commands import directory_argument, json_option, option, print_json
 from edgistry.codec import Document
 from edgistry.errors import MalformedError
 from edgistry.pairing import check_device_id

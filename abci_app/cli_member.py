@@ -9,7 +9,6 @@ Not handled here: what the chain takes (``membership``), making the new node (``
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,12 +23,13 @@ from edgistry.adapters.commands import (
     tell,
 )
 from edgistry.adapters.crypto import public_key_of, signer
+from edgistry.adapters.secret_files import write_whole
 from edgistry.codec import Document, decode_json, encode_json
-from edgistry.errors import AlreadyThereError, FileError, InvalidValueError, MalformedError
+from edgistry.errors import InvalidValueError, MalformedError
 from edgistry.transactions import node_id_of
 
 from . import comet_config
-from .cli_shared import DURATION
+from .cli_shared import DURATION, read_file
 from .cli_waiting import admin_client, not_yet, wait_option, wait_until_settled
 from .config import DEFAULT_BASE_PORT
 from .directory import open_directory, read_registry_seed
@@ -334,22 +334,10 @@ def _done(what: str, answer: SubmittedAnswer, settled: bool, height: int, *, as_
 
 def _read(file: Path, kind: type[T]) -> T:
     try:
-        with file.open("rb") as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise FileError(f"{file}: {error.strerror}") from None
-    try:
-        return decode_json(data, kind, limit=MAX_FILE_BYTES)
+        return decode_json(read_file(file, limit=MAX_FILE_BYTES), kind, limit=MAX_FILE_BYTES)
     except MalformedError as error:
         raise MalformedError(f"{file}: {error}") from None
 
 
 def _write(file: Path, document: Document, *, replaces: bool) -> None:
-    if file.exists() and not replaces:
-        raise AlreadyThereError(f"{file} exists, and is not overwritten")
-    fresh = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        fresh.write_text(encode_json(document, indent=2).decode() + "\n", encoding="utf-8")
-        fresh.replace(file)
-    except OSError as error:
-        raise FileError(f"{file}: {error.strerror}") from None
+    write_whole(file, encode_json(document, indent=2) + b"\n", force=replaces)

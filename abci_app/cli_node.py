@@ -10,13 +10,7 @@ from typing import cast
 
 import click
 
-from edgistry.adapters.commands import (
-    directory_argument,
-    json_option,
-    option,
-    print_json,
-    tell,
-)
+from edgistry.adapters.commands import directory_argument, json_option, option, print_json, tell
 from edgistry.adapters.http import run as run_loop
 from edgistry.adapters.log import close_logging, get_logger, setup_logging
 from edgistry.codec import Document

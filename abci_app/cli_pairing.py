@@ -22,7 +22,7 @@ from edgistry.errors import FileError
 from edgistry.pairing import MAX_OFFER_BYTES
 
 from .admin_api import MAX_LIST
-from .cli_shared import DURATION
+from .cli_shared import DURATION, read_file
 from .cli_waiting import admin_client
 from .directory import write_secret
 from .pairing_api import MAX_CODES, MirrorEntry, PairedEntry
@@ -81,7 +81,7 @@ def device_import(directory: Path, file: Path, out: Path, replace: bool, as_json
     Carry the answer back: edgistry-agent pair DIR --node URL --answer FILE. Both files are secrets;
     remove them when the device is paired.
     """
-    offer = _read(file)
+    offer = read_file(file, limit=MAX_OFFER_BYTES)
     if out.exists():
         raise FileError(f"{out} exists")
     with admin_client(directory) as client:
@@ -177,14 +177,6 @@ def _row(entry: PairedEntry) -> tuple[object, ...]:
     wakes = f"every {entry.period_s} s" if entry.period_s else "always"
     types = ",".join(entry.types) or "-"
     return (entry.device, entry.name or "-", state, wakes, types, entry.paired)
-
-
-def _read(file: Path) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(MAX_OFFER_BYTES + 1)
-    except OSError as error:
-        raise FileError(f"{file}: {error.strerror}") from None
 
 
 def _write(out: Path, data: bytes) -> None:

@@ -20,10 +20,11 @@ from edgistry.adapters.commands import (
     print_table,
 )
 from edgistry.codec import Document, decode_json
-from edgistry.errors import FileError, MalformedError, TooLargeError
+from edgistry.errors import MalformedError, TooLargeError
 from edgistry.geojson import MAX_GEOJSON_BYTES
 from edgistry.wording import visible
 
+from .cli_shared import read_file
 from .cli_waiting import admin_client, not_yet, wait_option, wait_until_settled
 
 
@@ -118,11 +119,7 @@ def region_show(directory: Path, name: str, as_json: bool) -> None:
 
 
 def _read_geojson(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as stream:
-            data = stream.read(MAX_GEOJSON_BYTES + 1)
-    except OSError as error:
-        raise FileError(f"{file}: {error.strerror}") from None
+    data = read_file(file, limit=MAX_GEOJSON_BYTES)
     try:
         return decode_json(data, dict[str, Any], limit=MAX_GEOJSON_BYTES)
     except TooLargeError:

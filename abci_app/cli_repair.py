@@ -6,13 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgistry.adapters.commands import (
-    directory_argument,
-    json_option,
-    option,
-    print_json,
-    tell,
-)
+from edgistry.adapters.commands import directory_argument, json_option, option, print_json, tell
 from edgistry.errors import CorruptDatabaseError
 from edgistry.wording import visible
 

@@ -6,13 +6,14 @@ Not handled here: the commands themselves.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 from edgistry.adapters.commands import Command, option, print_json
 from edgistry.duration import parse_duration
-from edgistry.errors import InvalidValueError, MalformedError
+from edgistry.errors import FileError, InvalidValueError, MalformedError
 
 from .config import DEFAULT_BASE_PORT
 from .initialize import LEASE_S
@@ -111,3 +112,16 @@ def finish_several(as_json: bool, count: int, done: str, answer: object) -> None
         click.echo(f"{done}: {count}")
     if not count:
         raise SystemExit(1)
+
+
+def read_file(file: Path, *, limit: int) -> bytes:
+    """What is in ``file``, as far as one byte more than ``limit``: whoever decodes it counts.
+
+    Raises:
+        FileError: it cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            return stream.read(limit + 1)
+    except OSError as error:
+        raise FileError(f"{file}: {error.strerror}") from None

@@ -25,7 +25,7 @@ from edgistry.pairing import MAX_REQUEST_BYTES
 from edgistry.transactions import node_id_of
 
 from .admin_pairing import pairing_admin_routes
-from .admin_server import AdminRoute
+from .admin_requests import AdminRoute
 from .config import NodeConfig
 from .device_counts import kinds
 from .device_setup import DeviceSetup

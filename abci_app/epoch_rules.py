@@ -39,16 +39,20 @@ from edgistry.transactions import EpochKey, EpochShare, MemberKey, NodeId
 
 from . import turns
 from .block_state import Block, BlockState
-from .schema import CURRENT_EPOCH_KEY, CurrentEpoch, StoredEpoch, epoch_key
+from .schema import CURRENT_EPOCH_KEY, NO_EPOCH, CurrentEpoch, StoredEpoch, epoch_key
 from .turns import TURN_US
 
 GIVEN_UP_AFTER_US = 60_000_000
-_NO_EPOCH = CurrentEpoch(number=0, good=0)
+
+
+def current_epoch(state: BlockState) -> CurrentEpoch:
+    """What the chain says of its privacy epochs now."""
+    return state.get(CURRENT_EPOCH_KEY, CurrentEpoch) or NO_EPOCH
 
 
 def publish_key(state: BlockState, block: Block, node_id: NodeId, body: MemberKey) -> None:
     """Note the key that ``node_id`` wants the key of an epoch sealed to."""
-    number = _chain(state).number
+    number = current_epoch(state).number
     if body.epoch not in (number, number + 1):
         raise PrivacyEpochError(f"a key for epoch {body.epoch}; the chain is in {number}")
     epoch = state.get(epoch_key(body.epoch), StoredEpoch) or _to_come(block)
@@ -62,7 +66,7 @@ def publish_key(state: BlockState, block: Block, node_id: NodeId, body: MemberKe
 
 def begin_epoch(state: BlockState, block: Block, node_id: NodeId, body: EpochKey) -> None:
     """Begin the next epoch."""
-    chain = _chain(state)
+    chain = current_epoch(state)
     number = chain.number
     if body.epoch != number + 1:
         raise PrivacyEpochError(f"epoch {body.epoch} cannot begin; the chain is in {number}")
@@ -87,13 +91,16 @@ def begin_epoch(state: BlockState, block: Block, node_id: NodeId, body: EpochKey
     )
     # A key that is sealed to hardly anybody: who has asked and was given nothing asks no more.
     state.put(epoch_key(body.epoch), _judged(begun, block))
-    state.put(CURRENT_EPOCH_KEY, _after(chain, current, block))
-    _delete_old(state, chain, keep_good=current is not None and is_given_up(current, block.members))
+    after = _after(chain, current, block)
+    state.put(CURRENT_EPOCH_KEY, after)
+    for old in sorted({number - 1, chain.good} - {after.good}):
+        if old > 0:
+            state.delete(epoch_key(old))
 
 
 def add_shares(state: BlockState, block: Block, node_id: NodeId, body: EpochShare) -> None:
     """Add what is sealed to members that have nothing yet."""
-    number = _chain(state).number
+    number = current_epoch(state).number
     epoch = state.get(epoch_key(number), StoredEpoch) if number else None
     if epoch is None or body.epoch != number:
         raise PrivacyEpochError(f"shares of epoch {body.epoch}; the chain is in {number}")
@@ -114,7 +121,7 @@ def add_shares(state: BlockState, block: Block, node_id: NodeId, body: EpochShar
 
 def look_at_members(state: BlockState, block: Block) -> None:
     """Note whether the current epoch is over, now that ``block`` has other members."""
-    number = _chain(state).number
+    number = current_epoch(state).number
     epoch = state.get(epoch_key(number), StoredEpoch) if number else None
     if epoch is not None:
         state.put(epoch_key(number), _judged(epoch, block))
@@ -222,13 +229,6 @@ def _after(chain: CurrentEpoch, current: StoredEpoch | None, block: Block) -> Cu
     )
 
 
-def _delete_old(state: BlockState, chain: CurrentEpoch, *, keep_good: bool) -> None:
-    kept = {chain.good} if keep_good else set()
-    for number in sorted({chain.number - 1, chain.good} - kept):
-        if number > 0:
-            state.delete(epoch_key(number))
-
-
 def _check_asked(epoch: StoredEpoch, block: Block, sealed: Iterable[tuple[bytes, bytes]]) -> None:
     asked = {node for node, _ in epoch.keys}
     for node, _ in sealed:
@@ -240,7 +240,3 @@ def _check_asked(epoch: StoredEpoch, block: Block, sealed: Iterable[tuple[bytes,
 
 def _to_come(block: Block) -> StoredEpoch:
     return StoredEpoch(since_us=block.now_us, check=b"", keys=(), sealed=())
-
-
-def _chain(state: BlockState) -> CurrentEpoch:
-    return state.get(CURRENT_EPOCH_KEY, CurrentEpoch) or _NO_EPOCH

@@ -14,7 +14,7 @@ from edgistry.authority import Authority
 from edgistry.kv import KeyValue
 
 from .admin_mailbox import mailbox_admin_routes
-from .admin_server import AdminRoute
+from .admin_requests import AdminRoute
 from .exchange_desk import ExchangeDesk
 from .mailbox_desk import MailboxDesk
 from .mailbox_writer import MailboxWriter

@@ -5,8 +5,6 @@ Not handled here: who may ask (``admin_server``), what the chain takes (``member
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from edgistry.adapters.http import Request
 from edgistry.api import block_time_text
 from edgistry.codec import Document
@@ -14,13 +12,11 @@ from edgistry.errors import InvalidValueError
 from edgistry.membership import NodeLeave
 from edgistry.transactions import Body, NodeId
 
-from .admin_requests import body_of, parameters_of
+from .admin_requests import AdminRoute, body_of, parameters_of
 from .member_files import Proposal, body_of_proposal
 from .members_api import FormerRow, LeaveRequest, MemberRow, MembersAnswer, SubmittedAnswer
 from .outbox import Outbox
 from .reader import RegistryReader
-
-Answering = Callable[[Request], Awaitable[Document]]
 
 
 class MembersDesk:
@@ -77,7 +73,7 @@ class MembersDesk:
         return SubmittedAnswer(sequence=sequence, height=self._reader.head.height)
 
 
-def member_routes(desk: MembersDesk) -> list[tuple[str, str, Answering]]:
+def member_routes(desk: MembersDesk) -> list[AdminRoute]:
     """Method, path and what answers it."""
 
     async def listed(request: Request) -> Document:

@@ -88,10 +88,8 @@ class MoveKeeper:
 
     async def follow(self) -> None:
         """Do it if it is time, and was not done in this epoch."""
-        if not self._caught_up() or not self._is_time():
-            return
         epoch = self._reader.epochs().number
-        if epoch == self._placed_in():
+        if not self._caught_up() or not self._is_time() or epoch == self._placed_in():
             return
         try:
             count = await self._registrar.place_moved()

@@ -21,7 +21,7 @@ from edgistry.messages import request_id
 
 from .asked import NO_FETCH_KEY, Asked
 from .device_keys import DeviceKeys
-from .mailbox_records import REPLIES
+from .mailbox_records import REPLIES, RequestRecord
 from .mailbox_states import State
 from .mailbox_writer import MailboxWriter
 from .pairing import Pairings
@@ -82,10 +82,7 @@ class OwnRequestDesk:
         Raises:
             UnknownRequestError: there is no such request, or no longer.
         """
-        record = self._queueing.durable(request)
-        if record is None:
-            raise UnknownRequestError("there is no request with this id")
-        return record.outcome, self._writer.store.get(REPLIES + request)
+        return self._durable(request).outcome, self._writer.store.get(REPLIES + request)
 
     def given_us(self, request: bytes) -> int:
         """When the device could first have a request of this node; 0 when it could not yet.
@@ -93,10 +90,7 @@ class OwnRequestDesk:
         Raises:
             UnknownRequestError: there is no such request, or no longer.
         """
-        record = self._queueing.durable(request)
-        if record is None:
-            raise UnknownRequestError("there is no request with this id")
-        return record.leased_us
+        return self._durable(request).leased_us
 
     async def let_go(self, request: bytes) -> None:
         """The outcome of a request of this node need not be kept.
@@ -116,3 +110,9 @@ class OwnRequestDesk:
         return await self._writer.commit(
             lambda decision: self._writer.mailbox.forget_device(decision, device, now_us=now_us)
         )
+
+    def _durable(self, request: bytes) -> RequestRecord:
+        record = self._queueing.durable(request)
+        if record is None:
+            raise UnknownRequestError("there is no request with this id")
+        return record

@@ -14,11 +14,11 @@ Not handled here: what questions cost (``edgistry.query_cost``), who is a party 
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+from edgistry.adapters.clock import steady_us
 from edgistry.adapters.http import Handler, Request, Response
 from edgistry.budget import Budgets
 from edgistry.errors import BudgetError, Refused
@@ -46,7 +46,7 @@ class Purse:
         rate_per_s: float,
         burst: float,
         signers: Signers | None = None,
-        steady_s: Callable[[], float] = time.monotonic,
+        clock_us: Callable[[], int] = steady_us,
     ) -> None:
         self._clients = Budgets(rate_per_s=rate_per_s, burst=burst)
         self._strangers = Budgets(rate_per_s=rate_per_s, burst=burst)
@@ -56,7 +56,7 @@ class Purse:
         self._signers = signers or Signers()
         self._charged: OrderedDict[bytes, None] = OrderedDict()
         """Whose questions were charged to them, oldest first: tag and nonce."""
-        self._steady_s = steady_s
+        self._now_us = clock_us
         self.refused = 0
         """Questions that were refused since the start."""
 
@@ -115,9 +115,6 @@ class Purse:
                 return
             raise
 
-    def _now_us(self) -> int:
-        return round(self._steady_s() * 1_000_000)
-
 
 class PartyBudget:
     """What one party (``parties``) may ask of this node's devices."""
@@ -127,10 +124,10 @@ class PartyBudget:
         *,
         rate_per_s: float,
         burst: float,
-        steady_s: Callable[[], float] = time.monotonic,
+        clock_us: Callable[[], int] = steady_us,
     ) -> None:
         self._budgets = Budgets(rate_per_s=rate_per_s, burst=burst)
-        self._steady_s = steady_s
+        self._now_us = clock_us
 
     def spend(self, party: bytes) -> None:
         """One request of ``party``.
@@ -143,9 +140,6 @@ class PartyBudget:
     def give_back(self, party: bytes) -> None:
         """The request that ``party`` has paid for last was refused: it costs nothing."""
         self._budgets.give_back(party, 1.0, now_us=self._now_us())
-
-    def _now_us(self) -> int:
-        return round(self._steady_s() * 1_000_000)
 
 
 def _signed_once(tag: bytes, request: Request) -> bytes:

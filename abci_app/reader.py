@@ -13,8 +13,9 @@ Not handled here: writing (transactions do that), and search by place (``discove
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from edgistry.kv import prefix_end
 from edgistry.transactions import NodeId, RecordKey
@@ -27,6 +28,7 @@ from .schema import (
     CURRENT_EPOCH_KEY,
     LEASE_CLOCK_KEY,
     LEASES,
+    NO_EPOCH,
     REGIONS,
     SERVICES,
     ChainParameters,
@@ -78,6 +80,7 @@ class RegistryReader:
         self._region_heights: dict[str, int] = {}
         self._shift_us = 0
         self._lease_now_us = 0
+        self._known_epochs: tuple[Head, EpochStates] | None = None
         self.refresh()
 
     @property
@@ -94,17 +97,17 @@ class RegistryReader:
         """
         return self._ledger.parameters
 
-    def members(self) -> dict[NodeId, Member]:
+    def members(self) -> Mapping[NodeId, Member]:
         """The members by node id; empty before genesis."""
-        return dict(self._ledger.members)
+        return MappingProxyType(self._ledger.members)
 
     def is_member(self, node_id: NodeId) -> bool:
         """Whether ``node_id`` is a member at the head."""
         return node_id in self._ledger.members
 
-    def former(self) -> dict[NodeId, Former]:
+    def former(self) -> Mapping[NodeId, Former]:
         """Those who are members no more, by node id."""
-        return dict(self._ledger.former)
+        return MappingProxyType(self._ledger.former)
 
     @property
     def member_changes(self) -> int:
@@ -173,10 +176,17 @@ class RegistryReader:
     @property
     def epoch(self) -> int:
         """The number of the current privacy epoch; 0 before the first."""
-        return self._epochs().number
+        return self.epochs().number
 
     def epochs(self) -> EpochStates:
-        """The privacy epochs that the chain keeps."""
+        """The privacy epochs that the chain keeps; read once a block."""
+        head = self._ledger.head
+        known = self._known_epochs
+        if known is None or known[0] is not head:
+            known = self._known_epochs = head, self._read_epochs()
+        return known[1]
+
+    def _read_epochs(self) -> EpochStates:
         chain = self._epochs()
         number = chain.number
         previous, current, coming = (
@@ -194,7 +204,7 @@ class RegistryReader:
 
     def _epochs(self) -> CurrentEpoch:
         data = self._ledger.records.get(CURRENT_EPOCH_KEY)
-        return CurrentEpoch(number=0, good=0) if data is None else unpack(data, CurrentEpoch)
+        return NO_EPOCH if data is None else unpack(data, CurrentEpoch)
 
     def _epoch(self, number: int) -> StoredEpoch | None:
         data = self._ledger.records.get(epoch_key(number))

@@ -60,18 +60,16 @@ from edgistry.transactions import (
 )
 
 from .block_state import Block, BlockState
-from .epoch_rules import add_shares, begin_epoch, publish_key
+from .epoch_rules import add_shares, begin_epoch, current_epoch, publish_key
 from .membership import join, leave, remove, withdraw_former
 from .moves import put_over
 from .nesting import check_nesting, is_surely_shallow
 from .schema import (
     BEAT_S,
-    CURRENT_EPOCH_KEY,
     LEASE_CLOCK_KEY,
     MAX_REFUSED,
     PARAMETERS_KEY,
     ChainParameters,
-    CurrentEpoch,
     Lease,
     LeaseClock,
     Member,
@@ -224,7 +222,7 @@ def _put_services(state: BlockState, block: Block, node_id: NodeId, body: Servic
     records = {service_key(record.key): record for record in body.records}
     if len(records) < len(body.records):
         raise DuplicateError("a record key stands twice in one batch")
-    epoch = _epoch(state)
+    epoch = current_epoch(state).number
     new: list[bytes] = []
     for key, record in records.items():
         check_cell(record.cell)
@@ -295,12 +293,6 @@ _RULES: dict[type, Callable[[BlockState, Block, NodeId, Any], Block | None]] = {
     NodeLeave: leave,
     NodeRemove: remove,
 }
-
-
-def _epoch(state: BlockState) -> int:
-    """The number of the current privacy epoch; 0 before the first."""
-    current = state.get(CURRENT_EPOCH_KEY, CurrentEpoch)
-    return 0 if current is None else current.number
 
 
 def _delete_service(state: BlockState, node_id: NodeId, key: bytes) -> None:

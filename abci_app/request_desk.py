@@ -144,14 +144,15 @@ class RequestDesk:
                 idempotency_key=asked.idempotency_key,
             ),
         )
-        if self.budget is None or self._writer.boxes.lookup(submission.id) is not None:
-            # Of what was taken its sender must hear, whatever else it has asked.
-            return await self._take(asked, submission, checked, paired, service, now_us)
-        self.budget.spend(submission.party)
+        # Of what was taken its sender must hear, whatever else it has asked.
+        budget = self.budget if self._writer.boxes.lookup(submission.id) is None else None
+        if budget is not None:
+            budget.spend(submission.party)
         try:
             return await self._take(asked, submission, checked, paired, service, now_us)
         except Refused:
-            self.budget.give_back(submission.party)
+            if budget is not None:
+                budget.give_back(submission.party)
             raise
 
     async def _take(

@@ -105,6 +105,10 @@ class CurrentEpoch(Wire):
     """Members whose epoch was given up, and which one was the latest. Node ids ascend."""
 
 
+NO_EPOCH = CurrentEpoch(number=0, good=0)
+"""Before the first one."""
+
+
 class StoredEpoch(Wire):
     """A privacy epoch, or the next one while members ask for its key. Node ids ascend."""
 

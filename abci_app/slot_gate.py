@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from edgistry.adapters.clock import wall_us
 from edgistry.adapters.http import Handler, Request, Response
 from edgistry.slots import until_release_us
 
@@ -42,7 +42,7 @@ class SlotGate:
         *,
         slot_us: int,
         jitter_us: int = 0,
-        clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        clock_us: Callable[[], int] = wall_us,
         draw: Callable[[int], int] = secrets.randbits,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:

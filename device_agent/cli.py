@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import click
 
-from edgistry.adapters.commands import (
-    CONTEXT_SETTINGS,
-    Program,
-)
+from edgistry.adapters.commands import CONTEXT_SETTINGS, Program
 
 from .cli_account import energy, status
 from .cli_fleet import fleet

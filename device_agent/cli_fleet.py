@@ -15,12 +15,7 @@ from typing import TextIO
 
 import click
 
-from edgistry.adapters.commands import (
-    json_option,
-    option,
-    print_json,
-    tell,
-)
+from edgistry.adapters.commands import json_option, option, print_json, tell
 from edgistry.adapters.http import run as run_loop
 from edgistry.adapters.log import close_logging, setup_logging
 from edgistry.codec import Document
@@ -28,10 +23,7 @@ from edgistry.errors import InvalidValueError
 from edgistry.pairing import PairingCode, parse_code
 from edgistry.transactions import check_service_names
 
-from .cli_shared import (
-    period_options,
-    told_cycle,
-)
+from .cli_shared import period_options, told_cycle
 from .clock import SystemClock
 from .config import AgentConfig
 from .fleet import Fleet, FleetPlan, FleetTally, pair_fleet

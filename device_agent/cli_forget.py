@@ -23,13 +23,7 @@ from pathlib import Path
 import click
 
 from edgistry.adapters.clock import wall_us
-from edgistry.adapters.commands import (
-    directory_argument,
-    json_option,
-    option,
-    print_json,
-    tell,
-)
+from edgistry.adapters.commands import directory_argument, json_option, option, print_json, tell
 from edgistry.adapters.http import run as run_loop
 from edgistry.codec import Document
 from edgistry.errors import DirectoryError, FileError, NotPairedError, Refused

@@ -21,13 +21,7 @@ from pathlib import Path
 import click
 
 from edgistry.adapters.clock import wall_us
-from edgistry.adapters.commands import (
-    directory_argument,
-    json_option,
-    option,
-    print_json,
-    tell,
-)
+from edgistry.adapters.commands import directory_argument, json_option, option, print_json, tell
 from edgistry.adapters.http import run as run_loop
 from edgistry.adapters.secret_files import read_secret, write_secret
 from edgistry.codec import Document

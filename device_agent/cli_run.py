@@ -10,22 +10,13 @@ from pathlib import Path
 import click
 
 from edgistry.adapters import config as toml
-from edgistry.adapters.commands import (
-    directory_argument,
-    json_option,
-    option,
-    print_json,
-    tell,
-)
+from edgistry.adapters.commands import directory_argument, json_option, option, print_json, tell
 from edgistry.adapters.http import run as run_loop
 from edgistry.adapters.log import close_logging, get_logger, setup_logging
 from edgistry.codec import Document
 from edgistry.errors import NotPairedError, Refused
 
-from .cli_shared import (
-    period_options,
-    told_cycle,
-)
+from .cli_shared import period_options, told_cycle
 from .config import AgentConfig, HandlersConfig
 from .directory import (
     AgentDirectory,

@@ -25,7 +25,7 @@ from .codec import Meta, Wire, decode, encode
 from .envelope import BY_NODE, Flag, Operation, Reply, Status, decode_envelope
 from .errors import BadReplyError, CallEndedError, InvalidValueError, NoRightError
 from .messages import MAX_IDEMPOTENCY_KEY_BYTES, MAX_QUEUED_ENVELOPE_BYTES
-from .requests_api import RequestAnswer, to_bytes
+from .requests_api import KnownOutcome, RequestAnswer, to_bytes, to_text
 from .rights import Right, covers
 from .woof_replies import check_done, status_of
 
@@ -244,3 +244,8 @@ def reply_of(request: BoundRequest, answer: RequestAnswer) -> Reply | None:
     if answer.reply is None:
         return None
     return request.open_reply(to_bytes(answer.reply, "the reply"))
+
+
+def known_outcome(ticket: Ticket, answer: RequestAnswer) -> KnownOutcome:
+    """What tells the node that the outcome in ``answer`` to ``ticket`` need not be kept."""
+    return KnownOutcome(id=answer.id, fetch_key=to_text(ticket.fetch_key))

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from ..calls import CallResult, Ticket, reply_of
+from ..calls import CallResult, Ticket, known_outcome, reply_of
 from ..capability import Capability
 from ..envelope import Status
 from ..errors import (
@@ -36,7 +36,7 @@ from ..errors import (
     TimedOutError,
     UnavailableError,
 )
-from ..requests_api import KnownOutcome, RequestAnswer, to_text
+from ..requests_api import RequestAnswer
 from ..woof_replies import status_of
 from .acknowledging import Acknowledger
 from .http import HttpClient
@@ -100,16 +100,19 @@ class Search:
                 may_move = attempt.may_be_elsewhere(error, is_read=chosen.is_read)
                 other = await self._another() if may_move else None
                 if other is None:
-                    if self._acknowledge:
-                        attempt.let_go()
+                    self._end(attempt)
                     raise
                 result = other
             if isinstance(result, CallResult):
-                if self._acknowledge:
-                    attempt.let_go()
+                self._end(attempt)
                 return result
             attempt.let_go()
             chosen = result
+
+    def _end(self, attempt: Attempt) -> None:
+        """Nothing else is tried."""
+        if self._acknowledge:
+            attempt.let_go()
 
     async def _answer_of(self, chosen: Chosen, attempt: Attempt) -> CallResult | Chosen:
         """The answer of ``chosen``; or another, for which it was given up."""
@@ -250,8 +253,7 @@ class Attempt:
             return
         with contextlib.suppress(Refused):
             if reply_of(ticket.request, answer) is not None or self._is_given_up():
-                known = KnownOutcome(id=answer.id, fetch_key=to_text(ticket.fetch_key))
-                self._acknowledger.add(known)
+                self._acknowledger.add(known_outcome(ticket, answer))
 
     async def finish(self, wait_s: float) -> CallResult:
         """Wait for the end of this call; raises as ``CallTracker.wait`` and ``result``."""

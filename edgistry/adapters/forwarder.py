@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol, cast
@@ -35,6 +34,7 @@ from ..forward_records import ForwardRecord, read_envelopes, read_record
 from ..forward_requests import Forward
 from ..forwarding import MAX_BEGUN, Forwarding
 from ..woof import WoofId
+from .clock import steady_us
 from .durable_woofs import DurableWoofs
 from .log import get_logger
 
@@ -74,7 +74,7 @@ class ForwardStatus:
 class Forwarder:
     """Forwards one WooF of ``woofs`` over ``link``.
 
-    ``capability`` gives the one to use, or raises ``Refused``. ``steady_us`` is a clock that never
+    ``capability`` gives the one to use, or raises ``Refused``. ``clock_us`` is a clock that never
     jumps; ``chance`` gives numbers from 0 to 1.
 
     Raises:
@@ -88,14 +88,14 @@ class Forwarder:
         link: Link,
         *,
         capability: Callable[[], Capability],
-        steady_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
+        clock_us: Callable[[], int] = steady_us,
         chance: Callable[[], float] = lambda: secrets.randbelow(1001) / 1000,
     ) -> None:
         self.forward = forward
         self._woofs = woofs
         self._link = link
         self._capability = capability
-        self._now_us = steady_us
+        self._now_us = clock_us
         self._chance = chance
         self._rested = asyncio.Event()
         self._told = ""

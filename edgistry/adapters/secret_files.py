@@ -30,7 +30,12 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def write_secret(path: Path, data: bytes, *, force: bool) -> None:
-    """Afterwards ``path`` holds ``data`` durably, with mode 0600.
+    """Afterwards ``path`` holds ``data`` durably, with mode 0600. Raises as ``write_whole``."""
+    write_whole(path, data, force=force, mode=0o600)
+
+
+def write_whole(path: Path, data: bytes, *, force: bool, mode: int = 0o666) -> None:
+    """Afterwards ``path`` holds ``data`` durably, with ``mode`` as far as the umask allows it.
 
     Raises:
         AlreadyThereError: ``path`` exists and ``force`` is not set; it is unchanged.
@@ -38,7 +43,7 @@ def write_secret(path: Path, data: bytes, *, force: bool) -> None:
     """
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
     try:
-        _write_new(temporary, data)
+        _write_new(temporary, data, mode)
         try:
             if force:
                 temporary.replace(path)
@@ -53,8 +58,8 @@ def write_secret(path: Path, data: bytes, *, force: bool) -> None:
         raise FileError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _write_new(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

@@ -32,6 +32,7 @@ from ..calls import (
     bind_call,
     call_result,
     call_target,
+    known_outcome,
     proven_result,
     reply_of,
 )
@@ -247,9 +248,9 @@ class ServiceCaller:
             if attempt == MAX_REBINDS - 1:
                 raise _outrun(reply)
             # With the next one, whose ticket is kept by then: until it is, this one tells its end.
-            self._acknowledger.add(KnownOutcome(id=answer.id, fetch_key=to_text(ticket.fetch_key)))
+            self._acknowledger.add(known_outcome(ticket, answer))
         if acknowledge and reply is not None:
-            self._acknowledger.add(KnownOutcome(id=answer.id, fetch_key=to_text(ticket.fetch_key)))
+            self._acknowledger.add(known_outcome(ticket, answer))
         return proven_result(request, answer, reply, max_age_s=ticket.max_age_s)
 
 

@@ -7,7 +7,7 @@ of its past blocks. Nodes have real outboxes and keepers over stores in memory.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from abci_app import turns
@@ -60,7 +60,7 @@ class Snapshot:
 
     head: Head
     parameters: ChainParameters
-    members: dict[NodeId, Member]
+    members: Mapping[NodeId, Member]
     states: EpochStates
     sequences: dict[NodeId, SequenceState]
 
@@ -166,7 +166,7 @@ class EpochNode:
     def parameters(self) -> ChainParameters:
         return self._block.parameters
 
-    def members(self) -> dict[NodeId, Member]:
+    def members(self) -> Mapping[NodeId, Member]:
         return self._block.members
 
     def epochs(self) -> EpochStates:

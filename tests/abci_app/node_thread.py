@@ -13,7 +13,8 @@ from typing import Any, Self, TypeVar
 
 from click.testing import CliRunner, Result
 
-from abci_app.admin_server import AdminRoute, admin_server
+from abci_app.admin_requests import AdminRoute
+from abci_app.admin_server import admin_server
 from abci_app.cli import program
 from abci_app.directory import NodeDirectory
 from abci_app.handler_desk import HandlerDesk

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from abci_app.admin_issuing import issuing_routes
-from abci_app.admin_server import AdminRoute
+from abci_app.admin_requests import AdminRoute
 from abci_app.cli import program
 from abci_app.directory import NodeDirectory, read_issuer_secret
 from abci_app.initialize import init_node

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from abci_app.admin_server import AdminRoute
+from abci_app.admin_requests import AdminRoute
 from abci_app.cli import program
 from abci_app.config import NodeConfig
 from abci_app.device_parts import DeviceParts, open_device_parts

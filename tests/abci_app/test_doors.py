@@ -145,13 +145,13 @@ def test_all_that_is_about_one_service_waits_for_an_edge() -> None:
 class Steady:
     now_s = 0.0
 
-    def __call__(self) -> float:
-        return self.now_s
+    def __call__(self) -> int:
+        return round(self.now_s * 1_000_000)
 
 
 def purse(burst: float = 10.0) -> tuple[Purse, Handler, Steady]:
     steady = Steady()
-    made = Purse(rate_per_s=1.0, burst=burst, signers=SIGNERS, steady_s=steady)
+    made = Purse(rate_per_s=1.0, burst=burst, signers=SIGNERS, clock_us=steady)
     return made, made.around("discover", answered), steady
 
 
@@ -279,7 +279,7 @@ async def test_what_is_left_to_a_client_shows_to_nobody_else() -> None:
 
 async def test_a_party_pays_for_its_requests() -> None:
     steady = Steady()
-    budget = PartyBudget(rate_per_s=1.0, burst=1000.0, steady_s=steady)
+    budget = PartyBudget(rate_per_s=1.0, burst=1000.0, clock_us=steady)
     for _ in range(1000):
         budget.spend(b"party")
     with pytest.raises(BudgetError):
@@ -308,7 +308,7 @@ def test_claimed_clients_are_read_and_nonsense_is_nobody() -> None:
 
 async def test_who_is_named_without_a_signature_that_is_checked_pays_nothing() -> None:
     noted: list[bytes] = []
-    made = Purse(rate_per_s=1.0, burst=10.0, signers=SIGNERS, steady_s=Steady())
+    made = Purse(rate_per_s=1.0, burst=10.0, signers=SIGNERS, clock_us=Steady())
     doors = Doors(purse=made, note=lambda name, request, response, who: noted.append(who))
     victim = of(b"a", address="10.6.6.6")
     submit, watch = doors.around("request_submit", answered), doors.around("watch", answered)

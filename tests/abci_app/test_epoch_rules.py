@@ -684,3 +684,13 @@ def test_whatever_members_send_the_state_keeps_its_promises(
     for each, epoch_state in epochs.items():
         assert bool(epoch_state.check) is (each <= number)
         assert {node for node, _ in epoch_state.sealed} <= {node for node, _ in epoch_state.keys}
+
+
+async def test_epochs_are_read_once_a_block(world: World) -> None:
+    reader = world.app.reader
+    before = reader.epochs()
+    assert reader.epochs() is before
+    await world.block()
+    after = reader.epochs()
+    assert after is not before
+    assert after == before

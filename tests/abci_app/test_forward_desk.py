@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from abci_app.admin_forwards import forward_routes
-from abci_app.admin_server import AdminRoute
+from abci_app.admin_requests import AdminRoute
 from abci_app.config import ForwardConfig, NodeConfig
 from abci_app.forward_desk import ForwardDesk
 from abci_app.metrics import NodeMetrics

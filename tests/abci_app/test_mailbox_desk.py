@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from abci_app.admin_mailbox import mailbox_admin_routes
-from abci_app.admin_server import AdminRoute
+from abci_app.admin_requests import AdminRoute
 from abci_app.mailbox_desk import MailboxDesk
 from edgistry.errors import ExpiredError, MalformedError, NotFoundError
 from edgistry.kv import KeyValue, MemoryKeyValue

@@ -33,6 +33,22 @@ def test_a_secret_file_is_for_its_owner_only_whatever_the_umask(tmp_path: Path) 
     assert mode_of(tmp_path / "config" / "folder") == 0o700
 
 
+def test_a_file_that_is_passed_on_is_as_open_as_the_umask_lets_it_be(tmp_path: Path) -> None:
+    path = tmp_path / "proposal.json"
+    before = os.umask(0o022)
+    try:
+        secret_files.write_whole(path, b"one", force=False)
+    finally:
+        os.umask(before)
+    assert mode_of(path) == 0o644
+    with pytest.raises(AlreadyThereError):
+        secret_files.write_whole(path, b"two", force=False)
+    assert path.read_bytes() == b"one"
+    secret_files.write_whole(path, b"two", force=True)
+    assert path.read_bytes() == b"two"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_an_existing_file_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "one"
     path.write_bytes(b"old")

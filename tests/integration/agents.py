@@ -14,6 +14,9 @@ from edgistry.woof_store import WoofStore
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 60.0
+EFFECTS = "ledger/effects"
+EFFECTS_WOOF = f'[[woof]]\nname = "{EFFECTS}"\nhistory = 100000\n'
+"""For a manifest: where the handlers of chaos note what they have done."""
 
 
 def agent_command(root: Path, command: str, *words: str, text: str = "") -> None:
@@ -119,3 +122,14 @@ class AgentProcess(Killable):
 
     def _command(self, *words: str) -> list[str]:
         return [sys.executable, "-c", "from device_agent.cli import main; main()", *words]
+
+
+def device_manifest(type_name: str, **actions: str) -> str:
+    """The manifest of a device with one service, where all of these tests have their devices.
+
+    ``actions`` are the settings of its actions, lines of TOML, by their names.
+    """
+    found = f'lat = 46.0\nlon = 8.0\n[[service]]\ntype = "{type_name}"\n'
+    for name, settings in actions.items():
+        found += f'[[service.action]]\nname = "{name}"\n{settings}\n'
+    return found

@@ -21,6 +21,7 @@ from edgistry.adapters.node_client import BlockingNodeClient
 from edgistry.errors import NoEpochKeyError, Refused
 from edgistry.woof_store import WoofStore
 
+from .agents import EFFECTS, EFFECTS_WOOF, device_manifest
 from .any_client import AREA, write_identity
 from .following_client import read_lines
 from .harness import Cluster
@@ -28,7 +29,6 @@ from .linked_world import FollowerProcess, LinkedWorld, PythonProcess, agent_con
 from .programs import run
 
 TYPE = "valve"
-EFFECTS = "ledger/effects"
 ALL = (0, 1, 2, 3)
 PERIODS_S = (0, 1, 2)
 """Of devices, in turns."""
@@ -50,22 +50,7 @@ async def do(context, woof, seq, element):
 async def read(context, woof, seq, element):
     return b"{name} read"
 """
-MANIFEST = f"""
-lat = 46.0
-lon = 8.0
-[[service]]
-type = "{TYPE}"
-[[service.action]]
-name = "do"
-history = 10000
-[[service.action]]
-name = "read"
-read = true
-history = 10000
-[[woof]]
-name = "{EFFECTS}"
-history = 100000
-"""
+SETTINGS = {"do": "history = 10000", "read": "read = true\nhistory = 10000"}
 
 
 class Device:
@@ -78,7 +63,7 @@ class Device:
         self.layout: AgentDirectory = create(
             folder / self.name,
             config=agent_config(PERIODS_S[number % len(PERIODS_S)], module=module),
-            manifest=MANIFEST,
+            manifest=device_manifest(TYPE, **SETTINGS) + EFFECTS_WOOF,
             handlers=HANDLERS.format(name=self.name),
         )
         self.id = read_device_id(self.layout)

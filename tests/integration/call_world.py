@@ -20,7 +20,7 @@ from edgistry.capability import Capability
 from edgistry.captext import danger_text
 from edgistry.errors import NoEpochKeyError
 
-from .agents import AgentProcess
+from .agents import EFFECTS_WOOF, AgentProcess, device_manifest
 from .harness import Cluster
 from .linked_world import FollowerProcess, LinkedWorld, agent_config
 
@@ -28,7 +28,6 @@ ENTRIES = (0, 1, 2)
 """The nodes of the clients."""
 HOMES = (1, 2, 3)
 """The nodes of the devices. Nobody calls a device of his own node."""
-EFFECTS = "ledger/effects"
 ACTIONS = ("do", "read")
 
 HANDLERS = """
@@ -48,23 +47,7 @@ async def do(context, woof, seq, element):
 async def read(context, woof, seq, element):
     return b"read"
 """
-MANIFEST = """
-lat = 46.0
-lon = 8.0
-[[service]]
-type = "{type}"
-[[service.action]]
-name = "do"
-history = 10000
-[[service.action]]
-name = "read"
-read = true
-fresh_s = 2
-history = 10000
-[[woof]]
-name = "ledger/effects"
-history = 100000
-"""
+SETTINGS = {"do": "history = 10000", "read": "read = true\nfresh_s = 2\nhistory = 10000"}
 
 
 class ClientProcess(FollowerProcess):
@@ -99,7 +82,7 @@ class World(LinkedWorld):
         agent = AgentProcess(
             self.cluster.parent / f"device{number}",
             config=agent_config(period_s),
-            manifest=MANIFEST.format(type=f"station{number}"),
+            manifest=device_manifest(f"station{number}", **SETTINGS) + EFFECTS_WOOF,
             handlers=HANDLERS,
         )
         self.stack.callback(agent.kill)

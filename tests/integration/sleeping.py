@@ -29,6 +29,7 @@ from edgistry.errors import NoEpochKeyError
 
 from ..abci_app.hosts import HostProcess
 from ..ports import reserve_ports
+from .agents import device_manifest
 from .programs import run
 
 PLACE = (46.0, 8.0)
@@ -179,7 +180,7 @@ class SleepingWorld:
 
         ``ready``: it is paired, and listed.
         """
-        manifest = _MANIFEST.format(type=type_name) + actions
+        manifest = device_manifest(type_name, read="read = true") + actions
         device = SleepingDevice(self._place("device"), manifest=manifest, handlers=handlers)
         if ready:
             device.pair(self.node)
@@ -209,14 +210,3 @@ class SleepingWorld:
     def _place(self, what: str) -> Path:
         self._made += 1
         return self.root / f"{what}{self._made}"
-
-
-_MANIFEST = """
-lat = 46.0
-lon = 8.0
-[[service]]
-type = "{type}"
-[[service.action]]
-name = "read"
-read = true
-"""

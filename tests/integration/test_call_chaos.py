@@ -19,9 +19,10 @@ import pytest
 
 from edgistry.errors import ExpiredError
 
+from .agents import EFFECTS
 from .call_chaos import Chaos
 from .call_ends import SLACK_S, Lines, check_effects, kind_of, telling, the_end, wait_for_ends
-from .call_world import EFFECTS, world
+from .call_world import world
 from .calling_client import Order
 
 pytestmark = pytest.mark.engine

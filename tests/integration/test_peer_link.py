@@ -18,6 +18,7 @@ from edgistry.codec import replace
 from edgistry.errors import BadTagError, NoEpochKeyError
 from edgistry.requests_api import RequestAnswer
 
+from .agents import device_manifest
 from .harness import Cluster
 from .sleeping import SleepingDevice
 
@@ -35,17 +36,6 @@ async def read(context, woof, seq, element):
 async def unlock(context, woof, seq, element):
     return await read(context, woof, seq, b"unlocked")
 """
-MANIFEST = """
-lat = 46.0
-lon = 8.0
-[[service]]
-type = "{type}"
-[[service.action]]
-name = "read"
-read = true
-[[service.action]]
-name = "unlock"
-"""
 
 
 class Device(SleepingDevice):
@@ -54,7 +44,7 @@ class Device(SleepingDevice):
     def __init__(self, cluster: Cluster, type_name: str = "thermometer") -> None:
         super().__init__(
             cluster.parent / f"device-{type_name}",
-            manifest=MANIFEST.format(type=type_name),
+            manifest=device_manifest(type_name, read="read = true", unlock=""),
             handlers=HANDLERS,
         )
         code = cluster.command("pair-code", str(cluster.directory(HOME).root))

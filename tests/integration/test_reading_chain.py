@@ -35,7 +35,7 @@ from edgistry.requests_api import SubmitBody, to_text
 
 from ..abci_app.hosts import LIMIT_S, HostProcess
 from ..ports import reserve_ports
-from .agents import AgentProcess
+from .agents import AgentProcess, device_manifest
 from .sleeping import NodeProcess
 
 WOOF = "sensors/air"
@@ -60,14 +60,7 @@ def compare(context, woof, seq, element):
     before = [each for number, each in newest if number == seq - 1]
     context.put("sensors/compared", b"%b after %b" % (element, *(before or [b"nothing"])))
 """
-MANIFEST = """
-lat = 46.0
-lon = 8.0
-[[service]]
-type = "station"
-[[service.action]]
-name = "measure"
-history = 10000
+AIR = """
 [[woof]]
 name = "sensors/air"
 history = 10000
@@ -102,7 +95,11 @@ class Chain:
         self.forwarded = "sensors/compared" if is_placed else WOOF
         self.host = HostProcess(root / "cloud", base_port)
         self.node = NodeProcess(root / "home", base_port + PORTS_PER_NODE)
-        manifest = MANIFEST + (PLACED if is_placed else "")
+        manifest = (
+            device_manifest("station", measure="history = 10000")
+            + AIR
+            + (PLACED if is_placed else "")
+        )
         self.agent = AgentProcess(
             root / "device", config=CONFIG, manifest=manifest, handlers=HANDLERS
         )
